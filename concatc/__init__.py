@@ -1,0 +1,1 @@
+"""concatc: a compiler for neural networks in which concat and reuse are explicit, and then free."""

@@ -1,0 +1,1 @@
+"""Types, values, operations; their text; rewriting."""

@@ -1,0 +1,1 @@
+"""Pieces, scalar expressions, plans and loop IR."""

@@ -1,0 +1,1 @@
+"""Bases, compiled modules and training."""

@@ -1,0 +1,1 @@
+"""The target `cpu`: Numba and LLVM."""
