@@ -1,0 +1,1 @@
+"""Measurements of concatc beside its peers; nothing here is a test."""
