@@ -91,13 +91,20 @@ class Remark:
     loc: Loc | None = None
 
 
+def interface_key(kind: str, name: str) -> str:
+    """The key in :attr:`Plan.values` of an argument or result of the net, from ``cnet.kind`` and ``cnet.name``."""
+    return f"{kind}:{name}"
+
+
 @dataclass
 class Plan:
     """Bases, kernels and launches.
 
     ``kernels[name]`` is the tensor-level meaning of a kernel: a function of ops that ends in ``func.return``.  Its
     arguments are ``reads``, its results are ``writes``.  ``values`` says where each named value lives while it is
-    live; arguments and results of the net (``%a``, ``ha.weight``, ``logits``, gradients) are in it for the whole step.
+    live: a value inside the net under its name, every argument and result of the net under its
+    :func:`interface_key` (``input:a``, ``param:ha.weight``, ``grad:ha.weight``), which is there for the whole step.  The new
+    value of a state ends the step in the window of the state, so ``state:NAME`` stands once.
     """
 
     name: str
