@@ -1,4 +1,4 @@
-"""What a target is: it turns a compilation into something that runs on bases."""
+"""What a target is: it turns a lowered net into something that runs on bases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,36 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+
+from concatc.ir.core import Module
+from concatc.loops.plan import Plan
+
+
+class Lowered(Protocol):
+    """One phase of a net (training or inference) at every level; a level is made when it is first asked for.
+
+    In the inference phase ``joint`` has no backward and ``plan`` has no launches of the phase ``backward``.
+    """
+
+    @property
+    def joint(self) -> Module:
+        """Level 02."""
+        ...
+
+    @property
+    def kernels(self) -> Module:
+        """Level 04."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """Level 05."""
+        ...
+
+    @property
+    def loops(self) -> Module:
+        """Level 06: one function a kernel of the plan, of the same name."""
+        ...
 
 
 class Executable(Protocol):
@@ -16,4 +46,24 @@ class Executable(Protocol):
 
         Reads and writes the bases only.  ``backward`` follows a ``forward`` on the same bases.
         """
+        ...
+
+    def text(self, what: str) -> str:
+        """The generated code as text: ``kernels`` (what a user reads first), ``llvm`` or ``asm``.
+
+        Raises :class:`concatc.diagnostics.UsageError` where the target makes no such thing.
+        """
+        ...
+
+
+class Target(Protocol):
+    """A code generator plus runtime."""
+
+    @property
+    def name(self) -> str:
+        """``reference``, ``cpu``."""
+        ...
+
+    def build(self, lowered: Lowered) -> Executable:
+        """Generate, compile and load the code of a net."""
         ...
