@@ -237,9 +237,10 @@ class Region:
 
 
 class FuncOp(Operation):
-    """``func.func @name(args) -> results``: one block that ends in ``func.return``; without a body a declaration.
+    """``func.func @name(args) -> results``: one block that ends in ``func.return``.
 
-    ``result_attrs[k]`` holds the attributes of result ``k`` (``cnet.kind``, ``cnet.name``).
+    ``result_attrs[k]`` holds the attributes of result ``k`` (``cnet.kind``, ``cnet.name``).  ``declared`` is None, or
+    the result types of a declaration, which has arguments and no operations.  A declaration is always ``private``.
     """
 
     def __init__(
@@ -249,10 +250,14 @@ class FuncOp(Operation):
         arg_names: Sequence[str] | None = None,
         attributes: Mapping[str, Attr] | None = None,
         loc: Loc | None = None,
+        private: bool = False,
+        declared: Sequence[Type] | None = None,
     ) -> None:
         block = Block(arg_types, arg_names)
         super().__init__("func.func", attributes=attributes, regions=[Region([block])], loc=loc)
         self.sym_name = sym_name
+        self.private = private or declared is not None
+        self.declared = None if declared is None else tuple(declared)
         self.result_attrs: list[dict[str, Attr]] = []
 
     @property
@@ -280,6 +285,8 @@ class FuncOp(Operation):
     @property
     def type(self) -> FunctionType:
         """Argument and result types."""
+        if self.declared is not None:
+            return FunctionType(tuple(a.type for a in self.args), self.declared)
         return FunctionType(tuple(a.type for a in self.args), tuple(v.type for v in self.ret.operands))
 
     def returned(self, kind: str) -> dict[str, Value]:
