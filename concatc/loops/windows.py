@@ -1,0 +1,89 @@
+"""Sliding windows along one axis: sizes, and which elements meet which windows, as index expressions with guards.
+
+    window o covers the inputs  o * stride - pad + k * dilation,  k in 0..kernel
+
+Convolutions and pooling are written with these in both directions: from a window to its inputs (:meth:`Slide.source`)
+and from an input to the windows that cover it (:meth:`Slide.window`, :meth:`Slide.covering`).  A guard is left out
+where it always holds, so that an unpadded loop has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from concatc.loops.expr import Expr, Ref, all_of
+
+
+def window_count(size: int, kernel: int, stride: int, pad: int, dilation: int = 1, ceil: bool = False) -> int:
+    """How many windows there are, as PyTorch (and, where it clips, Caffe) counts them; 0 or less where none fits.
+
+    Floor: ``(size + 2 pad - span) // stride + 1`` with ``span = dilation (kernel - 1) + 1``.  With ``ceil`` the
+    division rounds up, and a last window that would start at or beyond ``size + pad`` is dropped.
+    """
+    free = size + 2 * pad - (dilation * (kernel - 1) + 1)
+    if free < 0:
+        return 0
+    if not ceil:
+        return free // stride + 1
+    count = -(-free // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + pad else count
+
+
+@dataclass(frozen=True)
+class Slide:
+    """``count`` windows of ``kernel`` elements over an axis of ``size`` elements, padded by ``pad`` on both sides."""
+
+    size: int
+    kernel: int
+    stride: int
+    pad: int
+    dilation: int
+    count: int
+
+    def source(self, o: Expr, k: Expr) -> tuple[Expr, Expr | None]:
+        """The input that tap ``k`` of window ``o`` reads, and the guard that it is not padding."""
+        i = o * self.stride + k * self.dilation - self.pad
+        last = (self.count - 1) * self.stride + (self.kernel - 1) * self.dilation - self.pad
+        return i, all_of(i >= 0 if self.pad > 0 else None, i < self.size if last >= self.size else None)
+
+    def window(self, i: Expr, k: Expr) -> tuple[Expr, Expr | None]:
+        """The window whose tap ``k`` reads input ``i``, and the guard that there is one."""
+        reach = (self.kernel - 1) * self.dilation
+        ahead = (self.size - 1 + self.pad) // self.stride >= self.count
+        if self.stride == 1:
+            o = i + self.pad - k * self.dilation
+            return o, all_of(o >= 0 if reach > self.pad else None, o < self.count if ahead else None)
+        # `rem` and `floordiv` take no negative numbers: shift by whole strides, then back.
+        strides = max(0, -(-(reach - self.pad) // self.stride))
+        shifted = i + (self.pad + strides * self.stride) - k * self.dilation
+        o = shifted // self.stride - strides
+        return o, all_of(
+            (shifted % self.stride).eq(0),
+            o >= 0 if strides > 0 else None,
+            o < self.count if ahead else None,
+        )
+
+    @property
+    def overlap(self) -> int:
+        """How many windows cover one input at most (without dilation)."""
+        return -(-self.kernel // self.stride)
+
+    def covering(self, i: Expr, r: Expr) -> tuple[Expr, Expr | None]:
+        """The ``r``-th window that covers input ``i``, last first, ``r`` in ``0..overlap``; and its guard.
+
+        Without dilation.  The position within the window is ``i + pad - o * stride``.
+        """
+        assert self.dilation == 1
+        o = (i + self.pad) // self.stride - r
+        return o, all_of(
+            o >= 0 if self.pad // self.stride < self.overlap - 1 else None,
+            o < self.count if (self.size - 1 + self.pad) // self.stride >= self.count else None,
+            i + self.pad - o * self.stride < self.kernel if self.kernel % self.stride else None,
+        )
+
+
+def guarded(ref: Ref, lead: Sequence[Expr], at: Sequence[tuple[Expr, Expr | None]], other: float = 0) -> Expr:
+    """``ref[lead.., at..]`` where all guards of ``at`` hold, else ``other``."""
+    indices = (*lead, *(i for i, _ in at))
+    return ref.load(indices, all_of(*(guard for _, guard in at)), other)
