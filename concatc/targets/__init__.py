@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from concatc.ir.core import Module
+from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
 
 
@@ -38,6 +39,17 @@ class Lowered(Protocol):
         ...
 
 
+    @property
+    def interface(self) -> Interface:
+        """Where the net's arguments and results live; parameters and states where all phases have them."""
+        ...
+
+    @property
+    def update(self) -> Plan | None:
+        """The optimizer's launches, of phase ``update``, alone; ``plan`` and ``loops`` hold them as well."""
+        ...
+
+
 class Executable(Protocol):
     """A compiled net.  ``bases[name]`` is a contiguous ``uint8`` array aligned to 64 bytes (see ``loops/plan.py``)."""
 
@@ -62,6 +74,11 @@ class Target(Protocol):
     @property
     def name(self) -> str:
         """``reference``, ``cpu``."""
+        ...
+
+    @property
+    def runs_plan(self) -> bool:
+        """Whether it runs the plan and needs an arena; the reference runs the joint graph and needs none."""
         ...
 
     def build(self, lowered: Lowered) -> Executable:

@@ -1,0 +1,126 @@
+"""Arrays that a user gives: taken, checked all at once, and matched to the dims of the net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.ir.types import NUMPY_DTYPES
+from concatc.loops.memory import Array
+from concatc.runtime.signature import Input, Signature
+
+
+def as_array(given: Any, spec: Input) -> Array:
+    """``given`` as a NumPy array, without a copy where its memory allows.
+
+    Takes NumPy arrays, anything that speaks DLPack (torch CPU tensors, also those that require gradients), and plain
+    numbers or nested lists, which take the input's own element type.  Raises TypeError for anything else.
+    """
+    if isinstance(given, np.ndarray):
+        return given
+    if hasattr(given, "detach"):
+        given = given.detach()  # a torch tensor that requires gradients refuses DLPack
+    if hasattr(given, "__dlpack__"):
+        try:
+            return np.from_dlpack(given)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"its memory cannot be read here ({error}); move it to the CPU first") from None
+    if isinstance(given, (int, float, list, tuple, np.generic)):
+        try:
+            return _from_plain(given, spec)
+        except (ValueError, OverflowError) as error:
+            raise TypeError(f"it does not convert to {spec.type.dtype} ({error})") from None
+    if hasattr(given, "__array__"):
+        return np.asarray(given)
+    raise TypeError(f"a {type(given).__name__} is no array")
+
+
+def _from_plain(given: Any, spec: Input) -> Array:
+    array = np.asarray(given)
+    dtype = NUMPY_DTYPES[spec.type.dtype]
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
+        raise ValueError(f"it holds {array.dtype} values")
+    return np.asarray(given, dtype)
+
+
+def take(signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, Input]) -> dict[str, Array]:
+    """The given arrays by input name, names and element types checked.
+
+    ``ignored`` are inputs of the net that this phase does not read; they may be given and are left out.  Raises one
+    :class:`UsageError` that names every unknown and missing name and every wrong element type.
+    """
+    problems: list[Diagnostic] = []
+    arrays: dict[str, Array] = {}
+    for name, value in given.items():
+        spec = signature.inputs.get(name)
+        if spec is None:
+            if name not in ignored:
+                known = [*signature.inputs, *ignored]
+                names = ", ".join(f"`{n}`" for n in known) or "nothing"
+                hint = did_you_mean(name, known) or f"the net takes {names}"
+                problems.append(Diagnostic(f"unknown input `{name}`", help=hint))
+            continue
+        try:
+            arrays[name] = as_array(value, spec)
+        except TypeError as error:
+            problems.append(Diagnostic(f"input `{name}`: {error}", help=f"give an array of {describe(spec)}"))
+            continue
+        dtype = NUMPY_DTYPES[spec.type.dtype]
+        if arrays[name].dtype != dtype:
+            found = f"input `{name}` holds {arrays[name].dtype}, but the net takes {dtype.name}"
+            problems.append(Diagnostic(found, help=f"{name}.astype(np.{dtype.name}) converts it"))
+    missing = [name for name in signature.inputs if name not in given]
+    problems += [Diagnostic(f"missing input `{n}`: {describe(signature.inputs[n])}") for n in missing]
+    problems += [problem for name, array in arrays.items() if (problem := _rank_problem(signature.inputs[name], array))]
+    if problems:
+        raise UsageError(problems)
+    return {name: arrays[name] for name in signature.inputs}
+
+
+def dims_of(signature: Signature, arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The dims that the arrays' shapes fix.
+
+    Raises one :class:`UsageError` where two axes that are one dim differ, or an axis that is a number is another one.
+    """
+    problems: list[Diagnostic] = []
+    dims: dict[str, int] = {}
+    where: dict[str, str] = {}
+    for name, array in arrays.items():
+        for axis, (dim, found) in enumerate(zip(signature.inputs[name].dims, array.shape, strict=True)):
+            if not dim:
+                continue
+            here = f"axis {axis} of `{name}`"
+            if dims.setdefault(dim, found) != found:
+                problems.append(Diagnostic(f"{dim} is {dims[dim]} by {where[dim]}, but {found} by {here}"))
+            where.setdefault(dim, here)
+    if problems:
+        raise UsageError(problems)
+    return dims
+
+
+def check_shapes(signature: Signature, arrays: Mapping[str, Array], dims: Mapping[str, int]) -> None:
+    """Raise one :class:`UsageError` that names every array of a wrong shape for these dims."""
+    given = ", ".join(f"{name}={value}" for name, value in dims.items())
+    note = (f"with {given}",) if given else ()
+    problems = [
+        Diagnostic(f"input `{name}` has shape {list(array.shape)}, but the net takes {describe(spec)}", notes=note)
+        for name, array in arrays.items()
+        if array.shape != (spec := signature.inputs[name]).type.shape
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def describe(spec: Input) -> str:
+    """``f32[x=64, 784]``."""
+    axes = (f"{dim}={n}" if dim else str(n) for dim, n in zip(spec.dims, spec.type.shape, strict=True))
+    return f"{spec.type.dtype}[{', '.join(axes)}]"
+
+
+def _rank_problem(spec: Input, array: Array) -> Diagnostic | None:
+    if array.ndim == spec.type.rank:
+        return None
+    return Diagnostic(f"input `{spec.name}` has shape {list(array.shape)}, but the net takes {describe(spec)}")

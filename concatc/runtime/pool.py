@@ -1,0 +1,22 @@
+"""Memory of a phase: inputs, outputs and arena, one block each, shared by all batch sizes of the phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from concatc.loops.memory import Array, allocate
+
+
+class Pool:
+    """Blocks by name that grow to the largest plan that ran; only one plan of a phase is live at a time."""
+
+    def __init__(self) -> None:
+        self.bases: dict[str, Array] = {}
+        self.version = 0
+
+    def reserve(self, size_bytes: Mapping[str, int]) -> None:
+        """Let every block have at least that size; arrays that view an outgrown block keep it alive."""
+        for name, n in size_bytes.items():
+            if name not in self.bases or self.bases[name].nbytes < n:
+                self.bases[name] = allocate(n)
+                self.version += 1

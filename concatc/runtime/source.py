@@ -1,0 +1,57 @@
+"""What a compiled module asks of the compilation behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from concatc.ir.core import Module
+from concatc.loops.plan import Plan
+from concatc.targets import Lowered, Target
+
+Phase = Literal["train", "infer"]
+PHASES: tuple[Phase, Phase] = ("train", "infer")
+
+
+class LoweredPhase(Lowered, Protocol):
+    """One phase at every level, with or without an optimizer's update."""
+
+    @property
+    def graph(self) -> Module:
+        """Level 00."""
+        ...
+
+    def with_update(self, update: Plan) -> LoweredPhase:
+        """The same phase, its plan followed by the launches of ``update``."""
+        ...
+
+    def dump(self, level: str) -> str:
+        """The text of a level, by name (``split``) or number (``01``).  Raises UsageError for another name."""
+        ...
+
+
+class Source(Protocol):
+    """A net at one choice of dims."""
+
+    @property
+    def name(self) -> str:
+        """The net's name."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """The value of every dim of the net."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """What runs it."""
+        ...
+
+    def phase(self, phase: Phase) -> LoweredPhase:
+        """The net in one phase; levels are made when they are asked for."""
+        ...
+
+    def with_dims(self, dims: Mapping[str, int]) -> Source:
+        """The same net at other dims."""
+        ...

@@ -1,0 +1,116 @@
+"""The mappings that a compiled module shows: parameters, gradients, states, kept blobs, weights of losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.loops.memory import Array
+
+
+class UnknownNameError(UsageError, KeyError):
+    """A name that the net does not have."""
+
+
+class Tensors(Mapping[str, Array]):
+    """Arrays by name, each a view of memory that the net works on: ``net.params["fc.weight"][...] = w``.
+
+    ``net.params["fc.weight"] = w`` copies ``w`` into that memory as well.
+    """
+
+    def __init__(self, what: str, views: Mapping[str, Array], changed: Callable[[], None] | None = None) -> None:
+        self._what = what
+        self._views = dict(views)
+        self._changed = changed
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._views:
+            names = ", ".join(f"`{n}`" for n in list(self._views)[:12]) or "none"
+            hint = did_you_mean(str(name), self._views) or f"there are {names}"
+            raise UnknownNameError(Diagnostic(f"the net has no {self._what} `{name}`", help=hint))
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        view = self[name]
+        array = np.asarray(value)
+        if array.shape != view.shape:
+            raise UsageError(f"{self._what} `{name}` has shape {list(view.shape)}, not {list(array.shape)}")
+        view[...] = array
+        if self._changed is not None:
+            self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {v.dtype}{list(v.shape)}" for name, v in self._views.items())
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A kept blob: live views of its value, and of its gradient where there is one."""
+
+    data: Array
+    grad: Array | None
+
+
+class Blobs(Mapping[str, Blob]):
+    """The kept blobs by name, as the last forward (and backward) pass left them."""
+
+    def __init__(self, find: Callable[[str], Blob], names: tuple[str, ...]) -> None:
+        self._find = find
+        self._names = names
+
+    def __getitem__(self, name: str) -> Blob:
+        if name not in self._names:
+            keep = [*self._names, name]
+            raise UnknownNameError(
+                Diagnostic(f"the bytes of `{name}` are reused within a step", help=f"compile with keep={keep!r}")
+            )
+        return self._find(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class LossWeights(MutableMapping[str, float]):
+    """The weight of each loss in the total, a run-time number: ``net.loss_weights["aux1"] = 0.1``."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = dict(weights)
+
+    def __getitem__(self, name: str) -> float:
+        self._check(name)
+        return self._weights[name]
+
+    def __setitem__(self, name: str, weight: float) -> None:
+        self._check(name)
+        self._weights[name] = float(weight)
+
+    def __delitem__(self, name: str) -> None:
+        raise UsageError(f"the net has the loss `{name}`; give it the weight 0 to leave it out")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __repr__(self) -> str:
+        return repr(self._weights)
+
+    def _check(self, name: str) -> None:
+        if name not in self._weights:
+            names = ", ".join(f"`{n}`" for n in self._weights) or "none"
+            hint = did_you_mean(str(name), self._weights) or f"there are {names}"
+            raise UnknownNameError(Diagnostic(f"the net has no loss `{name}`", help=hint))

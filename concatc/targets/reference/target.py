@@ -1,0 +1,80 @@
+"""The target ``reference``: the joint graph, op by op in NumPy, on the same bases as every other target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from concatc.diagnostics import UsageError
+from concatc.ir.core import FuncOp
+from concatc.loops.bases import argument_key, result_keys
+from concatc.loops.memory import Array, view
+from concatc.loops.plan import Plan
+from concatc.targets import Lowered
+from concatc.targets.reference.interpreter import run_function
+
+@dataclass(frozen=True)
+class ReferenceTarget:
+    """NumPy; defines what a net means."""
+
+    name: str = "reference"
+    runs_plan: bool = False
+
+    def build(self, lowered: Lowered) -> ReferenceExecutable:
+        """Nothing is compiled."""
+        return ReferenceExecutable(lowered)
+
+
+class ReferenceExecutable:
+    """Runs the joint graph of a net.
+
+    ``forward`` computes gradients too, from the parameters as they are then, and ``backward`` hands them out; so both
+    may be called apart, as with any target.
+    """
+
+    def __init__(self, lowered: Lowered) -> None:
+        self._joint = lowered.joint
+        self._update = lowered.update
+        self._windows = lowered.interface.slots
+        self._gradients: dict[str, Array] = {}
+
+    @property
+    def _net(self) -> FuncOp:
+        return self._joint.main
+
+    def run(self, bases: Mapping[str, Array], phase: str) -> None:
+        """See :class:`concatc.targets.Executable`."""
+        if phase in ("forward", "step"):
+            self._forward(bases)
+        if phase in ("backward", "step"):
+            self._write(bases, self._gradients)
+        if phase in ("update", "step") and self._update is not None:
+            _run_launches(self._update, bases)
+
+    def text(self, what: str) -> str:
+        """See :class:`concatc.targets.Executable`."""
+        raise UsageError(f"the target `reference` runs the joint graph; it has no {what}")
+
+    def _forward(self, bases: Mapping[str, Array]) -> None:
+        arguments = [self._view(bases, argument_key(a)) for a in self._net.args]
+        results = run_function(self._net, arguments, module=self._joint)
+        by_key = {key: np.array(value) for key, value in zip(result_keys(self._net), results, strict=True)}
+        self._gradients = {key: value for key, value in by_key.items() if key.partition(":")[0].endswith("grad")}
+        self._write(bases, {key: value for key, value in by_key.items() if key not in self._gradients})
+
+    def _view(self, bases: Mapping[str, Array], key: str) -> Array:
+        window = self._windows[key]
+        return view(bases[window.base], window)
+
+    def _write(self, bases: Mapping[str, Array], values: Mapping[str, Array]) -> None:
+        for key, value in values.items():
+            self._view(bases, key)[...] = value
+
+
+def _run_launches(plan: Plan, bases: Mapping[str, Array]) -> None:
+    for launch in plan.launches:
+        reads = [np.array(view(bases[window.base], window)) for window in launch.reads]
+        for window, value in zip(launch.writes, run_function(plan.kernels[launch.kernel], reads), strict=True):
+            view(bases[window.base], window)[...] = value
