@@ -1,0 +1,241 @@
+"""A plan as IR, and back: what the dump of level 05 holds.
+
+    func.func @step(%params: memref<4096xi8> {cnet.base = "params"}, %arena: memref<65536xi8> {cnet.base = "arena"}) {
+      %h = "cnet.window"(%arena) {offset = 4096 : i64} : (memref<65536xi8>) -> memref<64x128xf32, strided<[128, 1]>>
+      "cnet.launch"(%a, %w, %h) {kernel = @k0_linear, reads = 2 : i64, add = array<i1: false>, phase = "forward"}
+      "cnet.value"(%h) {name = "h", starts = [array<i64: 0, 0>]}
+      "cnet.remark"() {message = "...", bytes = 512 : i64}
+      func.return
+    }
+    func.func @k0_linear(%x: tensor<64x64xf32>, %weight: tensor<128x64xf32>) -> tensor<64x128xf32> { .. }
+
+Offsets are bytes, strides elements.  The operands of a launch are its reads, its writes, then its scratch if it has
+one.  Nothing of a plan is lost: ``plan_of(module_of(plan))`` has the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+from concatc.diagnostics import ConcatcError, Sink, did_you_mean
+from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, SymbolRef, Value
+from concatc.ir.types import ELEMENT_BYTES, MemRefType, TensorType, Type
+from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, Segment, Window
+
+STEP = "step"
+PHASES = ("forward", "backward", "update")
+T = TypeVar("T")
+
+
+def module_of(plan: Plan) -> Module:
+    """The plan as a module: ``@step`` first, then a function a kernel."""
+    step = FuncOp(STEP, [MemRefType((b.size_bytes,), "i8") for b in plan.bases.values()], list(plan.bases))
+    for arg in step.args:
+        arg.attrs["cnet.base"] = arg.name
+    writer = _Writer(step, plan)
+    for launch in plan.launches:
+        writer.launch(launch)
+    for name, segments in plan.values.items():
+        writer.value(name, segments)
+    for remark in plan.remarks:
+        attributes: dict[str, Attr] = {"message": remark.message, "bytes": remark.bytes}
+        step.body.append(Operation("cnet.remark", attributes=attributes, loc=remark.loc))
+    step.body.append(Operation("func.return"))
+    return Module(plan.name, [step, *plan.kernels.values()])
+
+
+class _Writer:
+    """Appends the operations of a plan to ``@step``; each window is written once, before its first use."""
+
+    def __init__(self, step: FuncOp, plan: Plan) -> None:
+        self.block: Block = step.body
+        self.bases = {arg.name: arg for arg in step.args}
+        self.windows: dict[Window, Value] = {}
+        # The first name of a window is the one that its dump shows: the most telling one stands first in a plan.
+        self.names: dict[Window, str] = {}
+        for name, segments in plan.values.items():
+            if len(segments) == 1:
+                self.names.setdefault(segments[0].window, name.partition(":")[2] or name)
+
+    def window(self, window: Window) -> Value:
+        if window in self.windows:
+            return self.windows[window]
+        type = MemRefType(window.shape, window.dtype, window.strides)
+        name = self.names.get(window, f"{window.base}.{window.offset_bytes}")
+        operand = self.bases[window.base]
+        attributes: dict[str, Attr] = {"offset": window.offset_bytes}
+        op = self.block.append(Operation("cnet.window", [operand], [type], attributes, result_names=[name]))
+        self.windows[window] = op.result
+        return op.result
+
+    def launch(self, launch: Launch) -> None:
+        windows = [*launch.reads, *launch.writes]
+        attributes: dict[str, Attr] = {
+            "kernel": SymbolRef(launch.kernel),
+            "reads": len(launch.reads),
+            "add": launch.add,
+            "phase": launch.phase,
+        }
+        if launch.scratch is not None:
+            windows.append(launch.scratch)
+            attributes["scratch"] = True
+        operands = [self.window(w) for w in windows]
+        self.block.append(Operation("cnet.launch", operands, attributes=attributes, loc=launch.loc))
+
+    def value(self, name: str, segments: Sequence[Segment]) -> None:
+        operands = [self.window(s.window) for s in segments]
+        attributes: dict[str, Attr] = {"name": name, "starts": tuple(s.start for s in segments)}
+        self.block.append(Operation("cnet.value", operands, attributes=attributes))
+
+
+def plan_of(module: Module) -> Plan:
+    """The plan that a module of level 05 holds.  Raises :class:`ConcatcError` with everything that is wrong in it."""
+    functions = {f.sym_name: f for f in module.functions}
+    if STEP not in functions:
+        raise ConcatcError(f"a plan has a function @{STEP}; module @{module.sym_name} has none")
+    step = functions.pop(STEP)
+    reader = _Reader(Plan(module.sym_name, kernels=functions))
+    reader.read(step)
+    reader.sink.raise_if_errors()
+    return reader.plan
+
+
+class _Reader:
+    """Reads the operations of ``@step``; what is wrong is collected, not raised."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.sink = Sink()
+        self.base_names: dict[Value, str] = {}
+        self.windows: dict[Value, Window] = {}
+
+    def read(self, step: FuncOp) -> None:
+        for arg in step.args:
+            self.base(arg)
+        rules = {
+            "cnet.window": self.window,
+            "cnet.launch": self.launch,
+            "cnet.value": self.value,
+            "cnet.remark": self.remark,
+        }
+        for op in step.ops:
+            if op.name == "func.return":
+                continue
+            if op.name not in rules:
+                self.sink.error(f"`{op.name}` does not belong in a plan", op.loc, help=did_you_mean(op.name, rules))
+                continue
+            rules[op.name](op)
+
+    def base(self, arg: Value) -> None:
+        name: Any = arg.attrs.get("cnet.base", arg.name)
+        known = get_args(BaseKind)
+        if name not in known:
+            self.sink.error(f"`{name}` is no base", notes=[f"bases are {', '.join(known)}"])
+            return
+        if (
+            not isinstance(arg.type, MemRefType)
+            or arg.type.dtype != "i8"
+            or arg.type.rank != 1
+            or arg.type.shape[0] is None
+        ):
+            self.sink.error(f"base %{name} must be memref<Nxi8>, not {arg.type}")
+            return
+        self.base_names[arg] = name
+        self.plan.bases[name] = Base(name, arg.type.shape[0])
+
+    def window(self, op: Operation) -> None:
+        if len(op.operands) != 1 or len(op.results) != 1 or op.operands[0] not in self.base_names:
+            self.sink.error("a window takes one base of @step", op.loc)
+            return
+        offset = self.attribute(op, "offset", int)
+        parts = _window_parts(op.result.type)
+        if parts is None:
+            self.sink.error(f"a window is a memref of static shape and strides, not {op.result.type}", op.loc)
+            return
+        if offset is not None:
+            self.windows[op.result] = Window(self.base_names[op.operands[0]], offset, *parts)
+
+    def launch(self, op: Operation) -> None:
+        kernel = self.attribute(op, "kernel", SymbolRef)
+        reads = self.attribute(op, "reads", int)
+        add = self.attribute(op, "add", tuple)
+        phase: Any = self.attribute(op, "phase", str)
+        windows = self.operand_windows(op)
+        if kernel is None or reads is None or add is None or phase is None or windows is None:
+            return
+        if phase not in PHASES:
+            self.sink.error(f"`{phase}` is no phase", op.loc, notes=[f"phases are {', '.join(PHASES)}"])
+            return
+        if kernel.name not in self.plan.kernels:
+            hint = did_you_mean(kernel.name, self.plan.kernels)
+            self.sink.error(f"no function @{kernel.name} in the plan", op.loc, help=hint)
+            return
+        scratch = windows.pop() if op.attributes.get("scratch") and windows else None
+        launch = Launch(kernel.name, tuple(windows[:reads]), tuple(windows[reads:]), add, scratch, phase, op.loc)
+        if self.fits(launch):
+            self.plan.launches.append(launch)
+
+    def fits(self, launch: Launch) -> bool:
+        """Whether the windows of a launch have the types of its kernel."""
+        kernel = self.plan.kernels[launch.kernel]
+        found = ([_tensor(w) for w in launch.reads], [_tensor(w) for w in launch.writes])
+        wanted = (list(kernel.type.inputs), list(kernel.type.results))
+        if found != wanted:
+            notes = [f"@{launch.kernel} is {kernel.type}"]
+            got = f"({', '.join(map(str, found[0]))}) -> ({', '.join(map(str, found[1]))})"
+            self.sink.error(f"the windows do not fit @{launch.kernel}: {got}", launch.loc, notes)
+            return False
+        if len(launch.add) != len(launch.writes) or not all(isinstance(a, bool) for a in launch.add):
+            self.sink.error(f"`add` needs one i1 a result ({len(launch.writes)}), not {launch.add}", launch.loc)
+            return False
+        return True
+
+    def value(self, op: Operation) -> None:
+        name = self.attribute(op, "name", str)
+        starts = self.attribute(op, "starts", tuple)
+        windows = self.operand_windows(op)
+        if name is None or starts is None or windows is None:
+            return
+        ranks = [len(s) if isinstance(s, tuple) else None for s in starts]
+        if ranks != [len(w.shape) for w in windows]:
+            self.sink.error(f"`starts` of {name} needs one index a window axis", op.loc)
+            return
+        if name in self.plan.values:
+            self.sink.error(f"{name} has two places", op.loc)
+            return
+        self.plan.values[name] = tuple(Segment(s, w) for s, w in zip(starts, windows, strict=True))
+
+    def remark(self, op: Operation) -> None:
+        message = self.attribute(op, "message", str)
+        bytes = self.attribute(op, "bytes", int)
+        if message is not None and bytes is not None:
+            self.plan.remarks.append(Remark(message, bytes, op.loc))
+
+    def operand_windows(self, op: Operation) -> list[Window] | None:
+        if all(v in self.windows for v in op.operands):
+            return [self.windows[v] for v in op.operands]
+        lost = [v.name for v in op.operands if v not in self.windows]
+        self.sink.error(f"%{lost[0]} is no window", op.loc)
+        return None
+
+    def attribute(self, op: Operation, name: str, type: type[T]) -> T | None:
+        value = op.attributes.get(name)
+        if isinstance(value, type) and not (type is int and isinstance(value, bool)):
+            return value
+        self.sink.error(f"{op.name} needs the attribute `{name}`", op.loc)
+        return None
+
+
+def _window_parts(type: Type) -> tuple[tuple[int, ...], tuple[int, ...], str] | None:
+    if not isinstance(type, MemRefType) or type.strides is None or type.offset != 0:
+        return None
+    shape = tuple(n for n in type.shape if n is not None)
+    strides = tuple(s for s in type.strides if s is not None)
+    if len(shape) != type.rank or len(strides) != type.rank or type.dtype not in ELEMENT_BYTES:
+        return None
+    return shape, strides, type.dtype
+
+
+def _tensor(window: Window) -> TensorType:
+    return TensorType(window.shape, window.dtype)

@@ -1,0 +1,224 @@
+"""The checker: whether a plan does what its net says.  It shares no code with the planner.
+
+Form, at any size, by arithmetic on lattices (`check_lattice`):
+
+- windows lie within their base, aligned to their element, typed as the kernel's arguments and results
+- writes of a launch share no byte with each other, with its scratch, or with a read, unless the write is that very
+  window and the kernel maps it element by element
+- reads and additions meet bytes that something wrote before; parameters and inputs are not written
+- forward launches come before backward launches
+
+Values, at sizes where one number a byte is affordable (`check_values`): each launch reads what the net says, no live
+byte is overwritten, first writes store, sums keep their order, results end in their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.ir.core import FuncOp, Value
+from concatc.ir.types import ELEMENT_BYTES, TensorType
+from concatc.loops.expr import Ref, loads
+from concatc.loops.pieces import Piece
+from concatc.loops.plan import Launch, Plan, Window
+from concatc.op import lowered
+from concatc.passes.check_lattice import disjoint_boxes, extent_bytes, overlap, overlaps_itself
+from concatc.passes.check_values import check_values
+
+PHASE_ORDER = {"forward": 0, "backward": 1, "update": 2}
+WRITABLE = {
+    "forward": ("arena", "states", "outputs"),
+    "backward": ("arena", "grads", "outputs"),
+    "update": ("arena", "params", "optimizer", "states"),
+}
+SIMULATED_BYTES = 1 << 22
+
+
+def check_plan(plan: Plan, net: FuncOp | None = None, simulated_bytes: int = SIMULATED_BYTES) -> list[Diagnostic]:
+    """Everything that is wrong with a plan; empty where it is right.
+
+    ``net`` is the main function that the plan was made of (levels 00 to 04): without it only the form is checked, and
+    that no byte is read before it is written.  Plans of more than ``simulated_bytes`` in all bases are checked for form
+    only.
+    """
+    errors = [*_check_launches(plan), *_check_places(plan, net)]
+    if errors:
+        return errors
+    if sum(b.size_bytes for b in plan.bases.values()) <= simulated_bytes:
+        return check_values(plan, net)
+    return list(_check_reads(plan))
+
+
+def verify_plan(plan: Plan, net: FuncOp | None = None) -> None:
+    """Raise :class:`ConcatcError` with everything that :func:`check_plan` finds."""
+    errors = check_plan(plan, net)
+    if errors:
+        raise ConcatcError(errors)
+
+
+def _check_launches(plan: Plan) -> Iterator[Diagnostic]:
+    latest = "forward"
+    for k, launch in enumerate(plan.launches):
+        problems = list(_check_types(plan, launch))
+        problems = problems or list(_check_windows(plan, launch))
+        problems = problems or list(_check_aliases(plan, launch))
+        if PHASE_ORDER[launch.phase] < PHASE_ORDER[latest]:
+            problems.append(f"a {launch.phase} launch stands after a {latest} launch")
+        latest = launch.phase
+        for problem in problems:
+            yield Diagnostic(f"launch {k} @{launch.kernel}: {problem}", launch.loc)
+
+
+def _check_types(plan: Plan, launch: Launch) -> Iterator[str]:
+    if launch.kernel not in plan.kernels:
+        yield "the plan has no such kernel"
+        return
+    type = plan.kernels[launch.kernel].type
+    for role, windows, wanted in (("read", launch.reads, type.inputs), ("write", launch.writes, type.results)):
+        if len(windows) != len(wanted):
+            yield f"{len(windows)} {role}s, the kernel has {len(wanted)}"
+            continue
+        for k, (window, tensor) in enumerate(zip(windows, wanted, strict=True)):
+            found = TensorType(window.shape, window.dtype)
+            if found != tensor:
+                yield f"{role} {k} is {found}, the kernel has {tensor}"
+    if len(launch.add) != len(launch.writes):
+        yield f"{len(launch.add)} add flags for {len(launch.writes)} writes"
+
+
+def _check_windows(plan: Plan, launch: Launch) -> Iterator[str]:
+    scratch = [("scratch", launch.scratch)] if launch.scratch is not None else []
+    reads = [(f"read {k}", w) for k, w in enumerate(launch.reads)]
+    writes = [(f"write {k}", w) for k, w in enumerate(launch.writes)]
+    for role, window in [*reads, *writes, *scratch]:
+        yield from (f"{role} {problem}" for problem in _check_window(plan, window))
+    for role, window in writes:
+        if overlaps_itself(window):
+            yield f"{role} has two elements in one place"
+        if window.base not in WRITABLE[launch.phase]:
+            yield f"{role} is in {window.base}, which a {launch.phase} launch must not write"
+
+
+def _check_window(plan: Plan, window: Window) -> Iterator[str]:
+    if window.base not in plan.bases:
+        yield f"is in the unknown base {window.base}"
+        return
+    if len(window.strides) != len(window.shape) or any(n < 0 for n in window.shape):
+        yield "has a wrong shape or wrong strides"
+        return
+    low, end = extent_bytes(window)
+    limit = plan.bases[window.base].size_bytes
+    if low < 0 or end > limit:
+        yield f"touches bytes {low} to {end} of {window.base}, which has {limit}"
+    if window.offset_bytes % ELEMENT_BYTES[window.dtype]:
+        yield f"starts at byte {window.offset_bytes}, which is not aligned for {window.dtype}"
+
+
+def _check_aliases(plan: Plan, launch: Launch) -> Iterator[str]:
+    for k, window in enumerate(launch.writes):
+        for j, other in enumerate(launch.writes[:k]):
+            if overlap(window, other):
+                yield f"write {k} overlaps write {j}"
+        for j, read in enumerate(launch.reads):
+            if not overlap(window, read):
+                continue
+            if window != read:
+                yield f"write {k} overlaps read {j} and is another window"
+            elif not _in_place(plan.kernels[launch.kernel], j, k):
+                yield f"write {k} is read {j}, but the kernel does not map it element by element"
+    if launch.scratch is None:
+        return
+    for role, windows in (("read", launch.reads), ("write", launch.writes)):
+        for k, window in enumerate(windows):
+            if overlap(window, launch.scratch):
+                yield f"the scratch overlaps {role} {k}"
+
+
+def _in_place(kernel: FuncOp, read: int, write: int) -> bool:
+    """Whether result ``write`` may be stored where argument ``read`` lies.
+
+    Everything that the argument flows into must be one element from one element at the same index, and all results
+    must have its shape, so that the kernel is one loop nest that visits each element once.
+    """
+    argument = kernel.args[read]
+    results = kernel.ret.operands
+    if any(r.shape != argument.shape for r in results):
+        return False
+    reached: set[Value] = {argument}
+    for op in kernel.ops:
+        if op is kernel.ret:
+            break
+        here = {k for k, v in enumerate(op.operands) if v in reached}
+        if not here:
+            continue
+        temps: set[int] = set()
+        for piece in lowered(op):
+            touched = any(
+                (ref.kind == "operand" and ref.index in here) or (ref.kind == "temp" and ref.index in temps)
+                for ref in piece.reads
+            )
+            if touched and not _same_index(piece, here, temps):
+                return False
+            if touched and piece.target.kind == "temp":
+                temps.add(piece.target.index)
+        reached.update(op.results)
+    return results[write] in reached and argument not in results
+
+
+def _same_index(piece: Piece, operands: set[int], temps: set[int]) -> bool:
+    if piece.combine != "store" or piece.at != piece.axes or piece.where is not None:
+        return False
+    if tuple(a.extent for a in piece.axes) != piece.target.shape:
+        return False
+
+    def follows(ref: Ref) -> bool:
+        return ref.index in (operands if ref.kind == "operand" else temps if ref.kind == "temp" else ())
+
+    return all(load.at == piece.axes for load in loads(piece.value) if follows(load.ref))
+
+
+def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:
+    """Values lie within their bases, in disjoint parts; no two arguments or results share a byte."""
+    interface: list[tuple[str, Window]] = []
+    for name, segments in plan.values.items():
+        for segment in segments:
+            for problem in _check_window(plan, segment.window):
+                yield Diagnostic(f"a segment of {name} {problem}")
+        if not disjoint_boxes([(s.start, s.window.shape) for s in segments]):
+            yield Diagnostic(f"two segments of {name} hold the same elements")
+        if ":" in name:
+            interface += [(name, s.window) for s in segments]
+    by_base: dict[str, list[tuple[int, int, str, Window]]] = {}
+    for name, window in interface:
+        by_base.setdefault(window.base, []).append((*extent_bytes(window), name, window))
+    for places in by_base.values():
+        yield from _check_disjoint(sorted(places, key=lambda p: p[:3]))
+
+
+def _check_disjoint(places: Sequence[tuple[int, int, str, Window]]) -> Iterator[Diagnostic]:
+    for k, (_, end, name, window) in enumerate(places):
+        for low, _, other_name, other in places[k + 1 :]:
+            if low >= end:
+                break
+            if overlap(window, other):
+                yield Diagnostic(f"{name} and {other_name} share bytes of {window.base}")
+
+
+def _check_reads(plan: Plan) -> Iterator[Diagnostic]:
+    """Reads and additions overlap something written before (by a launch, or an argument of the net)."""
+    written: dict[str, list[Window]] = {}
+    for name, segments in plan.values.items():
+        if name.partition(":")[0] in ("input", "param", "state", "loss_weights", "random"):
+            for segment in segments:
+                written.setdefault(segment.window.base, []).append(segment.window)
+    for k, launch in enumerate(plan.launches):
+        added = [w for w, add in zip(launch.writes, launch.add, strict=True) if add]
+        for window in [*launch.reads, *added]:
+            known = written.get(window.base, [])
+            if 0 not in window.shape and not any(overlap(window, w) for w in reversed(known)):
+                yield Diagnostic(
+                    f"launch {k} @{launch.kernel}: {window.base}+{window.offset_bytes} was never written", launch.loc
+                )
+        for window in launch.writes:
+            written.setdefault(window.base, []).append(window)
