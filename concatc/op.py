@@ -33,6 +33,7 @@ from concatc.diagnostics import Loc
 from concatc.ir.core import Attr, Block, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
+from concatc.loops.independence import AxisMap, independent_axes
 from concatc.loops.pieces import Piece
 
 DIALECT = "cnet."
@@ -415,3 +416,18 @@ def lowered(operation: Operation) -> list[Piece]:
     xs = [Ref("operand", k, v.tensor) for k, v in enumerate(operation.operands)]
     ys = [Ref("result", k, v.tensor) for k, v in enumerate(operation.results)]
     return list(op_of(operation).lower(xs, ys))
+
+
+@functools.lru_cache(maxsize=4096)
+def axis_maps(op: Op, xs: tuple[TensorType, ...]) -> tuple[AxisMap, ...]:
+    """The axes that an op maps independently: ``op(concat(a, b)) = concat(op(a), op(b))`` along each of them."""
+
+    def lower(types: Sequence[TensorType]) -> tuple[list[Piece], list[TensorType]] | None:
+        try:
+            results = op.infer(types)
+        except ShapeError:
+            return None
+        operands = [Ref("operand", k, t) for k, t in enumerate(types)]
+        return list(op.lower(operands, [Ref("result", k, t) for k, t in enumerate(results)])), results
+
+    return tuple(independent_axes(lower, xs))

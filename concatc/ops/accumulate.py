@@ -36,7 +36,7 @@ class Accumulate(Op):
     def vjp(
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
-        return [dys[0]] * len(xs)
+        return [dys[0] if need else None for need in needs]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         def total(*i: Expr) -> Expr:

@@ -48,7 +48,8 @@ class Concat(Op):
         sizes = tuple(x.shape[self.axis] for x in xs)
         if len(xs) == 1:
             return [dys[0]]
-        return list(b.slice(dys[0], axis=self.axis, sizes=sizes))
+        slices = b.slice(dys[0], axis=self.axis, sizes=sizes)
+        return [dx if need else None for dx, need in zip(slices, needs, strict=True)]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         offsets = itertools.accumulate((x.shape[self.axis] for x in xs), initial=0)

@@ -41,7 +41,8 @@ class TotalLoss(Op):
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
         grads = b.total_loss_grad(dys[0], xs[-1])
-        return [*(grads if isinstance(grads, list) else [grads]), None]
+        losses = grads if isinstance(grads, list) else [grads]
+        return [*(d if need else None for d, need in zip(losses, needs, strict=False)), None]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         *losses, weights = xs
