@@ -13,11 +13,17 @@ def short_name(op: Operation) -> str:
     return op.name.removeprefix(DIALECT)
 
 
+def transposed(op: Operation) -> str | None:
+    """What the operation (or the first one in its kernel) transposes, ``relu %y``; None in the forward half."""
+    if op.name == "cnet.kernel":
+        op = op.regions[0].block.ops[0]
+    found = op.attributes.get("transposes")
+    return None if found is None else str(found)
+
+
 def is_backward(op: Operation) -> bool:
     """Whether the operation belongs to the backward half: it, or what its kernel holds, carries ``transposes``."""
-    if "transposes" in op.attributes:
-        return True
-    return op.name == "cnet.kernel" and "transposes" in op.regions[0].block.ops[0].attributes
+    return transposed(op) is not None
 
 
 def is_cotangent(value: Value) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Use, Value
 from concatc.op import is_op
-from concatc.passes.graph import is_backward, is_cotangent
+from concatc.passes.graph import is_backward, is_cotangent, transposed
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def _make_split(root: Value, readers: list[Use]) -> Operation:
     attributes: dict[str, Attr] = {"ways": ways}
     first = readers[0].op
     if is_cotangent(root):
-        # The fan-out of a cotangent transposes what the first reader transposes; a returned one names its maker.
-        maker = first if is_backward(first) or root.op is None else root.op
-        attributes["transposes"] = maker.attributes.get("transposes", f"return %{root.name}")
+        # The fan-out of a cotangent transposes what its first reader does; a returned one, what its maker does.
+        maker = transposed(first) or (transposed(root.op) if root.op is not None else None)
+        attributes["transposes"] = maker or f"return %{root.name}"
     loc = root.op.loc if root.op is not None and root.op.loc is not None else first.loc
     names = [f"{root.name}.use{k}" if root.name else "" for k in range(ways)]
     return Operation("cnet.split", [root], [root.type] * ways, attributes, loc=loc, result_names=names)

@@ -1,0 +1,121 @@
+"""How an operation iterates, derived from its pieces: what `fuse` and `summary` ask of an op, without knowing it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from concatc.ir.core import Operation
+from concatc.ir.types import TensorType
+from concatc.loops.expr import Arith, Load, walk
+from concatc.loops.pieces import Piece, is_pointwise
+from concatc.op import lowered, op_of
+
+# pointwise: each element of each result is one expression.  contraction: a sum of products.  reduction: other folds.
+# other: stages through temporaries, scatters, results made in several parts.
+Kind = Literal["pointwise", "contraction", "reduction", "other"]
+
+# Costly in every instruction set, in units of one addition.
+COSTLY = {"div": 8, "sqrt": 8, "exp": 16, "log": 16, "log1p": 16, "tanh": 24, "erf": 24}
+
+
+@dataclass(frozen=True)
+class Read:
+    """All loads of one operand: whether each reads the element that is being made, and how many loads run in all."""
+
+    identity: bool
+    guarded: bool
+    loads: int
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """How an operation iterates.
+
+    ``space`` is the shape over which its results are made: the shape of the results where all agree, else None.
+    ``nest`` holds the extents of the parallel and of the folded axes where all pieces share them.  ``nodes`` counts
+    what is computed for one point, ``cost`` the same in units of an addition.
+    """
+
+    kind: Kind
+    space: tuple[int, ...] | None
+    nest: tuple[tuple[int, ...], tuple[int, ...]] | None
+    reads: tuple[Read, ...]
+    nodes: int
+    cost: int
+
+
+class Iterations:
+    """Derives :class:`Iteration`, once for equal operations."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Iteration] = {}
+
+    def of(self, op: Operation) -> Iteration:
+        """How ``op`` iterates."""
+        attributes = tuple((k, v) for k, v in op.attributes.items() if k != "transposes")
+        key = (op.name, tuple(v.type for v in (*op.operands, *op.results)), attributes)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = derive_iteration(op)
+        return found
+
+
+def derive_iteration(op: Operation) -> Iteration:
+    """Derive how ``op`` iterates from its pieces."""
+    pieces = lowered(op)
+    results = [v.tensor for v in op.results]
+    shapes = list(dict.fromkeys(t.shape for t in results))
+    nests = list(dict.fromkeys((_extents(p, "parallel"), _extents(p, "reduce")) for p in pieces))
+    return Iteration(
+        kind="other" if op_of(op).effect else _kind(pieces, results),
+        space=shapes[0] if len(shapes) == 1 else None,
+        nest=nests[0] if len(nests) == 1 else None,
+        reads=tuple(_read(k, v.tensor, pieces) for k, v in enumerate(op.operands)),
+        nodes=sum(1 for p in pieces for _ in walk(p.value)),
+        cost=sum(COSTLY.get(e.op, 1) for p in pieces for e in walk(p.value) if isinstance(e, Arith)),
+    )
+
+
+def is_contraction(piece: Piece) -> bool:
+    """Whether the piece is a sum of products: ``y[..] += a[..] * b[..]`` over folded axes."""
+    return (
+        piece.combine == "add"
+        and bool(piece.reduce)
+        and not piece.sequential
+        and isinstance(piece.value, Arith)
+        and piece.value.op == "mul"
+        and all(any(isinstance(e, Load) for e in walk(factor)) for factor in piece.value.args)
+    )
+
+
+def _kind(pieces: list[Piece], results: list[TensorType]) -> Kind:
+    one_each = [p.target.index for p in pieces if p.target.kind == "result"] == list(range(len(results)))
+    if not one_each or len(pieces) != len(results):
+        return "other"
+    if all(is_pointwise(p) for p in pieces):
+        return "pointwise"
+    if len(pieces) == 1 and is_contraction(pieces[0]):
+        return "contraction"
+    if all(p.combine in ("add", "max") and p.reduce and not p.sequential and p.where is None for p in pieces):
+        return "reduction"
+    return "other"
+
+
+def _read(index: int, type: TensorType, pieces: list[Piece]) -> Read:
+    identity, guarded, count = True, False, 0
+    for piece in pieces:
+        exprs = [piece.value, *piece.at, *(e for e in (piece.where, piece.index) if e is not None)]
+        points = math.prod(a.extent for a in piece.axes)
+        for load in (e for expr in exprs for e in walk(expr) if isinstance(e, Load)):
+            if load.ref.kind != "operand" or load.ref.index != index:
+                continue
+            identity = identity and is_pointwise(piece) and load.at == piece.at and type.shape == piece.target.shape
+            guarded = guarded or load.where is not None
+            count += points
+    return Read(identity, guarded, count)
+
+
+def _extents(piece: Piece, kind: str) -> tuple[int, ...]:
+    return tuple(a.extent for a in piece.axes if a.kind == kind)
