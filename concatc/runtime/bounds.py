@@ -1,8 +1,8 @@
 """Labels and indices are checked before they are used.
 
-An op says which of its integer operands index something (``Op.index_bounds``).  Such an operand is followed back through
-views to the elements of the inputs that it is made of; those are compared with the bounds at every call, so an index out
-of range ends in an error that names the input, never in a wrong read.
+An op says which of its integer operands index something (``Op.index_bounds``).  Such an operand is followed back
+through views to the elements of the inputs that it is made of; those are compared with the bounds at every call, so
+an index out of range ends in an error that names the input, never in a wrong read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, Loc, UsageError
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import INTEGERS
-from concatc.op import is_op, op_of
 from concatc.loops.memory import Array
+from concatc.op import is_op, op_of
 
 VIEWS = ("split", "slice", "concat", "reshape", "flatten", "transpose")
 
@@ -87,7 +87,8 @@ def _problem(check: IndexCheck, array: Array) -> Diagnostic | None:
     at = [int(i) for i in np.unravel_index(position, array.shape)]
     besides = "" if check.ignored is None else f" or {check.ignored} (ignored)"
     others = f" ({int(wrong.sum())} elements are out of range)" if wrong.sum() > 1 else ""
+    valid = f"0 to {check.extent - 1}{besides}"
     return Diagnostic(
-        f"input `{check.input}` holds {int(values[first])} at {at}, but must hold 0 to {check.extent - 1}{besides}{others}",
+        f"input `{check.input}` holds {int(values[first])} at {at}, but must hold {valid}{others}",
         notes=(f"it indexes {check.op.removeprefix('cnet.')} at {check.loc}",) if check.loc else (),
     )

@@ -38,7 +38,6 @@ class Lowered(Protocol):
         """Level 06: one function a kernel of the plan, of the same name."""
         ...
 
-
     @property
     def interface(self) -> Interface:
         """Where the net's arguments and results live; parameters and states where all phases have them."""

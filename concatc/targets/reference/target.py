@@ -15,6 +15,7 @@ from concatc.loops.plan import Plan
 from concatc.targets import Lowered
 from concatc.targets.reference.interpreter import run_function
 
+
 @dataclass(frozen=True)
 class ReferenceTarget:
     """NumPy; defines what a net means."""

@@ -1,0 +1,131 @@
+"""Weights in safetensors files: names, shapes and numbers, never code.
+
+A file holds every parameter and state under its path; with an optimizer also ``optimizer.<slot>/<path>`` and
+``optimizer.steps``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.loops.memory import Array
+from concatc.runtime.optimizers import OptimizerState
+from concatc.runtime.store import Store
+
+VERSION = "1"
+STEPS = "optimizer.steps"
+DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a file did not hold, and what it held that the net does not have."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def save(path: Path, net: str, store: Store, optimizer: OptimizerState | None) -> None:
+    """Write a file beside ``path``, then rename it."""
+    from safetensors.numpy import save_file
+
+    tensors = dict(_tensors(store, optimizer))
+    if optimizer is not None:
+        tensors[STEPS] = np.array([optimizer.steps], np.int64)
+    try:
+        handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        save_file(tensors, beside, metadata={"format": "concatc", "version": VERSION, "net": net})
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            Path(beside).unlink()
+        raise
+
+
+def load(
+    path: Path, store: Store, rename: Mapping[str, str], strict: bool, optimizer: OptimizerState | None
+) -> LoadReport:
+    """Fill parameters, states and slots from a file; everything is checked before anything is written."""
+    from safetensors import SafetensorError, safe_open
+
+    wanted = _tensors(store, optimizer)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = {name: rename.get(name, name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: _shape(file.get_slice(name)) for name in names}
+            report = _check(path, names, shapes, rename, wanted, strict)
+            for name, to in names.items():
+                if to in wanted:
+                    wanted[to][...] = file.get_tensor(name)
+                elif to == STEPS and optimizer is not None:
+                    optimizer.steps = int(file.get_tensor(name)[0])
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UsageError(f"{path} is no safetensors file: {error}") from None
+    return report
+
+
+def _tensors(store: Store, optimizer: OptimizerState | None) -> dict[str, Array]:
+    tensors: dict[str, Array] = {**store.params, **store.states}
+    if optimizer is not None:
+        for slot, views in optimizer.slots.items():
+            tensors.update((f"optimizer.{slot}/{name}", view) for name, view in views.items())
+    return tensors
+
+
+def _shape(entry: object) -> tuple[list[int], str]:
+    return list(entry.get_shape()), str(entry.get_dtype())  # type: ignore[attr-defined]
+
+
+def _check(
+    path: Path,
+    names: Mapping[str, str],
+    shapes: Mapping[str, tuple[list[int], str]],
+    rename: Mapping[str, str],
+    wanted: Mapping[str, Array],
+    strict: bool,
+) -> LoadReport:
+    problems = [
+        Diagnostic(f"{path} has no tensor `{old}` to rename", help=did_you_mean(old, names))
+        for old in rename
+        if old not in names
+    ]
+    targets = list(names.values())
+    twice = sorted({to for to in targets if targets.count(to) > 1}) if len(set(targets)) < len(targets) else []
+    problems += [Diagnostic(f"two tensors of {path} are renamed to `{to}`") for to in twice]
+    missing = tuple(name for name in wanted if name not in targets)
+    # Slots of an optimizer are not asked for when weights alone are loaded.
+    unexpected = tuple(n for n, to in names.items() if to not in wanted and not to.startswith("optimizer."))
+    if strict:
+        problems += [Diagnostic(f"missing: {path} has no tensor `{n}`", help=did_you_mean(n, unexpected)) for n in missing]
+        problems += [Diagnostic(f"unexpected: the net has nothing named `{name}`") for name in unexpected]
+    for name, to in names.items():
+        if to not in wanted:
+            continue
+        shape, dtype = shapes[name]
+        view = wanted[to]
+        if shape != list(view.shape):
+            problems.append(Diagnostic(f"`{to}` has shape {shape} in {path}, but {list(view.shape)} in the net"))
+        elif not _fits(dtype, view.dtype):
+            problems.append(Diagnostic(f"`{to}` holds {dtype} in {path}, but {view.dtype} in the net"))
+    if problems:
+        raise UsageError(problems)
+    return LoadReport(missing, unexpected)
+
+
+def _fits(dtype: str, wanted: np.dtype[np.generic]) -> bool:
+    return dtype in DTYPES and np.can_cast(DTYPES[dtype], wanted, "same_kind")

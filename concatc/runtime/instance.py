@@ -1,0 +1,109 @@
+"""One phase of a net at one choice of dims, ready to run: its code, and how arrays get in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from concatc.diagnostics import UsageError
+from concatc.loops.bases import Interface
+from concatc.loops.memory import Array, view
+from concatc.loops.plan import interface_key
+from concatc.runtime.bounds import check_indices, index_checks
+from concatc.runtime.optimizers import OptimizerState
+from concatc.runtime.pool import Pool
+from concatc.runtime.signature import signature_of
+from concatc.runtime.source import Phase, Source
+from concatc.runtime.store import Store
+from concatc.targets import Executable
+
+OWN_BASES = ("inputs", "outputs")
+
+
+class Instance:
+    """Runs one phase at one choice of dims on the memory of a store (shared) and a pool (the phase's own)."""
+
+    def __init__(self, source: Source, phase: Phase, store: Store, pool: Pool) -> None:
+        self.source = source
+        self.phase = phase
+        self.lowered = source.phase(phase)
+        self.signature = signature_of(self.lowered.graph.main)
+        self.interface: Interface = self.lowered.interface
+        self.shapes = {name: spec.type.shape for name, spec in self.signature.inputs.items()}
+        self.checks = index_checks(self.lowered.graph.main)
+        self.executable: Executable | None = None  # the one that ran last
+        self._store = store
+        self._pool = pool
+        self._pool_version = -1
+        self._bases: dict[str, Array] = {}
+        self._views: dict[str, Array] = {}
+        self._executables: dict[tuple[object, ...] | None, Executable] = {}
+
+    @property
+    def size_bytes(self) -> dict[str, int]:
+        """Bytes of the bases that are this plan's own."""
+        sizes = {name: self.interface.bases[name].size_bytes for name in OWN_BASES}
+        if self.source.target.runs_plan:
+            plan = self.lowered.plan
+            sizes["arena"] = plan.bases["arena"].size_bytes if "arena" in plan.bases else 0
+        return sizes
+
+    def build(self, update: OptimizerState | None) -> Executable:
+        """The code, with an optimizer's update where one is given; compiled once for each kind of update."""
+        key = update.key if update is not None else None
+        if key is None and self._executables:
+            return next(reversed(self._executables.values()))
+        if key not in self._executables:
+            lowered = self.lowered if update is None else self.lowered.with_update(update.plan())
+            self._executables[key] = self.source.target.build(lowered)
+        return self._executables[key]
+
+    def run(self, phase: str, executable: Executable, update: OptimizerState | None = None) -> None:
+        """Run launches of a phase of the plan."""
+        self._claim()
+        if update is not None:
+            self._bases["optimizer"] = update.base
+        executable.run(self._bases, phase)
+        self.executable = executable
+
+    def write_inputs(self, arrays: Mapping[str, Array]) -> None:
+        """Check labels and indices, then copy the arrays to where the plan reads them."""
+        check_indices(self.checks, arrays)
+        self._claim()
+        for name, array in arrays.items():
+            self._view("input", name)[...] = array
+
+    def write(self, kind: str, name: str, value: object) -> None:
+        """Set an argument that is no input (weights of losses, random state), where the net has it."""
+        if interface_key(kind, name) in self.interface.slots:
+            self._claim()
+            self._view(kind, name)[...] = value  # type: ignore[call-overload]
+
+    def read(self, kind: str, name: str) -> Array:
+        """A view of a result; lives until the next run of this phase."""
+        self._claim()
+        return self._view(kind, name)
+
+    def names(self, kind: str) -> list[str]:
+        """The arguments and results of a kind."""
+        prefix = f"{kind}:"
+        return [key.removeprefix(prefix) for key in self.interface.slots if key.startswith(prefix)]
+
+    def _view(self, kind: str, name: str) -> Array:
+        key = interface_key(kind, name)
+        if key not in self._views:
+            slot = self.interface.slots[key]
+            self._views[key] = view(self._bases[slot.base], slot)
+        return self._views[key]
+
+    def _claim(self) -> None:
+        """Take the memory of the pool for this plan; another plan may have made it grow."""
+        if self._pool_version == self._pool.version:
+            return
+        try:
+            self._pool.reserve(self.size_bytes)
+        except MemoryError:
+            needed = sum(self.size_bytes.values()) / 2**20
+            raise UsageError(f"no memory for {needed:.0f} MiB of inputs, outputs and arena") from None
+        self._bases = {**self._store.bases, **self._pool.bases}
+        self._views = {}
+        self._pool_version = self._pool.version

@@ -1,0 +1,386 @@
+"""The compiled module: what a user runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.loops.memory import Array
+from concatc.runtime import checkpoint
+from concatc.runtime.inputs import check_shapes, dims_of, take
+from concatc.runtime.instance import Instance
+from concatc.runtime.memory_report import MemoryReport
+from concatc.runtime.optimizers import Optimizer, OptimizerState
+from concatc.runtime.pool import Pool
+from concatc.runtime.signature import Input, Signature, signature_of
+from concatc.runtime.source import PHASES, Phase, Source
+from concatc.runtime.store import Store
+from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
+
+P = ParamSpec("P")
+R = TypeVar("R")
+SEEDS = 2**31
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[CompiledModule, P], R],
+) -> Callable[Concatenate[CompiledModule, P], R]:
+    @functools.wraps(method)
+    def locked(self: CompiledModule, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+class CompiledModule:
+    """A net, compiled.  Made by :func:`concatc.compile`.
+
+    Code is generated when it is first needed: training code at the first `forward` or `train_step`, inference code at the
+    first `eval`; both share parameters and states.  A module that was not initialised starts as after ``init(seed=0)``.
+
+    Arrays are NumPy arrays or anything that speaks DLPack (torch CPU tensors), of the shapes and element types that the
+    net declares.  Where an input's axis is a dim of the net (``f32[n, 784]``), arrays may have another size there: the net
+    is then planned for that size, once, as long as no parameter's shape depends on it.
+
+    Calls from several threads run one after the other; a `forward` and its `backward` are two calls, so threads that train
+    one module need a lock of their own, or `train_step`.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.RLock()
+        self._signatures: dict[Phase, Signature] = {}
+        self._sources: dict[tuple[tuple[str, int], ...], Source] = {tuple(source.dims.items()): source}
+        self._instances: dict[tuple[Phase, tuple[tuple[str, int], ...]], Instance] = {}
+        self._current: dict[Phase, Instance] = {}
+        self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
+        self._initialised = False
+        self._seed = 0
+        self._steps = 0
+        self._pending: Instance | None = None  # the forward pass that a backward() may follow
+        self._stale = "backward() needs a forward() before it"
+        self.loss_weights = LossWeights(self.signature.loss_weights)
+
+    # -- what it is ------------------------------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """The net's name."""
+        return self._source.name
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The dims it was compiled with."""
+        return dict(self._source.dims)
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs, parameters, states, losses, outputs and kept blobs of the training phase."""
+        return self._signature("train")
+
+    def __repr__(self) -> str:
+        dims = ", ".join(f"{name}={value}" for name, value in self.dims.items())
+        numel = sum(p.type.numel for p in self.signature.params.values())
+        return f"<net {self.name}({dims}) on {self._source.target.name}: {numel:,} parameters>"
+
+    # -- values ----------------------------------------------------------------------------------------------------
+    @_one_at_a_time
+    def init(self, seed: int = 0) -> None:
+        """Give every parameter and state its first value.
+
+        The values of a parameter depend on ``seed`` and its path alone.  ``seed`` (0 to 2^31 - 1) also seeds dropout.
+        """
+        if not 0 <= seed < SEEDS:
+            raise UsageError(f"a seed is 0 to {SEEDS - 1}, not {seed}")
+        self._initialised = True
+        self._seed = seed
+        self._steps = 0
+        self._store.initialise(seed)
+        self._parameters_changed()
+
+    @property
+    def params(self) -> Tensors:
+        """The parameters by path: live views in language layout, ``net.params["fc.weight"][...] = w``."""
+        self._ready()
+        return Tensors("parameter", self._store.params, self._parameters_changed)
+
+    @property
+    def grads(self) -> Tensors:
+        """The gradients by path of their parameter: live views, as the last backward pass left them."""
+        self._ready()
+        return Tensors("gradient of a parameter", self._store.grads)
+
+    @property
+    def states(self) -> Tensors:
+        """The states (running statistics) by path: live views."""
+        self._ready()
+        return Tensors("state", self._store.states, self._parameters_changed)
+
+    @property
+    def blobs(self) -> Blobs:
+        """The blobs that were compiled with ``keep``: ``net.blobs["h"].data`` and ``.grad``, live views."""
+        return Blobs(self._blob, tuple(self.signature.kept))
+
+    # -- running ---------------------------------------------------------------------------------------------------
+    @_one_at_a_time
+    def forward(
+        self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any
+    ) -> dict[str, Array]:
+        """Run the net in the training phase; ``backward`` may follow.
+
+        Inputs are given by name, or as one mapping.  Returns the weighted total as ``"loss"``, each loss unweighted by its
+        name, and the outputs.  ``copy=False`` returns views that live until the next call.  Raises UsageError where
+        inputs are wrong: all that is wrong at once.
+        """
+        instance = self._prepare("train", {**(inputs or {}), **arrays})
+        instance.run("forward", instance.build(None))
+        self._steps += 1
+        self._pending = instance
+        return self._results(instance, copy)
+
+    @_one_at_a_time
+    def backward(self) -> dict[str, Array]:
+        """Run the backward pass of the last forward pass.
+
+        Returns the gradients by path of their parameter, and by name for inputs where the net was compiled with
+        ``input_grads=True``: views that live until the next call.
+        """
+        self._needs_loss()
+        instance = self._pending
+        if instance is None or instance.executable is None:
+            raise UsageError(self._stale)
+        instance.run("backward", instance.executable)
+        self._outdate("backward() ran already; run forward() before the next backward()")
+        return self._gradients(instance)
+
+    @_one_at_a_time
+    def eval(self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any) -> dict[str, Array]:
+        """Run the net in the inference phase and return its outputs.
+
+        Only the inputs that the outputs depend on are needed (no labels); others of the net may be given and are not
+        read.  A pending ``backward`` stays possible: inference has memory of its own.
+        """
+        if not self.signature.outputs:
+            raise UsageError(Diagnostic(f"net {self.name} has no outputs", help="add `output NAME` to the net"))
+        instance = self._prepare("infer", {**(inputs or {}), **arrays})
+        instance.run("forward", instance.build(None))
+        return {name: _handed_out(instance.read("output", name), copy) for name in instance.signature.outputs}
+
+    @_one_at_a_time
+    def train_step(
+        self, inputs: Mapping[str, Any] | None = None, /, *, optimizer: Optimizer | None = None, **arrays: Any
+    ) -> dict[str, float]:
+        """Forward, backward and update in one call; without an optimizer only the gradients are computed.
+
+        Returns the losses: the weighted total as ``"loss"``, each loss unweighted by its name.
+        """
+        self._needs_loss()
+        instance = self._prepare("train", {**(inputs or {}), **arrays})
+        update = self._update(optimizer) if optimizer is not None else None
+        executable = instance.build(update)
+        if update is None:
+            instance.run("forward", executable)
+            instance.run("backward", executable)
+        else:
+            update.advance()
+            instance.run("step", executable, update)
+        self._steps += 1
+        self._outdate("backward() needs a forward() before it; train_step() ran both")
+        losses = {"loss": float(instance.read("total", "loss"))}
+        losses.update((name, float(instance.read("loss", name))) for name in instance.signature.loss_weights)
+        return losses
+
+    @_one_at_a_time
+    def step(self, optimizer: Optimizer) -> None:
+        """Update the parameters with the gradients that the last backward pass left in ``grads``."""
+        self._needs_loss()
+        instance = self._current.get("train") or self._instance("train", self._source)
+        update = self._update(optimizer)
+        executable = instance.build(update)
+        update.advance()
+        instance.run("update", executable, update)
+        self._parameters_changed()
+
+    # -- reading it ------------------------------------------------------------------------------------------------
+    def ir(self, level: str = "graph", *, phase: Phase = "train") -> str:
+        """The IR of a level: ``graph``, ``split``, ``joint``, ``optimized``, ``kernels``, ``plan`` or ``loops``."""
+        if phase not in PHASES:
+            raise UsageError(f"a phase is `train` or `infer`, not `{phase}`")
+        return self._source.phase(phase).dump(level)
+
+    @property
+    def kernels(self) -> str:
+        """The generated kernels of the training phase, as source text."""
+        return self._instance("train", self._source).build(None).text("kernels")
+
+    @property
+    def memory(self) -> MemoryReport:
+        """Bytes by base, and the bytes that are copied."""
+        lowered = {phase: self._source.phase(phase) for phase in PHASES if phase == "train" or self.signature.outputs}
+        return MemoryReport.of(self.name, lowered)
+
+    # -- weights ---------------------------------------------------------------------------------------------------
+    @_one_at_a_time
+    def save(self, path: str | os.PathLike[str], *, optimizer: Optimizer | None = None) -> None:
+        """Write parameters and states to a safetensors file; with an optimizer its slots too.
+
+        The file is written beside ``path`` and then renamed, so a crash leaves the old file.
+        """
+        self._ready()
+        state = self._update(optimizer) if optimizer is not None else None
+        checkpoint.save(Path(path), self.name, self._store, state)
+
+    @_one_at_a_time
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rename: Mapping[str, str] | None = None,
+        strict: bool = True,
+        optimizer: Optimizer | None = None,
+    ) -> checkpoint.LoadReport:
+        """Read parameters and states from a safetensors file; never runs code from it.
+
+        ``rename`` maps names in the file to paths in the net.  Raises one UsageError that lists every missing name,
+        unexpected name and wrong shape, and changes nothing then; ``strict=False`` takes what fits by name and returns the
+        lists.
+        """
+        self._ready()
+        state = self._update(optimizer) if optimizer is not None else None
+        report = checkpoint.load(Path(path), self._store, rename or {}, strict, state)
+        self._parameters_changed()
+        return report
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+    @functools.cached_property
+    def _store(self) -> Store:
+        return Store(self.signature, self._source.phase("train").interface)
+
+    def _ready(self) -> None:
+        if not self._initialised:
+            self.init(0)
+
+    def _signature(self, phase: Phase) -> Signature:
+        if phase not in self._signatures:
+            self._signatures[phase] = signature_of(self._source.phase(phase).graph.main)
+        return self._signatures[phase]
+
+    def _prepare(self, phase: Phase, given: Mapping[str, Any]) -> Instance:
+        self._ready()
+        signature = self._signature(phase)
+        ignored: Mapping[str, Input] = self.signature.inputs if phase == "infer" else {}
+        arrays = take(signature, given, ignored)
+        instance = self._current.get(phase)
+        if instance is None or any(array.shape != instance.shapes[name] for name, array in arrays.items()):
+            instance = self._instance_for(phase, arrays)
+        if phase == "train":
+            self._outdate("the forward pass before it did not finish")
+        instance.write_inputs(arrays)
+        instance.write("loss_weights", "loss_weights", list(self.loss_weights.values()))
+        instance.write("random", "random", [self._seed, self._steps % SEEDS])
+        self._current[phase] = instance
+        return instance
+
+    def _instance_for(self, phase: Phase, arrays: Mapping[str, Array]) -> Instance:
+        signature = self._signature(phase)
+        if all(array.shape == signature.inputs[name].type.shape for name, array in arrays.items()):
+            return self._instance(phase, self._source)
+        dims = dims_of(signature, arrays)
+        changed = {name: n for name, n in dims.items() if n != self._source.dims.get(name)}
+        if not changed:
+            check_shapes(signature, arrays, dims)
+        source = self._at_dims({**self._source.dims, **dims}, changed)
+        check_shapes(signature_of(source.phase(phase).graph.main), arrays, dims)
+        return self._instance(phase, source)
+
+    def _at_dims(self, dims: Mapping[str, int], changed: Mapping[str, int]) -> Source:
+        key = tuple(dims.items())
+        if key not in self._sources:
+            self._sources[key] = self._compiled_at(dims, changed)
+        return self._sources[key]
+
+    def _compiled_at(self, dims: Mapping[str, int], changed: Mapping[str, int]) -> Source:
+        at = ", ".join(f"{name}={n}" for name, n in changed.items())
+        try:
+            source = self._source.with_dims(dims)
+            params = signature_of(source.phase("train").graph.main).params
+        except ConcatcError as error:
+            first = Diagnostic(f"the arrays given mean {at}, and the net does not compile with that")
+            raise UsageError([first, *error.diagnostics], error.sources) from None
+        known = self.signature.params
+        problems = [
+            Diagnostic(
+                f"the arrays given mean {at}, but parameter `{name}` is {p.type} then and {known[name].type} here",
+                help=f"compile with dims={dict(changed)!r}",
+            )
+            for name, p in params.items()
+            if name in known and known[name].type != p.type
+        ]
+        if list(params) != list(known):
+            problems.append(Diagnostic(f"the arrays given mean {at}, and the net has other parameters then"))
+        if problems:
+            raise UsageError(problems)
+        return source
+
+    def _instance(self, phase: Phase, source: Source) -> Instance:
+        key = (phase, tuple(source.dims.items()))
+        if key not in self._instances:
+            self._instances[key] = Instance(source, phase, self._store, self._pools[phase])
+        return self._instances[key]
+
+    def _update(self, optimizer: Optimizer) -> OptimizerState:
+        if not isinstance(optimizer, Optimizer):
+            raise UsageError(f"optimizer is a {type(optimizer).__name__}; make one with concatc.SGD(..) or concatc.Adam(..)")
+        if optimizer not in self._optimizers:
+            self._optimizers[optimizer] = OptimizerState(optimizer, self._store)
+        return self._optimizers[optimizer]
+
+    def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
+        results = {}
+        if instance.signature.loss_weights:
+            results["loss"] = _handed_out(instance.read("total", "loss"), copy)
+        for name in instance.signature.loss_weights:
+            results[name] = _handed_out(instance.read("loss", name), copy)
+        for name in instance.signature.outputs:
+            results[name] = _handed_out(instance.read("output", name), copy)
+        return results
+
+    def _gradients(self, instance: Instance) -> dict[str, Array]:
+        inputs = {name: instance.read("input_grad", name) for name in instance.names("input_grad")}
+        return {**self._store.grads, **inputs}
+
+    def _blob(self, name: str) -> Blob:
+        instance = self._current.get("train")
+        if instance is None:
+            raise UsageError(f"blob `{name}` has no value before the first forward()")
+        has_grad = name in instance.names("kept_grad")
+        return Blob(instance.read("kept", name), instance.read("kept_grad", name) if has_grad else None)
+
+    def _needs_loss(self) -> None:
+        if not self.signature.loss_weights:
+            raise UsageError(
+                Diagnostic(f"net {self.name} has no loss, so it has no backward pass", help="add `loss ..` to the net")
+            )
+
+    def _parameters_changed(self) -> None:
+        self._outdate("the parameters changed after forward(); run forward() again before backward()")
+
+    def _outdate(self, why: str) -> None:
+        if self._pending is not None:
+            self._pending = None
+            self._stale = why
+
+
+def _handed_out(view: Array, copy: bool) -> Array:
+    if not copy:
+        return view
+    return np.array(view) if view.ndim else view[()]

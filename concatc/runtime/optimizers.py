@@ -1,0 +1,247 @@
+"""Optimizers: what they are to a user, and the plan of their update.
+
+An update runs over contiguous ranges of parameters that share their multipliers of learning rate and decay, in place:
+
+    launch update0_sgd  reads  params+0 [40960], grads+0 [40960], optimizer+64 [40960], optimizer+0 [8]
+                        writes optimizer+64 [40960], params+0 [40960]
+
+Learning rate, momentum and decay are run-time scalars in the base ``optimizer``, in front of the slots (velocity,
+moments), which are laid out as the parameters are.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from concatc.diagnostics import UsageError
+from concatc.ir.core import FuncOp, Operation, Value
+from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES, TensorType
+from concatc.loops.memory import Array, allocate, view
+from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
+from concatc.op import Builder
+from concatc.runtime.store import Store
+
+HYPER = 8  # scalars a range, one aligned line of float64
+
+
+@dataclass(frozen=True)
+class Range:
+    """Neighbouring parameters with equal multipliers: ``numel`` elements from ``offset_bytes`` on."""
+
+    offset_bytes: int
+    numel: int
+    dtype: str
+    lr: float
+    decay: float
+
+
+def ranges_of(store: Store) -> tuple[Range, ...]:
+    """The parameters that have a gradient and learn, in runs of equal multipliers.
+
+    The bytes that align a parameter lie inside its run: they are 0 in parameters and gradients, and stay 0.
+    """
+    runs: list[Range] = []
+    for name, parameter in store.signature.params.items():
+        if name not in store.grads or parameter.lr == 0.0 or not parameter.type.is_float:
+            continue
+        at = store.window("param", name)
+        step = ELEMENT_BYTES[at.dtype]
+        numel = parameter.type.numel
+        last = runs[-1] if runs else None
+        if last is not None and (last.dtype, last.lr, last.decay) == (at.dtype, parameter.lr, parameter.decay):
+            gap = at.offset_bytes - (last.offset_bytes + step * last.numel)
+            if gap < ALIGN_BYTES:
+                numel += (at.offset_bytes - last.offset_bytes) // step
+                runs[-1] = Range(last.offset_bytes, numel, at.dtype, parameter.lr, parameter.decay)
+                continue
+        runs.append(Range(at.offset_bytes, numel, at.dtype, parameter.lr, parameter.decay))
+    return tuple(runs)
+
+
+class Optimizer(ABC):
+    """Base of the optimizers.  One object may train several nets; each net has slots of its own."""
+
+    slots: ClassVar[tuple[str, ...]]
+    lr: float
+    weight_decay: float
+
+    @property
+    @abstractmethod
+    def code_key(self) -> tuple[object, ...]:
+        """What changes the generated code; all else is a run-time scalar."""
+
+    @property
+    @abstractmethod
+    def live_slots(self) -> tuple[str, ...]:
+        """The slots that this optimizer needs."""
+
+    @abstractmethod
+    def emit(self, b: Builder, p: Value, g: Value, slots: Sequence[Value], hyper: Value) -> tuple[list[Value], Value]:
+        """Emit the update of one range: new slots and new parameters."""
+
+    @abstractmethod
+    def hyper(self, step: int, lr: float, decay: float) -> list[float]:
+        """The scalars of step ``step`` (from 1) for a range with these multipliers."""
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum: ``v = momentum * v + g + weight_decay * p``, ``p -= lr * v``.
+
+    ``nesterov`` looks ahead along the new velocity (Sutskever et al. 2013).  ``lr``, ``momentum`` and ``weight_decay``
+    may be changed between steps: ``opt.lr = 0.01``.  Multipliers of a parameter (``P_lr=``, ``P_decay=``) are honoured.
+    """
+
+    slots = ("velocity",)
+
+    def __init__(
+        self, lr: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ) -> None:
+        if nesterov and momentum == 0.0:
+            raise UsageError("SGD(nesterov=True) needs a momentum")
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self._nesterov = nesterov
+        self._has_velocity = momentum != 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"SGD(lr={self.lr}, momentum={self.momentum}, weight_decay={self.weight_decay}, nesterov={self._nesterov})"
+        )
+
+    @property
+    def code_key(self) -> tuple[object, ...]:
+        return ("sgd", self._has_velocity, self._nesterov)
+
+    @property
+    def live_slots(self) -> tuple[str, ...]:
+        return self.slots if self._has_velocity else ()
+
+    def emit(self, b: Builder, p: Value, g: Value, slots: Sequence[Value], hyper: Value) -> tuple[list[Value], Value]:
+        if not self._has_velocity:
+            return [], b.sgd_update(p, g, hyper, names=["p_new"])
+        velocity = b.sgd_velocity(p, g, slots[0], hyper, names=["v_new"])
+        return [velocity], b.sgd_momentum_update(p, g, velocity, hyper, nesterov=self._nesterov, names=["p_new"])
+
+    def hyper(self, step: int, lr: float, decay: float) -> list[float]:
+        if self.momentum != 0.0 and not self._has_velocity:
+            raise UsageError("this SGD was made without momentum; make a new one to use it")
+        return [self.lr * lr, self.momentum, self.weight_decay * decay]
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015): ``p -= lr * m / (sqrt(s) + eps)`` with bias-corrected moments ``m`` and ``s``.
+
+    ``weight_decay * p`` is added to the gradient.  ``lr``, ``betas``, ``eps`` and ``weight_decay`` may be changed
+    between steps.  Multipliers of a parameter (``P_lr=``, ``P_decay=``) are honoured.
+    """
+
+    slots = ("moment", "second_moment")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise UsageError(f"Adam: betas must be in [0, 1), not {betas}")
+        self.lr = lr
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+
+    def __repr__(self) -> str:
+        return f"Adam(lr={self.lr}, betas={self.betas}, eps={self.eps}, weight_decay={self.weight_decay})"
+
+    @property
+    def code_key(self) -> tuple[object, ...]:
+        return ("adam",)
+
+    @property
+    def live_slots(self) -> tuple[str, ...]:
+        return self.slots
+
+    def emit(self, b: Builder, p: Value, g: Value, slots: Sequence[Value], hyper: Value) -> tuple[list[Value], Value]:
+        moment = b.adam_moment(p, g, slots[0], hyper, names=["m_new"])
+        second = b.adam_second_moment(p, g, slots[1], hyper, names=["s_new"])
+        return [moment, second], b.adam_update(p, moment, second, hyper, names=["p_new"])
+
+    def hyper(self, step: int, lr: float, decay: float) -> list[float]:
+        beta1, beta2 = self.betas
+        rate = self.lr * lr / (1.0 - beta1**step)
+        root = 1.0 / math.sqrt(1.0 - beta2**step)
+        return [rate, beta1, beta2, self.eps, self.weight_decay * decay, root]
+
+
+class OptimizerState:
+    """The update of one net by one optimizer: its plan, and its memory (scalars, slots, number of steps)."""
+
+    def __init__(self, optimizer: Optimizer, store: Store) -> None:
+        self._optimizer = optimizer
+        self._ranges = ranges_of(store)
+        if not self._ranges:
+            raise UsageError("the net has no parameter to train")
+        self.steps = 0
+        self.key = (*optimizer.code_key, self._ranges)
+        params_bytes = store.bases["params"].nbytes
+        first_slot = len(self._ranges) * HYPER * ELEMENT_BYTES["f64"]
+        self._slot_starts = {s: first_slot + k * params_bytes for k, s in enumerate(optimizer.live_slots)}
+        self.base = allocate(first_slot + len(self._slot_starts) * params_bytes)
+        self._hyper = [view(self.base, self._hyper_window(k)) for k in range(len(self._ranges))]
+        self.slots = {slot: self._slot_views(store, start) for slot, start in self._slot_starts.items()}
+
+    def advance(self) -> None:
+        """Count a step and write its scalars."""
+        self.steps += 1
+        for r, scalars in zip(self._ranges, self._hyper, strict=True):
+            values = self._optimizer.hyper(self.steps, r.lr, r.decay)
+            scalars[: len(values)] = values
+
+    def plan(self) -> Plan:
+        """The launches of the update, one a range, over the bases params, grads and optimizer."""
+        plan = Plan("update", {"optimizer": Base("optimizer", self.base.nbytes)})
+        for k, r in enumerate(self._ranges):
+            name = f"update{k}_{self._optimizer.code_key[0]}"
+            flat = TensorType((r.numel,), r.dtype)
+            params, grads = (Window.dense(base, r.offset_bytes, flat) for base in ("params", "grads"))
+            slots = [Window.dense("optimizer", s + r.offset_bytes, flat) for s in self._slot_starts.values()]
+            plan.kernels[name] = self._kernel(name, flat)
+            plan.launches.append(
+                Launch(
+                    name,
+                    reads=(params, grads, *slots, self._hyper_window(k)),
+                    writes=(*slots, params),
+                    add=(False,) * (len(slots) + 1),
+                    phase="update",
+                )
+            )
+        return plan
+
+    def _kernel(self, name: str, flat: TensorType) -> FuncOp:
+        slots = self._optimizer.live_slots
+        types = [flat, flat, *(flat for _ in slots), TensorType((HYPER,), flat.dtype)]
+        func = FuncOp(name, types, ["p", "g", *slots, "hyper"])
+        p, g, *held, hyper = func.args
+        new_slots, new_params = self._optimizer.emit(Builder(func.body), p, g, held, hyper)
+        func.body.append(Operation("func.return", [*new_slots, new_params]))
+        func.result_attrs = [{} for _ in range(len(new_slots) + 1)]
+        return func
+
+    def _hyper_window(self, k: int) -> Window:
+        offset = k * HYPER * ELEMENT_BYTES["f64"]
+        return Window.dense("optimizer", offset, TensorType((HYPER,), self._ranges[k].dtype))
+
+    def _slot_views(self, store: Store, start: int) -> Mapping[str, Array]:
+        views = {}
+        for name in store.grads:
+            at = store.window("param", name)
+            step = ELEMENT_BYTES[at.dtype]
+            flat = self.base[start + at.offset_bytes :][: step * store.params[name].size].view(NUMPY_DTYPES[at.dtype])
+            views[name] = flat.reshape(at.shape)
+        return views
