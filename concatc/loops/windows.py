@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from concatc.loops.expr import Expr, Ref, all_of
+from concatc.loops.expr import Const, Expr, Ref, all_of, maximum, minimum
 
 
 def window_count(size: int, kernel: int, stride: int, pad: int, dilation: int = 1, ceil: bool = False) -> int:
-    """How many windows there are, as PyTorch (and, where it clips, Caffe) counts them; 0 or less where none fits.
+    """How many windows there are, as PyTorch counts them; 0 or less where none fits.
 
     Floor: ``(size + 2 pad - span) // stride + 1`` with ``span = dilation (kernel - 1) + 1``.  With ``ceil`` the
     division rounds up, and a last window that would start at or beyond ``size + pad`` is dropped.
     """
     free = size + 2 * pad - (dilation * (kernel - 1) + 1)
-    if free < 0:
-        return 0
     if not ceil:
         return free // stride + 1
     count = -(-free // stride) + 1
@@ -67,20 +65,40 @@ class Slide:
     @property
     def overlap(self) -> int:
         """How many windows cover one input at most (without dilation)."""
-        return -(-self.kernel // self.stride)
+        return 1 if self.count == 1 else -(-self.kernel // self.stride)
 
     def covering(self, i: Expr, r: Expr) -> tuple[Expr, Expr | None]:
         """The ``r``-th window that covers input ``i``, last first, ``r`` in ``0..overlap``; and its guard.
 
-        Without dilation.  The position within the window is ``i + pad - o * stride``.
+        Without dilation.  The position within window ``o`` is ``i + pad - o * stride``.
         """
         assert self.dilation == 1
+        if self.count == 1:
+            beyond = self.size - 1 + self.pad >= self.kernel
+            return Const(0, "index"), i + self.pad < self.kernel if beyond else None
         o = (i + self.pad) // self.stride - r
         return o, all_of(
             o >= 0 if self.pad // self.stride < self.overlap - 1 else None,
             o < self.count if (self.size - 1 + self.pad) // self.stride >= self.count else None,
             i + self.pad - o * self.stride < self.kernel if self.kernel % self.stride else None,
         )
+
+    def extent_of(self, o: int, include_pad: bool) -> int:
+        """How many elements window ``o`` has: cut off at the image, or at the padded image."""
+        start = o * self.stride - self.pad
+        if include_pad:
+            return min(self.kernel, self.size + self.pad - start)
+        return min(start + self.kernel, self.size) - max(start, 0)
+
+    def extent(self, o: Expr, include_pad: bool) -> Expr:
+        """:meth:`extent_of` as an expression; a literal where all windows agree."""
+        extents = list(dict.fromkeys(self.extent_of(k, include_pad) for k in range(self.count)))
+        if len(extents) == 1:
+            return Const(extents[0], "index")
+        start = o * self.stride - self.pad
+        if include_pad:
+            return minimum(self.size + self.pad - start, self.kernel)
+        return minimum(start + self.kernel, self.size) - maximum(start, 0)
 
 
 def guarded(ref: Ref, lead: Sequence[Expr], at: Sequence[tuple[Expr, Expr | None]], other: float = 0) -> Expr:

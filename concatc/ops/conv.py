@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class ConvOp(Op, abstract=True):
     dilation: Pair = (1, 1)
     groups: int = 1
 
-    def geometry(self) -> dict[str, object]:
+    def geometry(self) -> dict[str, Any]:
         """The shared attributes, to hand on to another op of the family."""
         return {"stride": self.stride, "pad": self.pad, "dilation": self.dilation, "groups": self.groups}
 
