@@ -179,7 +179,8 @@ class _Points:
         if piece.combine == "max":
             return np.asarray(np.max(value, axis=dims, initial=least))
         assert piece.index is not None, "argmax needs an index"
-        last = np.moveaxis(value, dims, range(-len(dims), 0)).reshape(*self.kept(dims), -1)
+        points = math.prod(self.extents[k] for k in dims)
+        last = np.moveaxis(value, dims, range(-len(dims), 0)).reshape(*self.kept(dims), points)
         indices = np.moveaxis(self.full(self.value(piece.index)), dims, range(-len(dims), 0)).reshape(last.shape)
         best = np.argmax(last, axis=-1)  # NumPy: the first of the largest, and a NaN before everything
         return np.take_along_axis(indices, best[..., None], -1)[..., 0].astype(np.int32)

@@ -36,7 +36,7 @@ class CausalMask(Op):
     def vjp(
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
-        return [b.causal_mask_grad(dys[0])]
+        return [b.causal_mask_grad(dys[0]) if needs[0] else None]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         yield _masked(xs[0], ys[0], float("-inf"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Ref, all_of, cast, select
+from concatc.loops.expr import Axis, Ref, cast, select
 from concatc.loops.pieces import Piece, axes_for
 from concatc.loops.windows import guarded
 from concatc.op import Builder, CallSite, Sample, f32, i32
@@ -17,7 +17,7 @@ from concatc.ops._pooling import Pair, PoolOp, covering_axes
 
 class MaxPool(PoolOp):
     """``y[n, c, i, j] = max of x[n, c, i * stride - pad + a, j * stride - pad + b]`` over ``a, b`` in ``0..kernel``,
-    elements outside the image left out.  NaN wins.
+    elements outside the image as minus infinity.  NaN wins.
 
     Shapes: ``[n, c, h, w]`` -> ``[n, c, h', w']`` with ``h' = (h + 2 pad - kernel) // stride + 1``; with ``ceil=true``
     the division rounds up, and a last window that would start at or beyond ``h + pad`` is dropped.  These are PyTorch's
@@ -26,7 +26,8 @@ class MaxPool(PoolOp):
     ``pad`` (less than the kernel) are a number or a pair ``[height, width]``.
 
     The op has a second result, ``index``: ``a * kernel width + b`` of the maximum (i32), the first one in row order at
-    ties.  The gradient goes to that element alone: ``max_pool_grad``.
+    ties.  The gradient goes to that element alone (``max_pool_grad``); where a window holds nothing but minus infinity,
+    to its first place, which may be padding.
     """
 
     operands = ("x",)
@@ -53,16 +54,13 @@ class MaxPool(PoolOp):
         (x,) = xs
         image = x.shape[2:]
         canvas = np.full((*x.shape[:2], *self.canvas(image)), -np.inf, x.dtype)
-        inside = np.zeros(canvas.shape[2:], bool)
         canvas[:, :, *self.inner(image)] = x
-        inside[self.inner(image)] = True
         counts = [slide.count for slide in self.slides(image)]
         y = np.full((*x.shape[:2], *counts), -np.inf, x.dtype)
-        index = np.full(y.shape, -1, np.int32)
+        index = np.zeros(y.shape, np.int32)
         for (a, b), window in self.taps(image):
             value = canvas[:, :, *window]
-            first = index < 0
-            better = inside[window] & (first | (value > y) | (np.isnan(value) & ~np.isnan(y)))
+            better = (value > y) | (np.isnan(value) & ~np.isnan(y))
             y = np.where(better, value, y)
             index = np.where(better, np.int32(a * self.kernel[1] + b), index)
         return [y, index]
@@ -70,6 +68,8 @@ class MaxPool(PoolOp):
     def vjp(
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
+        if dys[0] is None:
+            return [None]
         return [b.max_pool_grad(ys[1], dys[0], image=xs[0].shape[2:], **self.geometry())]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
@@ -77,11 +77,10 @@ class MaxPool(PoolOp):
         rows, columns = self.slides(x.shape[2:])
         n, c, i, j = axes_for(ys[0].shape)
         a, b = Axis("a", rows.kernel, "reduce"), Axis("b", columns.kernel, "reduce")
-        (row, row_guard), (column, column_guard) = rows.source(i, a), columns.source(j, b)
-        where = all_of(row_guard, column_guard)
-        axes, at, value = (n, c, i, j, a, b), (n, c, i, j), x[n, c, row, column]
-        yield Piece(ys[0], axes, at, value, combine="max", where=where)
-        yield Piece(ys[1], axes, at, value, combine="argmax", where=where, index=cast(a * columns.kernel + b, "i32"))
+        value = guarded(x, (n, c), (rows.source(i, a), columns.source(j, b)), other=float("-inf"))
+        axes, at = (n, c, i, j, a, b), (n, c, i, j)
+        yield Piece(ys[0], axes, at, value, combine="max")
+        yield Piece(ys[1], axes, at, value, combine="argmax", index=cast(a * columns.kernel + b, "i32"))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
