@@ -1,0 +1,358 @@
+"""A kernel as a function of loops: the arrangement of its pieces, written out with :class:`LoopBuilder`.
+
+    func.func @k0_bias_relu(%begin: index, %end: index, %n_j: index, %x: memref<?x?xf32, strided<[?, 1]>>,
+                            %b: memref<?xf32>, %y: memref<?x?xf32, strided<[?, 1]>>, %add0: i1)
+
+Arguments: the chunk ``begin .. end`` of the outermost loop; the extents that are known at run time; a memref for each
+argument, each result and each scratch buffer of the kernel; for each result whether to add to what is there.  Stores
+to results come last in their block, so that a kernel may overwrite what it reads at the same index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from concatc.ir.core import FuncOp, Value
+from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
+from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select
+from concatc.loops.loop_builder import LoopBuilder
+from concatc.loops.nests import Arrangement, Buffer, Nest, PiecesOf, Statement, arrange, scratch_shape
+from concatc.loops.scalars import arith_op, cast_op, select_op
+
+MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
+
+
+@dataclass
+class KernelLoops:
+    """The function, and what a call of it passes besides memory: the extent of the chunked loop, the sizes."""
+
+    function: FuncOp
+    outer_extent: int
+    sizes: list[int]
+    scratch: list[TensorType]
+
+
+def scratch_of(kernel: FuncOp, pieces_of: PiecesOf) -> list[TensorType]:
+    """The scratch buffers that a kernel needs."""
+    return [TensorType(scratch_shape(b), b.type.dtype) for b in arrange(kernel, pieces_of).scratch]
+
+
+def kernel_loops(name: str, kernel: FuncOp, memrefs: Sequence[MemRefType], pieces_of: PiecesOf) -> KernelLoops:
+    """The loops of ``kernel``.  ``memrefs`` are the types of the memory of its arguments, then of its results."""
+    arrangement = arrange(kernel, pieces_of)
+    function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
+    return _Writer(arrangement, function, memrefs).write(kernel)
+
+
+def dense_memref(shape: Sequence[int], dtype: str) -> MemRefType:
+    """The type of row-major memory with extents known at run time."""
+    if len(shape) <= 1:
+        return MemRefType((None,) * len(shape), dtype)
+    return MemRefType((None,) * len(shape), dtype, (*(None for _ in shape[1:]), 1))
+
+
+@dataclass
+class _Frame:
+    """A statement being written: the values of its axes, and of the expressions that are written already."""
+
+    statement: Statement
+    axes: dict[Axis, Value]
+    written: dict[int, Value] = field(default_factory=dict)
+
+
+class _Writer:
+    def __init__(self, arrangement: Arrangement, function: FuncOp, memrefs: Sequence[MemRefType]) -> None:
+        self.arrangement = arrangement
+        self.function = function
+        self.memrefs = memrefs
+        self.b = LoopBuilder(function.body)
+        self.sizes: list[int] = []
+        self.extents: dict[object, Value] = {}
+        self.memory: dict[Buffer, Value] = {}
+        self.results: list[Value] = []
+        self.adds: list[Value] = []
+        self.indices: dict[Nest, Value] = {}
+        self.computed: dict[Buffer, tuple[list[Value], Value]] = {}
+        self.pending: list[tuple[Value, Value, list[Value], Value, Value | None]] = []
+
+    def write(self, kernel: FuncOp) -> KernelLoops:
+        body = self.function.body
+        outer = self.arrangement.outer
+        self.begin, self.end = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
+        self._declare_extents(self.arrangement.root)
+        self._declare_memory(kernel)
+        self._block(self.arrangement.root)
+        self.b.finish()
+        extent = outer.axis.extent if outer is not None and outer.axis is not None else 1
+        scratch = [TensorType(scratch_shape(b), b.type.dtype) for b in self.arrangement.scratch]
+        return KernelLoops(self.function, extent, self.sizes, scratch)
+
+    # -- arguments -------------------------------------------------------------------------------------------------
+    def _declare_extents(self, nest: Nest) -> None:
+        for item in nest.items:
+            if isinstance(item, Nest):
+                assert item.axis is not None
+                if item is not self.arrangement.outer:
+                    self._declare_extent(item, item.axis, item.static)
+                self._declare_extents(item)
+                continue
+            for axis in item.piece.axes:
+                if axis.kind != "parallel" or item.kind == "scatter":
+                    self._declare_extent((item, axis), axis, axis in item.static)
+            if item.kind == "scatter":
+                for d, extent in enumerate(item.target.type.shape):
+                    self._declare_extent((item.target, d), Axis(f"z{d}", extent), False)
+
+    def _declare_extent(self, key: object, axis: Axis, static: bool) -> None:
+        if static:
+            self.extents[key] = self.b.index(axis.extent)
+            return
+        self.sizes.append(axis.extent)
+        self.extents[key] = self.function.body.add_arg(INDEX, f"n_{axis.name}")
+
+    def _declare_memory(self, kernel: FuncOp) -> None:
+        body = self.function.body
+        reads = len(self.arrangement.arguments)
+        for buffer, type in zip(self.arrangement.arguments, self.memrefs, strict=False):
+            self.memory[buffer] = body.add_arg(type, buffer.name)
+        for value, type in zip(kernel.ret.operands, self.memrefs[reads:], strict=True):
+            self.results.append(body.add_arg(type, value.name))
+        for buffer in self.arrangement.scratch:
+            arg = body.add_arg(dense_memref(scratch_shape(buffer), buffer.type.dtype), f"{buffer.name}_scratch")
+            arg.attrs["cnet.scratch"] = True
+            self.memory[buffer] = arg
+        for k in range(len(self.results)):
+            self.adds.append(body.add_arg(I1, f"add{k}"))
+
+    # -- nests -----------------------------------------------------------------------------------------------------
+    def _block(self, nest: Nest) -> None:
+        outer_pending, self.pending = self.pending, []
+        for item in nest.items:
+            if isinstance(item, Nest):
+                self._loop(item)
+            else:
+                self._statement(item)
+        for pending in self.pending:
+            self._store_result(*pending)
+        self.pending = outer_pending
+
+    def _loop(self, nest: Nest) -> None:
+        assert nest.axis is not None
+        if nest is self.arrangement.outer:
+            lower, upper = self.begin, self.end
+        else:
+            lower, upper = self.b.index(0), self.extents[nest]
+        with self.b.loop(lower, upper, nest.axis.name) as loop:
+            self.indices[nest] = loop.index
+            self._block(nest)
+
+    def _statement(self, statement: Statement) -> None:
+        piece = statement.piece
+        loops = [self.indices[nest] for nest in statement.path]
+        frame = _Frame(statement, dict(zip(piece.parallel, loops, strict=False)))
+        if statement.kind == "scatter":
+            self._scatter(frame)
+            return
+        value = self._value(frame, piece.value) if statement.kind == "store" else self._fold(frame)
+        at = [self._value(frame, i) for i in piece.at]
+        guard = self._value(frame, piece.where) if piece.where is not None and statement.kind == "store" else None
+        target = statement.target
+        self.computed[target] = (at, value)
+        if target.scratch is not None:
+            self._guarded_store(value, self.memory[target], [at[m] for m in target.scratch], guard)
+        for k in target.results:
+            self.pending.append((value, self.results[k], at, self.adds[k], guard))
+
+    def _guarded_store(self, value: Value, memory: Value, at: list[Value], guard: Value | None) -> None:
+        if guard is None:
+            self.b.store(value, memory, at)
+            return
+        self.b.branch(guard, lambda: self.b.store(value, memory, at))
+
+    def _store_result(self, value: Value, memory: Value, at: list[Value], add: Value, guard: Value | None) -> None:
+        def added() -> Value:
+            old = self.b.load(memory, at, "old")
+            return arith_op(self.b, "add", [old, value])
+
+        def store() -> None:
+            total = self.b.branch(add, added, lambda: value)
+            assert total is not None
+            self.b.store(total, memory, at)
+
+        if guard is None:
+            store()
+        else:
+            self.b.branch(guard, store)
+
+    # -- folds -----------------------------------------------------------------------------------------------------
+    def _fold(self, frame: _Frame) -> Value:
+        piece = frame.statement.piece
+        type = ScalarType(piece.target.dtype)
+        if piece.combine == "argmax":
+            start = [self._least(piece.value.dtype), self.b.constant(-1, type)]
+        else:
+            start = [
+                self.b.constant(0.0 if str(type) in FLOATS else 0, type)
+                if piece.combine == "add"
+                else self._least(str(type))
+            ]
+        return self._fold_over(frame, piece.reduce, start)[-1]
+
+    def _least(self, dtype: str) -> Value:
+        if dtype in FLOATS:
+            return self.b.constant(-math.inf, ScalarType(dtype))
+        return self.b.constant(MIN_I64 if dtype == "i64" else MIN_I32, ScalarType(dtype))
+
+    def _fold_over(self, frame: _Frame, axes: Sequence[Axis], carried: list[Value]) -> list[Value]:
+        if not axes:
+            return self._fold_step(frame, carried)
+        axis = axes[0]
+        extent = self.extents[frame.statement, axis]
+        with self.b.loop(self.b.index(0), extent, axis.name, carried) as loop:
+            frame.axes[axis] = loop.index
+            loop.yielded = self._fold_over(frame, axes[1:], loop.carried)
+        return loop.results
+
+    def _fold_step(self, frame: _Frame, carried: list[Value]) -> list[Value]:
+        piece = frame.statement.piece
+        if piece.where is None:
+            return self._combine(frame, carried)
+        assert len(carried) == 1, "argmax takes no guard"
+        guard = self._value(frame, piece.where)
+        value = self.b.branch(guard, lambda: self._combine(frame, carried)[0], lambda: carried[0])
+        assert value is not None
+        return [value]
+
+    def _combine(self, frame: _Frame, carried: list[Value]) -> list[Value]:
+        piece = frame.statement.piece
+        value = self._value(frame, piece.value)
+        if piece.combine == "add":
+            # The terms of a sum may be added in any order: vector lanes and unrolled loops do.
+            fast = {"fastmath": "reassoc"} if str(value.type) in FLOATS else {}
+            name = "arith.addf" if str(value.type) in FLOATS else "arith.addi"
+            return [self.b.pure(name, [carried[0], value], value.type, attributes=fast)]
+        if piece.combine == "max":
+            return [arith_op(self.b, "max", [carried[0], value])]
+        assert piece.index is not None
+        return self._combine_argmax(carried, value, self._value(frame, piece.index))
+
+    def _combine_argmax(self, carried: list[Value], value: Value, index: Value) -> list[Value]:
+        b, (best, where) = self.b, carried
+        better = arith_op(b, "gt", [value, best])
+        if str(value.type) in FLOATS:
+            # The first NaN is before everything: it replaces a best that is none, and nothing replaces it.
+            is_nan, best_is_number = arith_op(b, "ne", [value, value]), arith_op(b, "eq", [best, best])
+            better = arith_op(b, "or", [better, arith_op(b, "and", [is_nan, best_is_number])])
+        better = arith_op(b, "or", [better, arith_op(b, "lt", [where, b.constant(0, where.type)])])
+        index = cast_op(b, index, str(where.type))
+        return [select_op(b, better, value, best), select_op(b, better, index, where)]
+
+    # -- sums in memory --------------------------------------------------------------------------------------------
+    def _scatter(self, frame: _Frame) -> None:
+        statement = frame.statement
+        target, piece = statement.target, statement.piece
+        first = target.writers[0] is statement
+        if target.scratch is not None:
+            memory = self.memory[target]
+            if first:
+                self._fill_zero(target, memory)
+        else:
+            (result,) = target.results
+            memory = self.results[result]
+            if first:
+                self.b.branch(self.b.not_(self.adds[result]), lambda: self._fill_zero(target, memory))
+        self._scatter_over(frame, piece.axes, memory)
+
+    def _fill_zero(self, target: Buffer, memory: Value) -> None:
+        dtype = target.type.dtype
+        zero = self.b.constant(0.0 if dtype in FLOATS else 0, ScalarType(dtype))
+
+        def fill(at: list[Value]) -> None:
+            if len(at) == target.type.rank:
+                self.b.store(zero, memory, at)
+                return
+            with self.b.loop(self.b.index(0), self.extents[target, len(at)], f"z{len(at)}") as loop:
+                fill([*at, loop.index])
+
+        fill([])
+
+    def _scatter_over(self, frame: _Frame, axes: Sequence[Axis], memory: Value) -> None:
+        if axes:
+            extent = self.extents[frame.statement, axes[0]]
+            with self.b.loop(self.b.index(0), extent, axes[0].name) as loop:
+                frame.axes[axes[0]] = loop.index
+                self._scatter_over(frame, axes[1:], memory)
+            return
+        piece = frame.statement.piece
+
+        def add() -> None:
+            value = self._value(frame, piece.value)
+            at = [self._value(frame, i) for i in piece.at]
+            self.b.store(arith_op(self.b, "add", [self.b.load(memory, at, "old"), value]), memory, at)
+
+        if piece.where is None:
+            add()
+        else:
+            self.b.branch(self._value(frame, piece.where), add)
+
+    # -- expressions -----------------------------------------------------------------------------------------------
+    def _value(self, frame: _Frame, expr: Expr) -> Value:
+        found = frame.written.get(id(expr))
+        if found is not None and self.b.visible(found):
+            return found
+        value = self._new_value(frame, expr)
+        frame.written[id(expr)] = value
+        return value
+
+    def _new_value(self, frame: _Frame, expr: Expr) -> Value:
+        match expr:
+            case Axis():
+                return frame.axes[expr]
+            case Const(value, dtype):
+                return self.b.constant(value, ScalarType(dtype))
+            case Load():
+                return self._load(frame, expr)
+            case Arith(op, args):
+                return arith_op(self.b, op, [self._value(frame, a) for a in args])
+            case Select(condition, yes, no):
+                return select_op(self.b, *(self._value(frame, e) for e in (condition, yes, no)))
+            case Cast(dtype, value):
+                return cast_op(self.b, self._value(frame, value), dtype)
+        raise AssertionError(f"{expr} has no place in a loop")
+
+    def _load(self, frame: _Frame, load: Load) -> Value:
+        buffer = frame.statement.buffer(load.ref)
+
+        def read() -> Value:
+            return self._read(buffer, [self._value(frame, i) for i in load.at])
+
+        if load.where is None:
+            return read()
+        # The guard stands outside of what is read, inlined or not: padding is never normalised or activated.
+        where, other = self._value(frame, load.where), load.other
+        assert other is not None
+        value = self.b.branch(where, read, lambda: self._value(frame, other), hint=buffer.name)
+        assert value is not None
+        return value
+
+    def _read(self, buffer: Buffer, at: list[Value]) -> Value:
+        if buffer in self.computed and not buffer.inlined:
+            known, value = self.computed[buffer]
+            if self.b.visible(value) and all(a is k for a, k in zip(at, known, strict=True)):
+                return value
+        if buffer.inlined:
+            return self._inlined(buffer, at)
+        axes = range(len(at)) if buffer.scratch is None else buffer.scratch
+        return self.b.load(self.memory[buffer], [at[m] for m in axes], f"{buffer.name}_")
+
+    def _inlined(self, buffer: Buffer, at: list[Value]) -> Value:
+        key = ("inlined", id(buffer), tuple(map(id, at)))
+        found = self.b.recall(key)
+        if found is not None:
+            return found
+        (writer,) = buffer.writers
+        value = self._value(_Frame(writer, dict(zip(writer.piece.axes, at, strict=True))), writer.piece.value)
+        self.b.remember(key, value)
+        return value

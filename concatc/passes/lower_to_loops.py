@@ -1,0 +1,189 @@
+"""``lower-to-loops``: a plan becomes functions of `func`, `arith`, `math`, `scf` and `memref`.
+
+    launch k0_relu                           func.func @step(%arena: memref<256xi8>) {
+      reads  arena+0  [2, 4] [4, 1]            %0 = memref.view %arena[%c0][] : memref<256xi8> to memref<2x4xf32>
+      writes arena+64 [2, 4] [8, 1]     ->     ..
+                                               func.call @k0_relu(%c0, %c2, %c4, %1, %4, %false) {cnet.phase = "..."}
+    k0_relu(%x) {                            }
+      %y = cnet.relu(%x)                     func.func private @k0_relu(%begin: index, %end: index, %n_i1: index,
+      return %y                                  %x: memref<?x?xf32, strided<[?, 1]>>, %y: .., %add0: i1) {
+    }                                          scf.for %i0 = %begin to %end step %c1 { .. }
+                                             }
+
+Invariant: ``@step`` holds all addresses, in the order of the plan, as windows of the bases and calls; the kernels hold
+all arithmetic.  A target reads nothing else.  Extents and strides are arguments, except strides of 1, which are part
+of the type (they are what vectors run along), and the extents of sliding windows; so kernels that differ in sizes only
+are one function.  Kernels of equal text are one function, under the name of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from concatc.ir.core import FuncOp, Module, Operation, Value
+from concatc.ir.types import ELEMENT_BYTES, I1, MemRefType, TensorType, dense_strides
+from concatc.loops.kernel_loops import KernelLoops, dense_memref, kernel_loops, scratch_of
+from concatc.loops.loop_builder import LoopBuilder
+from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Window
+from concatc.op import lowered
+
+STEP = "step"
+
+
+@dataclass(frozen=True)
+class LowerToLoops:
+    """Lower a plan.  It has no options: what varies is in the plan."""
+
+    name = "lower-to-loops"
+
+    def run(self, plan: Plan) -> Module:
+        """The module of loops."""
+        return lower_to_loops(plan)
+
+
+def scratch_bytes(kernel: FuncOp) -> int:
+    """How many bytes of scratch a launch of ``kernel`` needs; they must be aligned to 64."""
+    return _scratch_windows(scratch_of(kernel, lowered), Window("arena", 0, (), (), "i8"))[1]
+
+
+def lower_to_loops(plan: Plan) -> Module:
+    """The module of a plan: ``@step`` first, then its kernels.  Launches that need scratch must have it."""
+    step = FuncOp(STEP, [MemRefType((b.size_bytes,), "i8") for b in plan.bases.values()], list(plan.bases))
+    module = Module(plan.name, [step])
+    lowering = _Lowering(plan, step)
+    for launch in plan.launches:
+        lowering.launch(launch)
+    lowering.b.finish()
+    for function in lowering.functions:
+        module.add(function)
+    return module
+
+
+class _Lowering:
+    def __init__(self, plan: Plan, step: FuncOp) -> None:
+        self.plan = plan
+        self.b = LoopBuilder(step.body)
+        self.bases = {arg.name: arg for arg in step.args}
+        self.functions: list[FuncOp] = []
+        self._kernels: dict[object, KernelLoops] = {}
+        self._by_text: dict[str, FuncOp] = {}
+        self._names: dict[str, int] = {}
+
+    def launch(self, launch: Launch) -> None:
+        windows = [_canonical(w) for w in (*launch.reads, *launch.writes)]
+        alone = tuple(windows.count(w) == 1 for w in windows[len(launch.reads) :])
+        kernel = self._kernel(launch, [_memref(w) for w in windows], alone)
+        if kernel.scratch:
+            space = launch.scratch
+            needed = _scratch_windows(kernel.scratch, space or Window("arena", 0, (), (), "i8"))
+            assert space is not None, f"{launch.kernel} needs {needed[1]} bytes of scratch and was given none"
+            assert space.end_bytes - space.offset_bytes >= needed[1], (
+                f"{launch.kernel} needs {needed[1]} bytes of scratch"
+            )
+            windows += needed[0]
+        b = self.b
+        memory = [a for a in kernel.function.args if isinstance(a.type, MemRefType)]
+        operands = [b.index(0), b.index(kernel.outer_extent), *map(b.index, kernel.sizes)]
+        for window, arg in zip(windows, memory, strict=True):
+            assert isinstance(arg.type, MemRefType)
+            operands.append(self._window(window, arg.type))
+        operands += [b.constant(add, I1) for add in launch.add]
+        call = b.call(kernel.function.sym_name, operands, {"cnet.phase": launch.phase})
+        call.loc = launch.loc
+
+    def _kernel(self, launch: Launch, memrefs: Sequence[MemRefType], alone: tuple[bool, ...]) -> KernelLoops:
+        key = (launch.kernel, tuple(memrefs), alone)
+        if key in self._kernels:
+            return self._kernels[key]
+        made = kernel_loops("", self.plan.kernels[launch.kernel], memrefs, lowered)
+        reads = len(launch.reads)
+        memory = [a for a in made.function.args if isinstance(a.type, MemRefType)]
+        for arg, flag in zip(memory[reads:], alone, strict=False):
+            # Nothing else that the kernel is given overlaps this result, so that vector code needs no check.
+            if flag:
+                arg.attrs["cnet.noalias"] = True
+        text = structure_of(made.function)
+        if text in self._by_text:
+            made.function = self._by_text[text]
+        else:
+            count = self._names[launch.kernel] = self._names.get(launch.kernel, 0) + 1
+            made.function.sym_name = launch.kernel if count == 1 else f"{launch.kernel}.{count}"
+            self._by_text[text] = made.function
+            self.functions.append(made.function)
+        self._kernels[key] = made
+        return made
+
+    def _window(self, window: Window, type: MemRefType) -> Value:
+        b = self.b
+        base = self.bases[window.base]
+        step = ELEMENT_BYTES[window.dtype]
+        dense = window.strides == dense_strides(window.shape)
+        numel = (window.end_bytes - window.offset_bytes) // step
+        flat = MemRefType(window.shape if dense else (numel,), window.dtype)
+        value = b.pure("memref.view", [base, b.index(window.offset_bytes)], flat)
+        if not dense:
+            strided = MemRefType(window.shape, window.dtype, window.strides)
+            lists = {"offsets": (0,), "sizes": window.shape, "strides": window.strides}
+            value = b.pure("memref.reinterpret_cast", [value], strided, attributes=lists)
+        return value if value.type == type else b.pure("memref.cast", [value], type)
+
+
+def _canonical(window: Window) -> Window:
+    """The window with the strides of a dense one along axes of a single element, and everywhere if it is empty."""
+    dense = dense_strides(window.shape)
+    if 0 in window.shape:
+        return Window(window.base, 0, window.shape, dense, window.dtype)
+    inner, strides = 1, []
+    for n, stride in zip(reversed(window.shape), reversed(window.strides), strict=True):
+        strides.append(inner if n == 1 else stride)
+        inner = strides[-1] * n
+    return Window(window.base, window.offset_bytes, window.shape, tuple(reversed(strides)), window.dtype)
+
+
+def _memref(window: Window) -> MemRefType:
+    """The type of a kernel's argument: extents and strides are open but for the stride of 1."""
+    rank = len(window.shape)
+    units = [d for d, stride in enumerate(window.strides) if stride == 1 and window.shape[d] > 1]
+    # Along an axis of one element any stride will do.
+    if not units and window.shape and (window.strides[-1] == 1 or window.shape[-1] == 1):
+        units = [rank - 1]
+    if units in ([], [rank - 1]) and rank <= 1:
+        return (
+            dense_memref(window.shape, window.dtype)
+            if units or not rank
+            else MemRefType((None,), window.dtype, (None,))
+        )
+    strides = tuple(1 if d in units else None for d in range(rank))
+    return MemRefType((None,) * rank, window.dtype, strides)
+
+
+def _scratch_windows(types: Sequence[TensorType], space: Window) -> tuple[list[Window], int]:
+    windows, used = [], 0
+    for type in types:
+        windows.append(Window.dense(space.base, space.offset_bytes + used, type))
+        used += -(-type.size_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    return windows, used
+
+
+def structure_of(function: FuncOp) -> str:
+    """The function as text without names: equal texts compute the same."""
+    numbers: dict[Value, int] = {}
+    lines: list[str] = []
+
+    def visit(op: Operation) -> None:
+        operands = ",".join(str(numbers[v]) for v in op.operands)
+        lines.append(f"{op.name} {operands} {sorted(op.attributes.items())} {[str(r.type) for r in op.results]}")
+        for region in op.regions:
+            for block in region.blocks:
+                for arg in block.args:
+                    numbers[arg] = len(numbers)
+                    lines.append(f"arg {arg.type} {sorted(arg.attrs.items())}")
+                for inner in block.ops:
+                    visit(inner)
+                lines.append("end")
+        for result in op.results:
+            numbers[result] = len(numbers)
+
+    visit(function)
+    return "\n".join(lines)
