@@ -27,7 +27,7 @@ def short_text(block: Block, indent: str = "") -> str:
     lines = []
     for op in block.ops:
         head = f"{_names(op.results)} = " if op.results else ""
-        attributes = ", ".join(f"{k}={_plain(v)}" for k, v in op.attributes.items() if v not in (None, False))
+        attributes = ", ".join(f"{k}={_plain(v)}" for k, v in op.attributes.items() if v is not None and v is not False)
         name = op.name.removeprefix("cnet.").removeprefix("func.")
         lines.append(f"{indent}{head}{name}({_names(op.operands)})" + (f" {{{attributes}}}" if attributes else ""))
         lines += [short_text(region.block, indent + "  ") for region in op.regions]
