@@ -115,7 +115,7 @@ class Printer:
         self.lines += wrap(text, comments, 2 * self._indent, self.style.width)
 
     def region(self, region: Region) -> None:
-        """Print the operations of an ``scf`` region without braces; an ``scf.yield`` of nothing at its end is implied."""
+        """Print the operations of an ``scf`` region without braces; an empty ``scf.yield`` at the end is implied."""
         ops = region.block.ops
         if ops and ops[-1].name == "scf.yield" and not ops[-1].operands and not ops[-1].attributes:
             ops = ops[:-1]

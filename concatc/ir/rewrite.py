@@ -1,0 +1,169 @@
+"""Local rewrites: patterns, and a driver that applies them until none applies.
+
+    class ReluOfRelu(Pattern):
+        '''``relu(relu(x)) -> relu(x)``'''
+
+        roots = ("cnet.relu",)
+
+        def rewrite(self, op, rw):
+            inner = op.operands[0].op
+            if inner is None or inner.name != "cnet.relu":
+                return False
+            rw.replace(op, inner.results)
+            return True
+
+A pattern's docstring is its equation with its condition.  The driver visits operations in order, then those around
+what has changed; patterns are tried in the order given.  Equal IR is rewritten to equal IR, and the time is about
+linear: lists of operations are rebuilt once, at the end.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from concatc.diagnostics import ConcatcError
+from concatc.ir.core import Attr, Block, FuncOp, Operation, Value
+from concatc.ir.types import Type
+
+# A set of patterns that has not ended after this many rewrites an operation undoes its own work.
+MAX_REWRITES_PER_OP = 64
+
+
+class Pattern:
+    """One equation.  ``roots`` names the operations at which it is tried; empty means all."""
+
+    roots: ClassVar[tuple[str, ...]] = ()
+
+    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
+        """Rewrite at ``op`` by means of ``rw`` and return True, or change nothing and return False."""
+        raise NotImplementedError(f"{type(self).__name__} has no rule")
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+
+class Rewriter:
+    """What a pattern may do to a function.  Reading is free; changes go through these methods."""
+
+    def __init__(self, function: FuncOp) -> None:
+        self.function = function
+        self._before: dict[Operation, Block] = {}  # what was made to stand before an operation, in order
+        self._erased: dict[Operation, None] = {}
+        self._touched: list[Operation] = []
+        self._recent: dict[Operation, int] = {}  # lengths of blocks in `_before` since `take_touched`
+
+    def before(self, op: Operation) -> Block:
+        """A block to append operations to, which will stand before ``op``.
+
+        A builder of a higher floor may append to it as well.
+        """
+        block = self._before.setdefault(op, Block())
+        self._recent.setdefault(op, len(block.ops))
+        return block
+
+    def create(
+        self,
+        at: Operation,
+        name: str,
+        operands: Sequence[Value],
+        result_types: Sequence[Type],
+        attributes: Mapping[str, Attr] | None = None,
+        result_names: Sequence[str] | None = None,
+    ) -> Operation:
+        """Make an operation before ``at``, with its location."""
+        made = Operation(name, operands, result_types, attributes, loc=at.loc, result_names=result_names)
+        return self.before(at).append(made)
+
+    def replace(self, op: Operation, values: Sequence[Value]) -> None:
+        """Let the readers of ``op``'s results read ``values``, and erase ``op``.
+
+        A value that has no name yet takes over the name of the result.
+        """
+        assert len(values) == len(op.results), f"{op.name} has {len(op.results)} results, not {len(values)}"
+        for old, new in zip(op.results, values, strict=True):
+            assert old.type == new.type, f"%{old.name}: {old.type} is replaced by {new.type}"
+            new.name = new.name or old.name
+            self._touched += old.readers
+            old.replace_all_uses_with(new)
+        self.erase(op)
+
+    def set_operands(self, op: Operation, values: Sequence[Value]) -> None:
+        """Let ``op`` read other values."""
+        self._touched += [v.op for v in op.operands if v.op is not None]
+        op.set_operands(values)
+        self._touched.append(op)
+
+    def erase(self, op: Operation) -> None:
+        """Remove an operation whose results nobody reads."""
+        self._touched += [v.op for v in op.operands if v.op is not None]
+        # Without a block it is not searched for in the block's list; `finish` drops it from there.
+        op.block = None
+        op.erase()
+        self._erased[op] = None
+
+    def is_erased(self, op: Operation) -> bool:
+        """Whether the operation was removed."""
+        return op in self._erased
+
+    def take_touched(self) -> list[Operation]:
+        """Operations to look at again: new ones, readers of what was replaced, makers of what lost a reader."""
+        for op, start in self._recent.items():
+            self._touched += self._before[op].ops[start:]
+        touched, self._touched, self._recent = self._touched, [], {}
+        return [op for op in touched if op not in self._erased]
+
+    def finish(self) -> None:
+        """Put new operations in their places and drop the erased ones."""
+        body = self.function.body
+        body.ops = [made for op in body.ops for made in self._expanded(op)]
+        for op in body.ops:
+            op.block = body
+        self._before.clear()
+        self._recent.clear()
+
+    def _expanded(self, op: Operation) -> list[Operation]:
+        """What was made to stand before ``op``, in order, and ``op`` itself, less what is erased."""
+        backwards: list[Operation] = []
+        pending = [op]
+        while pending:
+            backwards.append(pending.pop())
+            if backwards[-1] in self._before:
+                pending += self._before[backwards[-1]].ops
+        return [made for made in reversed(backwards) if made not in self._erased]
+
+
+def apply_patterns(function: FuncOp, patterns: Iterable[Pattern]) -> int:
+    """Apply patterns to the operations of a function (not inside kernels) until none applies.
+
+    Returns the number of rewrites.  Raises :class:`ConcatcError` where the patterns do not end.
+    """
+    patterns = list(patterns)
+    candidates: dict[str, list[Pattern]] = {}
+    rw = Rewriter(function)
+    queue = deque(function.ops)
+    queued = dict.fromkeys(function.ops)
+    limit = MAX_REWRITES_PER_OP * (len(function.ops) + 1)
+    count = 0
+    while queue:
+        op = queue.popleft()
+        queued.pop(op, None)
+        if rw.is_erased(op):
+            continue
+        if op.name not in candidates:
+            candidates[op.name] = [p for p in patterns if not p.roots or op.name in p.roots]
+        applied = next((p for p in candidates[op.name] if p.rewrite(op, rw)), None)
+        if applied is None:
+            continue
+        count += 1
+        if count > limit:
+            raise ConcatcError(f"rewriting @{function.sym_name} does not end; the last pattern is {applied.name}")
+        for touched in [*rw.take_touched(), op]:
+            if touched not in queued and not rw.is_erased(touched):
+                queued[touched] = None
+                queue.append(touched)
+    rw.finish()
+    return count
