@@ -3,8 +3,8 @@
     window o covers the inputs  o * stride - pad + k * dilation,  k in 0..kernel
 
 Convolutions and pooling are written with these in both directions: from a window to its inputs (:meth:`Slide.source`)
-and from an input to the windows that cover it (:meth:`Slide.window`, :meth:`Slide.covering`).  A guard is left out
-where it always holds, so that an unpadded loop has none.
+and from an input to the windows that cover it (:meth:`Slide.window`, :meth:`Slide.covering`).  Bounds that
+cannot be passed are left out of a guard, so that an unpadded loop has none.
 """
 
 from __future__ import annotations
