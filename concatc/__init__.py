@@ -1,1 +1,124 @@
-"""concatc: a compiler for neural networks in which concat and reuse are explicit, and then free."""
+"""concatc: a compiler for neural networks in which concat and reuse are explicit, and then free.
+
+net = concatc.compile("examples/thread.cnet", dims={"x": 64})
+net.init(seed=0)
+losses = net.train_step(a=a, b=b, label=label, optimizer=concatc.SGD(lr=0.1))
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from concatc.diagnostics import ConcatcError, UsageError
+
+if TYPE_CHECKING:
+    from concatc.runtime.module import CompiledModule
+    from concatc.runtime.optimizers import SGD, Adam, Optimizer
+
+__version__ = "0.1.0"
+__all__ = [
+    "SGD",
+    "Adam",
+    "CompiledModule",
+    "ConcatcError",
+    "Optimizer",
+    "UsageError",
+    "compile",
+    "compile_source",
+    "load",
+]
+
+# Imported when they are first asked for: `import concatc` takes a few milliseconds.
+_LAZY = {
+    "CompiledModule": "concatc.runtime.module",
+    "SGD": "concatc.runtime.optimizers",
+    "Adam": "concatc.runtime.optimizers",
+    "Optimizer": "concatc.runtime.optimizers",
+}
+
+
+def compile(
+    path: str | os.PathLike[str],
+    *,
+    dims: Mapping[str, int] | None = None,
+    target: str = "cpu",
+    net: str | None = None,
+    keep: Iterable[str] = (),
+    input_grads: bool = False,
+    dtype: str = "f32",
+    verify_each: bool = False,
+) -> CompiledModule:
+    """Compile a net from a ``.cnet`` file.
+
+    ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
+    ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
+    ``input_grads=True`` lets ``backward`` return the gradients of inputs; ``dtype="f64"`` computes in double precision;
+    ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file at once,
+    :class:`UsageError` where the call is wrong.
+    """
+    from concatc.frontend.cnet import read_file
+
+    text = read_file(Path(path))
+    return compile_source(
+        text,
+        filename=os.fspath(path),
+        dims=dims,
+        target=target,
+        net=net,
+        keep=keep,
+        input_grads=input_grads,
+        dtype=dtype,
+        verify_each=verify_each,
+    )
+
+
+def compile_source(
+    text: str,
+    *,
+    filename: str = "<source>",
+    dims: Mapping[str, int] | None = None,
+    target: str = "cpu",
+    net: str | None = None,
+    keep: Iterable[str] = (),
+    input_grads: bool = False,
+    dtype: str = "f32",
+    verify_each: bool = False,
+) -> CompiledModule:
+    """Compile a net from its text; ``filename`` stands in messages, and imports are relative to it.
+
+    Everything else is as in :func:`compile`.
+    """
+    from concatc.compiler import Options, compile_net
+    from concatc.runtime.module import CompiledModule
+
+    options = Options(
+        target=target,
+        dims=dict(dims or {}),
+        net=net,
+        keep=(keep,) if isinstance(keep, str) else tuple(keep),
+        input_grads=input_grads,
+        dtype=dtype,
+        verify_each=verify_each,
+    )
+    return CompiledModule(compile_net(text, filename, options))
+
+
+def load(directory: str | os.PathLike[str]) -> CompiledModule:
+    """Load a module that ``concatc compile -o DIR`` wrote.
+
+    A written module holds native code, which runs: load only what you trust.  Weights are apart and never run code.
+    Raises :class:`UsageError` where the directory is incomplete, changed, of another version or for another CPU.
+    """
+    from concatc.artifact import load_module
+
+    return load_module(Path(directory))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'concatc' has no attribute {name!r}")

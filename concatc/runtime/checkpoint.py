@@ -104,6 +104,11 @@ def _check(
         for old in rename
         if old not in names
     ]
+    problems += [
+        Diagnostic(f"the net has nothing named `{to}` to rename `{old}` to", help=did_you_mean(to, wanted))
+        for old, to in rename.items()
+        if to not in wanted
+    ]
     targets = list(names.values())
     twice = sorted({to for to in targets if targets.count(to) > 1}) if len(set(targets)) < len(targets) else []
     problems += [Diagnostic(f"two tensors of {path} are renamed to `{to}`") for to in twice]
@@ -111,7 +116,10 @@ def _check(
     # Slots of an optimizer are not asked for when weights alone are loaded.
     unexpected = tuple(n for n, to in names.items() if to not in wanted and not to.startswith("optimizer."))
     if strict:
-        problems += [Diagnostic(f"missing: {path} has no tensor `{n}`", help=did_you_mean(n, unexpected)) for n in missing]
+        problems += [
+            Diagnostic(f"missing: {path} has no tensor `{name}`", help=did_you_mean(name, unexpected))
+            for name in missing
+        ]
         problems += [Diagnostic(f"unexpected: the net has nothing named `{name}`") for name in unexpected]
     for name, to in names.items():
         if to not in wanted:

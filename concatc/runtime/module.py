@@ -44,15 +44,16 @@ def _one_at_a_time(
 class CompiledModule:
     """A net, compiled.  Made by :func:`concatc.compile`.
 
-    Code is generated when it is first needed: training code at the first `forward` or `train_step`, inference code at the
-    first `eval`; both share parameters and states.  A module that was not initialised starts as after ``init(seed=0)``.
+    Code is generated when it is first needed: training code at the first `forward` or `train_step`, inference code at
+    the first `eval`; both share parameters and states.  A module that was not initialised starts as after
+    ``init(seed=0)``.
 
     Arrays are NumPy arrays or anything that speaks DLPack (torch CPU tensors), of the shapes and element types that the
-    net declares.  Where an input's axis is a dim of the net (``f32[n, 784]``), arrays may have another size there: the net
-    is then planned for that size, once, as long as no parameter's shape depends on it.
+    net declares.  Where an input's axis is a dim of the net (``f32[n, 784]``), arrays may have another size there: the
+    net is then planned for that size, once, as long as no parameter's shape depends on it.
 
-    Calls from several threads run one after the other; a `forward` and its `backward` are two calls, so threads that train
-    one module need a lock of their own, or `train_step`.
+    Calls from several threads run one after the other; a `forward` and its `backward` are two calls, so threads that
+    train one module need a lock of their own, or `train_step`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -137,8 +138,8 @@ class CompiledModule:
     ) -> dict[str, Array]:
         """Run the net in the training phase; ``backward`` may follow.
 
-        Inputs are given by name, or as one mapping.  Returns the weighted total as ``"loss"``, each loss unweighted by its
-        name, and the outputs.  ``copy=False`` returns views that live until the next call.  Raises UsageError where
+        Inputs are given by name, or as one mapping.  Returns the weighted total as ``"loss"``, each loss unweighted by
+        its name, and the outputs.  ``copy=False`` returns views that live until the next call.  Raises UsageError where
         inputs are wrong: all that is wrong at once.
         """
         instance = self._prepare("train", {**(inputs or {}), **arrays})
@@ -251,8 +252,8 @@ class CompiledModule:
         """Read parameters and states from a safetensors file; never runs code from it.
 
         ``rename`` maps names in the file to paths in the net.  Raises one UsageError that lists every missing name,
-        unexpected name and wrong shape, and changes nothing then; ``strict=False`` takes what fits by name and returns the
-        lists.
+        unexpected name and wrong shape, and changes nothing then; ``strict=False`` takes what fits by name and
+        returns the lists.
         """
         self._ready()
         state = self._update(optimizer) if optimizer is not None else None
@@ -339,7 +340,9 @@ class CompiledModule:
 
     def _update(self, optimizer: Optimizer) -> OptimizerState:
         if not isinstance(optimizer, Optimizer):
-            raise UsageError(f"optimizer is a {type(optimizer).__name__}; make one with concatc.SGD(..) or concatc.Adam(..)")
+            raise UsageError(
+                Diagnostic(f"optimizer is a {type(optimizer).__name__}", help="make one: concatc.SGD(lr=0.1)")
+            )
         if optimizer not in self._optimizers:
             self._optimizers[optimizer] = OptimizerState(optimizer, self._store)
         return self._optimizers[optimizer]

@@ -1,0 +1,287 @@
+"""The compiler: from the text of a net to its levels, and from there to a module that runs.
+
+The pipeline is the list in :data:`PIPELINE`; `docs/ARCHITECTURE.md` says what each level holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar, cast
+
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
+from concatc.ir.clone import clone_module
+from concatc.ir.core import Attr, Module
+from concatc.ir.passes import Pass, PassManager, Timing
+from concatc.ir.printer import READING, Style, print_module
+from concatc.loops.bases import Interface, interface_of
+from concatc.loops.plan import Plan
+from concatc.loops.plan_text import module_of
+from concatc.passes.check_ops import verify_net
+from concatc.passes.check_plan import verify_plan
+from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.fuse import Fuse
+from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.keep_outputs import KeepOutputs
+from concatc.passes.lower_to_loops import LowerToLoops
+from concatc.passes.order_kernels import OrderKernels
+from concatc.passes.plan_memory import PlanMemory
+from concatc.runtime.source import Phase
+from concatc.targets import Target
+
+R = TypeVar("R")
+LEVELS = ("graph", "split", "joint", "optimized", "kernels", "plan", "loops")
+TARGETS = ("cpu", "reference")
+DTYPES = ("f32", "f64")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a net is compiled.
+
+    ``dims`` overrides dims of the net; ``net`` chooses one where the file holds several; ``keep`` names blobs whose
+    value and gradient the user reads.  ``verify_each`` checks the IR after every pass, and the plan; ``print_after``
+    names passes after which the IR is written to stderr, ``print_after_all`` writes what each pass changed.
+    """
+
+    target: str = "cpu"
+    dims: Mapping[str, int] = field(default_factory=dict)
+    net: str | None = None
+    keep: tuple[str, ...] = ()
+    input_grads: bool = False
+    dtype: str = "f32"
+    verify_each: bool = False
+    print_after: tuple[str, ...] = ()
+    print_after_all: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("target", self.target, TARGETS), ("dtype", self.dtype, DTYPES)):
+            if value not in known:
+                names = ", ".join(f"`{name}`" for name in known)
+                raise UsageError(
+                    Diagnostic(f"no {what} `{value}`; there are {names}", help=did_you_mean(str(value), known))
+                )
+
+
+def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
+    """The passes that make each graph level of the training phase from the one before."""
+    net = graph.main
+    frozen = tuple(name for name, value in net.arguments("param").items() if value.attrs.get("cnet.lr") == 0.0)
+    derive = DeriveBackward(input_grads=options.input_grads, freeze=frozen)
+    return {
+        "graph": (),
+        "split": (InsertSplits(),),
+        "joint": (derive,) if net.returned("total") else (),
+        "optimized": (),
+        "kernels": (Fuse(), OrderKernels()),
+    }
+
+
+def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
+    """The same for the inference phase: forward only, and only what the outputs depend on."""
+    return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": ()}
+
+
+PIPELINES = {"train": pipeline, "infer": inference_pipeline}
+
+
+class Lowering:
+    """One phase of a net at every level; a level is made from the one before when it is first asked for."""
+
+    def __init__(self, graph: Module, phase: Phase, options: Options, like: Callable[[], Interface] | None) -> None:
+        self.phase = phase
+        self.update: Plan | None = None
+        self._options = options
+        self._like = like
+        self._passes = PIPELINES[phase](options, graph)
+        self.timings: list[Timing] = []
+        self._levels: dict[str, Module] = {"graph": graph}
+        self._run(graph, self._passes["graph"])
+
+    @property
+    def graph(self) -> Module:
+        """Level 00."""
+        return self._levels["graph"]
+
+    @property
+    def joint(self) -> Module:
+        """Level 02."""
+        return self.level("joint")
+
+    @property
+    def kernels(self) -> Module:
+        """Level 04."""
+        return self.level("kernels")
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Where arguments and results live."""
+        return interface_of(self.joint.main, self._like() if self._like is not None else None)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Level 05 as data."""
+        step = PlanMemory(self.interface)
+        plan = self._timed(step.name, lambda: step.plan(self.kernels))
+        if self._options.verify_each:
+            verify_plan(plan, self.joint.main)
+        return plan if self.update is None else merge_plans(plan, self.update)
+
+    @cached_property
+    def loops(self) -> Module:
+        """Level 06."""
+        step = LowerToLoops()
+        return self._timed(step.name, lambda: step.run(self.plan))
+
+    def level(self, name: str) -> Module:
+        """The module of a level."""
+        if name == "plan":
+            return module_of(self.plan)
+        if name == "loops":
+            return self.loops
+        if name not in self._levels:
+            module = clone_module(self.level(LEVELS[LEVELS.index(name) - 1]))
+            self._run(module, self._passes[name])
+            self._levels[name] = module
+        return self._levels[name]
+
+    def with_update(self, update: Plan) -> Lowering:
+        """The same net; its plan ends in the launches of ``update``."""
+        lowering = copy(self)  # shares the levels
+        lowering.update = update
+        lowering.__dict__.pop("plan", None)
+        lowering.__dict__.pop("loops", None)
+        return lowering
+
+    def dump(self, level: str, style: Style = READING) -> str:
+        """The text of a level, by name (``split``) or number (``01``)."""
+        return print_module(self.level(level_name(level)), style)
+
+    def _run(self, module: Module, passes: Sequence[Pass]) -> None:
+        options = self._options
+        manager = PassManager(
+            passes,
+            verify=verify_net,
+            verify_each=options.verify_each,
+            print_after=[p.name for p in passes if p.name in options.print_after],
+            print_after_all=options.print_after_all,
+        )
+        manager.run(module)
+        self.timings += manager.timings
+
+    def _timed(self, name: str, make: Callable[[], R]) -> R:
+        start = time.perf_counter_ns()
+        made = make()
+        self.timings.append(Timing(name, time.perf_counter_ns() - start))
+        return made
+
+
+def level_name(level: str) -> str:
+    """The name of a level that is given by name or number."""
+    if level.isdecimal() and int(level) < len(LEVELS):
+        return LEVELS[int(level)]
+    if level not in LEVELS:
+        hint = did_you_mean(level, LEVELS) or f"there are {', '.join(LEVELS)}"
+        raise UsageError(Diagnostic(f"no level `{level}`", help=hint))
+    return level
+
+
+def merge_plans(plan: Plan, update: Plan) -> Plan:
+    """The plan, then the launches of an optimizer's update."""
+    return replace(
+        plan,
+        bases={**plan.bases, **update.bases},
+        kernels={**plan.kernels, **update.kernels},
+        launches=[*plan.launches, *update.launches],
+    )
+
+
+def target_named(name: str) -> Target:
+    """The target of that name; its code is imported when it is asked for."""
+    if name == "reference":
+        from concatc.targets.reference.target import ReferenceTarget
+
+        return ReferenceTarget()
+    from concatc.targets.cpu.target import CpuTarget
+
+    return CpuTarget()
+
+
+class Compilation:
+    """A net at one choice of dims; phases and levels are made when they are asked for."""
+
+    def __init__(self, text: str, filename: str, options: Options) -> None:
+        self.text = text
+        self.filename = filename
+        self.options = options
+        self._lowerings: dict[Phase, Lowering] = {}
+        graph, self.warnings = self._load("train")
+        self._lowerings["train"] = Lowering(graph, "train", options, None)
+
+    @property
+    def name(self) -> str:
+        """The net's name."""
+        return self.phase("train").graph.main.sym_name
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Every dim of the net and its value."""
+        dims = self.phase("train").graph.main.attributes.get("cnet.dims", {})
+        return {name: cast(int, value) for name, value in cast(Mapping[str, Attr], dims).items()}
+
+    @cached_property
+    def target(self) -> Target:
+        """What runs it."""
+        return target_named(self.options.target)
+
+    def phase(self, phase: Phase) -> Lowering:
+        """The net in one phase."""
+        if phase not in self._lowerings:
+            graph, _ = self._load(phase)
+            train = self._lowerings["train"]
+            self._check_arguments(graph)
+            self._lowerings[phase] = Lowering(graph, phase, self.options, lambda: train.interface)
+        return self._lowerings[phase]
+
+    def with_dims(self, dims: Mapping[str, int]) -> Compilation:
+        """The same net at other dims."""
+        return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)))
+
+    def _load(self, phase: Phase) -> tuple[Module, list[Diagnostic]]:
+        from concatc.frontend import cnet  # the parser is not needed where a module was compiled before
+
+        options = self.options
+        return cnet.load(
+            self.text,
+            self.filename,
+            net=options.net,
+            dims=options.dims,
+            phase=phase,
+            keep=options.keep if phase == "train" else (),
+            dtype=options.dtype,
+        )
+
+    def _check_arguments(self, graph: Module) -> None:
+        """Inference works on the parameters and states of training."""
+        problems = []
+        for kind, what in (("param", "parameter"), ("state", "state")):
+            known = self.phase("train").graph.main.arguments(kind)
+            for name, value in graph.main.arguments(kind).items():
+                if name not in known:
+                    problems.append(Diagnostic(f"{what} `{name}` is there in inference only", graph.main.loc))
+                elif known[name].type != value.type:
+                    found = f"{value.type} in inference and {known[name].type} in training"
+                    problems.append(Diagnostic(f"{what} `{name}` is {found}", graph.main.loc))
+        if problems:
+            raise ConcatcError(problems, {self.filename: self.text})
+
+
+def compile_net(text: str, filename: str, options: Options | None = None) -> Compilation:
+    """Parse and check a net; its levels are made when they are asked for.
+
+    Raises :class:`ConcatcError` with all errors of the text.
+    """
+    return Compilation(text, filename, options or Options())
