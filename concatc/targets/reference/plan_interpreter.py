@@ -45,7 +45,7 @@ class PlanMemory:
         for name, segments in self.plan.values.items():
             if ":" in name:
                 for segment in segments:
-                    self.view(segment.window).view(np.uint8)[...] = POISON
+                    window_view(self.bases[segment.window.base], segment.window, bytes=True)[...] = POISON
 
     @property
     def bases(self) -> dict[str, Array]:
@@ -159,7 +159,7 @@ def window_view(base: Array, window: Window, bytes: bool = False) -> Array:
     """A window over a ``uint8`` (or, with ``bytes``, any one-byte) base, as an array of its elements (or bytes)."""
     step = ELEMENT_BYTES[window.dtype]
     low, end = window.offset_bytes, window.end_bytes
-    assert 0 <= low and end <= base.size, f"{window} leaves its base of {base.size} bytes"
+    assert low >= 0 and end <= base.size, f"{window} leaves its base of {base.size} bytes"
     strides = tuple(s * step for s in window.strides)
     if bytes:
         return np.lib.stride_tricks.as_strided(base[low:], (*window.shape, step), (*strides, 1))

@@ -1,0 +1,293 @@
+"""``plan-memory``: from ordered kernels with views between them to a plan.
+
+    %a = "cnet.kernel"(%x) ..                      launch k0  reads inputs+0     writes arena+0 [2, 4] strides [8, 1]
+    %b = "cnet.kernel"(%y) ..             ->       launch k1  reads inputs+64    writes arena+16 [2, 4] strides [8, 1]
+    %c = "cnet.concat"(%a, %b) {axis = 1}
+    %z = "cnet.kernel"(%c) ..                      launch k2  reads arena+0 [2, 8]  writes outputs+0 [2, 3]
+
+`placement` decides which values are windows of which; what it cannot place is copied (or added) by a launch of its own,
+with a remark.  `arena` gives blocks their offsets.  Invariant: the plan computes, in the same order of additions, what
+the net says (`check_plan`), and every argument and result lies in its slot of :func:`interface_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from concatc.diagnostics import Loc
+from concatc.ir.core import FuncOp, Module, Operation, Value
+from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
+from concatc.loops.plan import Base, Launch, Plan, Remark, Segment, Window
+from concatc.op import is_op, op_of
+from concatc.ops.accumulate import Accumulate
+from concatc.ops.split import Split
+from concatc.passes.arena import Lifetime, aligned, assign_offsets
+from concatc.passes.elementwise import maps_elementwise
+from concatc.passes.fuse import is_view
+from concatc.passes.graph import is_backward
+from concatc.passes.kernel_table import KernelTable
+from concatc.passes.placement import Placement
+from concatc.passes.storage import Place, Root, concat_parts, views_of
+
+Phase = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True)
+class PlanMemory:
+    """Make a plan.  ``interface`` gives the slots (default: :func:`interface_of` the net)."""
+
+    interface: Interface | None = None
+
+    name = "plan-memory"
+
+    def plan(self, module: Module) -> Plan:
+        """The plan of the module's main function, whose kernels run in the order in which they stand."""
+        net = module.main
+        interface = self.interface if self.interface is not None else interface_of(net)
+        return _Planner(module.sym_name, net, interface).plan()
+
+
+@dataclass
+class _Step:
+    """A launch whose windows have no addresses yet."""
+
+    kernel: str
+    op: Operation | None  # the kernel operation; None for a copy
+    reads: list[Place]
+    writes: list[Place]
+    add: tuple[bool, ...]
+    phase: Phase
+    loc: Loc | None
+
+
+class _Planner:
+    def __init__(self, name: str, net: FuncOp, interface: Interface) -> None:
+        self.name = name
+        self.net = net
+        self.interface = interface
+        self.placement = _place(net, interface)
+        self.kernels = KernelTable()
+        self.remarks: list[Remark] = []
+        # One list a position of the order: the kernel that stands there, then what is put behind it.
+        self.schedule: list[list[_Step]] = [[] for _ in range(len(net.ops))]
+
+    def plan(self) -> Plan:
+        for k, op in enumerate(self.net.ops[:-1]):
+            if is_op(op, "accumulate"):
+                self._emit_sum(op)
+            elif is_op(op, "concat"):
+                self._emit_concat(k, op)
+            elif is_view(op):
+                self._emit_views(k, op)
+            else:
+                self._emit_kernel(k, op)
+        self._emit_results()
+        steps = [step for steps in self.schedule for step in steps]
+        offsets, arena_bytes = _assign(steps)
+        return self._finish(steps, offsets, arena_bytes)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+    def _emit_kernel(self, position: int, op: Operation) -> None:
+        places = self.placement
+        self.schedule[position].insert(
+            0,
+            _Step(
+                self.kernels.of_operation(op),
+                op,
+                [places[v] for v in op.operands],
+                [places[v] for v in op.results],
+                tuple(v in places.added for v in op.results),
+                _phase(op),
+                op.loc,
+            ),
+        )
+
+    def _emit_concat(self, position: int, op: Operation) -> None:
+        whole = self.placement[op.result]
+        for x, part in zip(op.operands, concat_parts(op), strict=True):
+            self._copy(position, op, x, whole.apply(part), f"concat copies %{x.name}")
+
+    def _emit_views(self, position: int, op: Operation) -> None:
+        for view in views_of(op):
+            place: Place | None = self.placement[view.operand]
+            for step in view.steps:
+                place = place.apply(step) if place is not None else None
+            made = self.placement[view.result]
+            if made.same_as(place):
+                continue
+            message = f"{_short(op)} copies %{view.operand.name}: no strides express the new shape"
+            self._remark(message, view.result, op)
+            self._put(position, op, self.kernels.of_operation(op), [self.placement[view.operand]], made, add=False)
+
+    def _emit_sum(self, op: Operation) -> None:
+        made, whole = self.placement.sums[op], self.placement[op.result]
+        missing = [not direct for direct in made.direct]
+        missing[0] = not self.placement[made.operands[0]].same_as(whole)
+        start = next((k for k, lost in enumerate(missing) if not lost), len(missing))
+        if start > 1:
+            operands = made.operands[:start]
+            for x in operands:
+                self._remark(f"accumulate reads %{x.name}, which lies elsewhere: {self._reason(x)}", x, op)
+            kernel = self.kernels.of_op(Accumulate(), operands)
+            self._put(made.times[start - 1] // 2, op, kernel, [self.placement[x] for x in operands], whole, add=False)
+        elif start == 1:
+            x = made.operands[0]
+            self._copy(made.times[0] // 2, op, x, whole, f"accumulate copies %{x.name}")
+        for k in range(max(start, 1), len(missing)):
+            if missing[k]:
+                x = made.operands[k]
+                self._remark(f"accumulate adds %{x.name} apart: {self._reason(x)}", x, op)
+                kernel = self.kernels.of_op(Accumulate(), [x])
+                self._put(made.times[k] // 2, op, kernel, [self.placement[x]], whole, add=True)
+
+    def _emit_results(self) -> None:
+        for key, value in zip(result_keys(self.net), self.net.ret.operands, strict=True):
+            window = self.interface.slots[key]
+            place = self.placement[value]
+            if place.root.slot is window and place.same_as(Place.whole(place.root, value.shape)):
+                continue
+            slot = Place.whole(Root(key, window.dtype, value.tensor.numel, window), value.shape)
+            position = len(self.schedule) - 1
+            if key.partition(":")[0] in ("output", "loss", "total", "kept", "state"):
+                position = max(self.placement.backward_start - 1, 0)
+            self._copy(position, self.net.ret, value, slot, f"{key.replace(':', ' ')} is copied from %{value.name}")
+
+    def _copy(self, position: int, op: Operation, x: Value, to: Place | None, message: str) -> None:
+        """Copy ``x`` to where it should lie, unless it does."""
+        assert to is not None
+        if self.placement[x].same_as(to) or x.tensor.numel == 0:
+            return
+        self._remark(f"{message}: {self._reason(x)}", x, op)
+        kernel = self.kernels.of_op(Split(ways=1), [x])
+        self._put(position, op, kernel, [self.placement[x]], to, add=False)
+
+    def _put(self, position: int, op: Operation, kernel: str, reads: list[Place], to: Place, add: bool) -> None:
+        phase: Phase = _phase(op)
+        if op is self.net.ret:
+            phase = "forward" if position < self.placement.backward_start else "backward"
+        if phase == "backward":
+            position = max(position, self.placement.backward_start)
+        self.schedule[position].append(_Step(kernel, None, reads, [to], (add,), phase, op.loc))
+
+    def _remark(self, message: str, x: Value, op: Operation) -> None:
+        loc = op.loc or (x.op.loc if x.op is not None else None)
+        self.remarks.append(Remark(message, x.tensor.size_bytes, loc))
+
+    def _reason(self, x: Value) -> str:
+        """Why ``x`` is not where an operation would have it."""
+        root = self.placement[x].root
+        source, _, _ = self.placement.source(x)
+        if source.op is None:
+            return f"it is the {argument_key(source).replace(':', ' ')}"
+        if root.slot is not None:
+            return f"it lies in {root.slot.base}"
+        if root.owner != source.name:
+            return f"it lies in %{root.owner}"
+        return "others read it"
+
+    # -- addresses -----------------------------------------------------------------------------------------------------
+    def _finish(self, steps: Sequence[_Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
+        def window(place: Place) -> Window:
+            slot = place.root.slot
+            if slot is not None:
+                return place.window(slot.base, slot.offset_bytes)
+            return place.window("arena", offsets.get(place.root, 0))
+
+        plan = Plan(self.name, bases={**self.interface.bases, "arena": Base("arena", arena_bytes)})
+        plan.kernels = self.kernels.functions
+        plan.launches = [
+            Launch(
+                step.kernel,
+                tuple(map(window, step.reads)),
+                tuple(map(window, step.writes)),
+                step.add,
+                phase=step.phase,
+                loc=step.loc,
+            )
+            for step in steps
+        ]
+        plan.values = {key: (_segment(slot),) for key, slot in self.interface.slots.items()}
+        for op in self.net.ops[:-1]:
+            for value in op.results if not is_op(op, "split") else []:
+                place = self.placement[value]
+                if value.name and (place.root.slot is not None or place.root in offsets):
+                    plan.values.setdefault(value.name, (_segment(window(place)),))
+        plan.remarks = self.remarks
+        return plan
+
+
+def _place(net: FuncOp, interface: Interface) -> Placement:
+    banned: dict[Operation, None] = {}
+    while True:
+        placement = Placement(net, interface, banned)
+        failed = placement.failed_sums()
+        if not failed:
+            return placement
+        banned.update(dict.fromkeys(failed))
+
+
+def _assign(steps: Sequence[_Step]) -> tuple[dict[Root, int], int]:
+    """Offsets of the roots in the arena, and its size."""
+    lives: dict[Root, tuple[int, int]] = {}
+    for k, step in enumerate(steps):
+        for place in (*step.reads, *step.writes):
+            if place.root.slot is None and place.root.numel:
+                first, _ = lives.get(place.root, (k, k))
+                lives[place.root] = (first, k)
+    heads = _share_in_place(steps, lives)
+    blocks: dict[Root, Lifetime] = {}
+    for root, (first, last) in lives.items():
+        head = heads[root]
+        old = blocks.get(head, Lifetime(first, last, root.size_bytes))
+        blocks[head] = Lifetime(min(old.first, first), max(old.last, last), max(old.size_bytes, root.size_bytes))
+    offsets, size = assign_offsets(list(blocks.values()))
+    by_head = dict(zip(blocks, offsets, strict=True))
+    return {root: by_head[heads[root]] for root in lives}, aligned(size)
+
+
+def _share_in_place(steps: Sequence[_Step], lives: dict[Root, tuple[int, int]]) -> dict[Root, Root]:
+    """Let a kernel store over an operand that it reads last; the block that each root lies in, by its first root."""
+    heads = {root: root for root in lives}
+    dies = {root: last for root, (_, last) in lives.items()}
+    for k, step in enumerate(steps):
+        if step.op is None:
+            continue
+        for w, made in enumerate(step.writes):
+            if made.root not in lives or lives[made.root][0] != k or not _covers(made):
+                continue
+            for r, read in enumerate(step.reads):
+                if read.root not in lives or not _covers(read) or read.shape != made.shape:
+                    continue
+                head = heads[read.root]
+                alone = all(p is read or heads.get(p.root) is not head for p in (*step.reads, *step.writes))
+                if dies[head] == k and alone and maps_elementwise(step.op, r, w):
+                    heads[made.root] = head
+                    dies[head] = lives[made.root][1]
+                    break
+    return heads
+
+
+def _covers(place: Place) -> bool:
+    """Whether a place is all of its root, row-major."""
+    return place.same_as(Place.whole(place.root, place.shape)) and place.root.numel == _numel(place.shape)
+
+
+def _numel(shape: Sequence[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def _segment(window: Window) -> Segment:
+    return Segment((0,) * len(window.shape), window)
+
+
+def _phase(op: Operation) -> Phase:
+    return "backward" if is_backward(op) else "forward"
+
+
+def _short(op: Operation) -> str:
+    return op_of(op).name
