@@ -344,8 +344,9 @@ def describe_type(type_: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f'"{a}"' for a in args)
     if origin is tuple:
-        inner = describe_type(args[0]).removeprefix("an ").removeprefix("a ")
-        return f"a list of {inner}s" if args[-1] is Ellipsis else f"{inner} or a list of {len(args)}"
+        one = describe_type(args[0])
+        many = one.removeprefix("an ").removeprefix("a ") + "s"
+        return f"a list of {many}" if args[-1] is Ellipsis else f"{one} or a list of {len(args)}"
     if origin is not None:
         return " or ".join(describe_type(a) for a in args if a is not type(None))
     return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(type_, str(type_))

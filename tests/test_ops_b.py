@@ -186,7 +186,7 @@ def test_errors_of_conv() -> None:
     assert fails("conv", IMAGE, channels=4, kernel=3, groups=0) == "conv: `groups` must be at least 1, not 0"
     assert fails("conv", IMAGE, channels=4, kernel=3, pad=-1) == "conv: `pad` must be at least 0, not -1"
     assert fails("conv", IMAGE, channels=4, kernel=[3, 3, 3]) == (
-        "conv: `kernel` must be integer or a list of 2, not [3, 3, 3]"
+        "conv: `kernel` must be an integer or a list of 2, not [3, 3, 3]"
     )
     tied = Block([f32(1, 3, 5, 5), f32(4, 2, 3, 3)])
     with pytest.raises(ShapeError, match=r"\{0\} has 3 channels, but its weight tensor<4x2x3x3xf32> reads 2"):
