@@ -163,6 +163,10 @@ class _Points:
             mask = self.full(self.value(piece.where))
             at, value = tuple(index[mask] for index in at), value[mask]
         self.check(at, target.shape, None)
+        if not at:  # a number: the points that write it, one if all is well, follow one another
+            target[...] = value.flat[-1] if value.size else target
+            writes += value.size
+            return
         target[at] = value
         np.add.at(writes, at, 1)
 
