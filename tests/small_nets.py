@@ -9,7 +9,7 @@ import numpy as np
 
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
-from concatc.op import Builder
+from concatc.op import Builder, Init, load_all_ops_once
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.insert_splits import InsertSplits
 from concatc.targets.reference.interpreter import argument_name, run_function
@@ -28,6 +28,7 @@ class NetBuilder:
         self.b = Builder(self.func.body)
         self.losses: list[tuple[str, Value, float]] = []
         self.returns: list[tuple[Value, dict[str, Any]]] = []
+        self.random_calls = 0
 
     def input(self, name: str, *shape: int, dtype: str = "f32") -> Value:
         return self._arg(name, TensorType(shape, dtype), kind="input", name=name)
@@ -39,6 +40,13 @@ class NetBuilder:
         """The random state."""
         known = [a for a in self.func.args if a.attrs["cnet.kind"] == "random"]
         return known[0] if known else self._arg("random", TensorType((2,), "i32"), kind="random", name="random")
+
+    def state(self, name: str, *shape: int, init: str = "constant(0.0)") -> Value:
+        return self._arg(name, TensorType(shape), kind="state", name=name, init=init)
+
+    def call(self, op: str, *xs: Value, at: str = "", train: bool = True, **attributes: Any) -> Any:
+        """Call an op as the language does; its parameters get the path ``at``."""
+        return load_all_ops_once()[op].build(_Site(self, at or op, train), *xs, **attributes)
 
     def _arg(self, value_name: str, type: TensorType, **attrs: Any) -> Value:
         value = self.func.body.add_arg(type, value_name)
@@ -65,7 +73,13 @@ class NetBuilder:
         self.loss(self.b.softmax_loss(logits, label, **attributes))
 
     def module(self) -> Module:
-        order = {"output": 0, "loss": 1, "total": 2, "kept": 3}
+        counts: dict[str, int] = {}
+        for value in (result for op in self.func.ops for result in op.results if not result.name):
+            assert value.op is not None
+            kind = value.op.name.removeprefix("cnet.")
+            counts[kind] = counts.get(kind, 0) + 1
+            value.name = f"{kind}.{counts[kind]}"
+        order = {"output": 0, "loss": 1, "total": 2, "kept": 3, "state": 4}
         returns = list(self.returns)
         for name, value, weight in self.losses:
             returns.append((value, {"kind": "loss", "name": name, "weight": weight}))
@@ -85,8 +99,31 @@ class NetBuilder:
         return Module(self.func.sym_name, [self.func])
 
 
+class _Site:
+    """The place of one call."""
+
+    def __init__(self, net: NetBuilder, path: str, train: bool) -> None:
+        self.net, self.path, self.train, self.b = net, path, train, net.b
+
+    def param(self, name: str, shape: Sequence[int], init: Init, dtype: str = "f32", fan_in: int = 0) -> Value:
+        return self.net.param(f"{self.path}.{name}", *shape, init=str(init.to_attr()))
+
+    def has_param(self, name: str) -> bool:
+        return True
+
+    def state(self, name: str, shape: Sequence[int], init: Init, dtype: str = "f32") -> Value:
+        return self.net.state(f"{self.path}.{name}", *shape, init=str(init.to_attr()))
+
+    def update(self, state: Value, value: Value) -> None:
+        self.net.returns.append((value, {"kind": "state", "name": state.attrs["cnet.name"]}))
+
+    def random(self) -> tuple[Value, int]:
+        self.net.random_calls += 1
+        return self.net.random(), self.net.random_calls
+
+
 def data_for(func: FuncOp, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values for all arguments: floats normal, integers small, loss weights not 1, random state (7, 3)."""
+    """Random values for all arguments: floats normal, states positive, integers small, loss weights not 1, random state (7, 3)."""
     rng = np.random.default_rng(seed)
     values = {}
     for arg in func.args:
@@ -94,6 +131,8 @@ def data_for(func: FuncOp, seed: int = 0) -> dict[str, np.ndarray]:
         if kind == "random":
             value = np.array([7, 3], np.int32)
         elif kind == "loss_weights":
+            value = 0.5 + rng.random(arg.shape)
+        elif kind == "state":
             value = 0.5 + rng.random(arg.shape)
         elif arg.tensor.is_float:
             value = rng.normal(size=arg.shape)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.op import Builder, Op, is_op, op_of
-from concatc.passes.graph import OUTPUT_GRAD, is_backward, short_name, split_source
+from concatc.passes.graph import OUTPUT_GRAD, describe, is_backward, split_source
 from concatc.passes.insert_splits import insert_splits
 
 
@@ -107,7 +107,7 @@ class _Derivation:
         if type(rule).vjp is Op.vjp:
             raise ConcatcError(Diagnostic(f"{rule.name} has no gradient, and a loss depends on it", op.loc))
         start = len(self.block.ops)
-        builder = Builder(self.block, op.loc, attributes={"transposes": _describe(op)})
+        builder = Builder(self.block, op.loc, attributes={"transposes": describe(op)})
         dxs = rule.vjp(builder, op.operands, op.results, dys, needs)
         for x, dx, need in zip(op.operands, dxs, needs, strict=True):
             if dx is None:
@@ -115,13 +115,13 @@ class _Derivation:
             assert dx.type == x.type, f"vjp of {op.name}: {dx.type} for an operand of {x.type}"
             passed_through = is_op(op, "split") and dx in dys
             if not dx.name or (passed_through and dx.name in (f"{y.name}.grad" for y in op.results)):
-                dx.name = f"{x.name}.grad"
+                dx.name = _grad_name(x)
             if need:
                 assert x not in self.cotangents, f"%{x.name} has two readers; insert-splits must run first"
                 self.cotangents[x] = dx
         helpers = [y for made in self.block.ops[start:] for y in made.results if not y.name]
         for k, value in enumerate(helpers):
-            value.name = f"{op.results[0].name}.vjp{k}"
+            value.name = f"{op.results[0].name}.vjp{k}" if op.results[0].name else ""
 
     def finish(self, wanted: list[tuple[str, dict[str, Value]]]) -> None:
         """Return the gradients that were asked for; zeros where none flows."""
@@ -137,7 +137,7 @@ class _Derivation:
     def _constant(self, like: Value, value: float, transposes: str) -> Value:
         builder = Builder(self.block, like.op.loc if like.op else None, attributes={"transposes": transposes})
         made: Value = builder.constant(
-            shape=like.shape, value=value, dtype=like.dtype, names=[f"{split_source(like).name}.grad"]
+            shape=like.shape, value=value, dtype=like.dtype, names=[_grad_name(split_source(like))]
         )
         return made
 
@@ -151,9 +151,8 @@ def _depends_on(func: FuncOp, sources: Iterable[Value]) -> dict[Value, None]:
     return found
 
 
-def _describe(op: Operation) -> str:
-    """``relu %y``: what ``transposes`` says of an operation."""
-    return f"{short_name(op)} {', '.join('%' + y.name for y in op.results)}"
+def _grad_name(value: Value) -> str:
+    return f"{value.name}.grad" if value.name else ""
 
 
 def _choose(what: str, values: dict[str, Value], names: bool | tuple[str, ...]) -> dict[str, Value]:

@@ -11,7 +11,7 @@
 Views (concat, slice, split, accumulate, reshape, flatten, transpose) stay between kernels, where `plan-memory` makes
 windows of them; splits inside a kernel vanish.  Invariant: a kernel lowers by substitution.  Each value inside it is
 made by one pointwise piece, and is inlined into its readers, or by a fold whose readers are pointwise over the
-same space; operations with stages of their own (softmax) stand alone or behind pointwise operations.  Forward and
+same space; stages and scatters (softmax, max_pool_grad) are those of one operation.  Forward and
 backward operations never share a kernel, an operation with an effect shares none, and values do not change.
 """
 
@@ -29,7 +29,7 @@ from concatc.passes.insert_splits import insert_splits
 from concatc.passes.iteration import Iteration, Iterations, Read
 
 VIEWS = ("concat", "slice", "split", "accumulate", "reshape", "flatten", "transpose")
-FOLDS = ("contraction", "reduction")
+FOLDS = ("contraction", "reduction", "staged")
 
 # An expression this cheap is computed again rather than stored, however often it is read.
 CHEAP = 8

@@ -13,6 +13,11 @@ def short_name(op: Operation) -> str:
     return op.name.removeprefix(DIALECT)
 
 
+def describe(op: Operation) -> str:
+    """``relu %y``: what ``transposes`` says of an operation."""
+    return f"{short_name(op)} {', '.join('%' + y.name for y in op.results)}"
+
+
 def transposed(op: Operation) -> str | None:
     """What the operation (or the first one in its kernel) transposes, ``relu %y``; None in the forward half."""
     if op.name == "cnet.kernel":

@@ -13,8 +13,8 @@ from concatc.loops.pieces import Piece, is_pointwise
 from concatc.op import lowered, op_of
 
 # pointwise: each element of each result is one expression.  contraction: a sum of products.  reduction: other folds.
-# other: stages through temporaries, scatters, results made in several parts.
-Kind = Literal["pointwise", "contraction", "reduction", "other"]
+# staged: pointwise in temporaries of the op (mean and variance).  other: scatters, results made in several parts.
+Kind = Literal["pointwise", "contraction", "reduction", "staged", "other"]
 
 # Costly in every instruction set, in units of one addition.
 COSTLY = {"div": 8, "sqrt": 8, "exp": 16, "log": 16, "log1p": 16, "tanh": 24, "erf": 24}
@@ -91,11 +91,13 @@ def is_contraction(piece: Piece) -> bool:
 
 
 def _kind(pieces: list[Piece], results: list[TensorType]) -> Kind:
-    one_each = [p.target.index for p in pieces if p.target.kind == "result"] == list(range(len(results)))
-    if not one_each or len(pieces) != len(results):
+    last = [p for p in pieces if p.target.kind == "result"]
+    if [p.target.index for p in last] != list(range(len(results))):
         return "other"
-    if all(is_pointwise(p) for p in pieces):
-        return "pointwise"
+    if all(is_pointwise(p) for p in last):
+        return "pointwise" if len(last) == len(pieces) else "staged"
+    if len(last) != len(pieces):
+        return "other"
     if len(pieces) == 1 and is_contraction(pieces[0]):
         return "contraction"
     if all(p.combine in ("add", "max") and p.reduce and not p.sequential and p.where is None for p in pieces):
