@@ -138,13 +138,11 @@ def _check_aliases(plan: Plan, launch: Launch) -> Iterator[str]:
 def _in_place(kernel: FuncOp, read: int, write: int) -> bool:
     """Whether result ``write`` may be stored where argument ``read`` lies.
 
-    Everything that the argument flows into must be one element from one element at the same index, and all results
-    must have its shape, so that the kernel is one loop nest that visits each element once.
+    Everything that the argument flows into must be one element from one element at the same index.  If it flows into
+    other results too, all of them must have its shape, so that one loop nest visits each element once.
     """
     argument = kernel.args[read]
     results = kernel.ret.operands
-    if any(r.shape != argument.shape for r in results):
-        return False
     reached: set[Value] = {argument}
     for op in kernel.ops:
         if op is kernel.ret:
@@ -163,7 +161,9 @@ def _in_place(kernel: FuncOp, read: int, write: int) -> bool:
             if touched and piece.target.kind == "temp":
                 temps.add(piece.target.index)
         reached.update(op.results)
-    return results[write] in reached and argument not in results
+    if results[write] not in reached or argument in results:
+        return False
+    return len([r for r in results if r in reached]) == 1 or all(r.shape == argument.shape for r in results)
 
 
 def _same_index(piece: Piece, operands: set[int], temps: set[int]) -> bool:

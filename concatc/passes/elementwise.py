@@ -13,32 +13,39 @@ from concatc.op import lowered
 
 
 def maps_elementwise(op: Operation, operand: int, result: int) -> bool:
-    """Whether a kernel (or a lone op) reads ``operand`` only at the index of the element that it stores.
+    """Whether a kernel (or a lone op) reads ``operand`` only at the index of the element of ``result`` that it stores.
 
-    All results of the kernel must have the operand's shape, and all its ops be pointwise, so that it is one loop nest.
+    The operand must flow into ``result`` alone, or all results must have its shape and all ops be pointwise, so that
+    one loop nest makes them: no other nest may read what is stored over.
     """
-    shape = op.operands[operand].shape
-    if any(r.shape != shape for r in op.results) or op.results[result].type != op.operands[operand].type:
+    x = op.operands[operand]
+    if op.results[result].type != x.type:
         return False
     if op.name != "cnet.kernel":
-        return _reads_at_own_index(op, {op.operands[operand]})
-    block = op.regions[0].block
-    reached: set[Value] = {block.args[operand]}
-    for inner in block.ops[:-1]:
+        return _reads_at_own_index(op, {x})
+    *inner_ops, end = op.regions[0].block.ops
+    reached: set[Value] = {op.regions[0].block.args[operand]}
+    for inner in inner_ops:
+        if not any(v in reached for v in inner.operands):
+            continue
         if not _reads_at_own_index(inner, reached):
             return False
-        if any(v in reached for v in inner.operands):
-            reached.update(inner.results)
-    return block.ops[-1].operands[result] in reached and block.args[operand] not in block.ops[-1].operands
+        reached.update(inner.results)
+    if end.operands[result] not in reached or op.regions[0].block.args[operand] in end.operands:
+        return False
+    if sum(v in reached for v in end.operands) == 1:
+        return True
+    return all(v.shape == x.shape for v in end.operands) and all(_is_map(inner) for inner in inner_ops)
+
+
+def _is_map(op: Operation) -> bool:
+    return all(is_pointwise(p) and p.target.kind == "result" for p in lowered(op))
 
 
 def _reads_at_own_index(op: Operation, reached: set[Value]) -> bool:
-    pieces = lowered(op)
-    if any(not is_pointwise(p) or p.target.kind != "result" for p in pieces):
-        return False
-    return all(
+    return _is_map(op) and all(
         load.at == piece.axes
-        for piece in pieces
+        for piece in lowered(op)
         for load in loads(piece.value)
         if load.ref.kind == "operand" and op.operands[load.ref.index] in reached
     )

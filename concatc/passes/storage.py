@@ -145,7 +145,7 @@ def views_of(op: Operation) -> list[View]:
         return [View(x, y, (Reshaped(y.shape),), (Reshaped(x.shape),))]
     if is_op(op, "transpose"):
         x, y = op.operands[0], op.result
-        axes = _integers(op.attributes["axes"])
+        axes = _integers(op.attributes["perm"])
         inverse = tuple(axes.index(d) for d in range(len(axes)))
         return [View(x, y, (Permuted(axes),), (Permuted(inverse),))]
     return []

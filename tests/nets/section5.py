@@ -214,7 +214,7 @@ def unused_part(n: NetBuilder) -> None:
 def two_masks(n: NetBuilder) -> None:
     """``concat(dropout(x), dropout(x))``: each call has a mask of its own."""
     x = linear(n, "h", n.input("x", 3, 4), 4)
-    a, b = (n.named(name, n.call("dropout", x, rate=0.5)) for name in ("a", "b"))
+    a, b = (n.named(name, n.call("dropout", x, p=0.5)) for name in ("a", "b"))
     square_loss(n, concat(n, "c", a, b))
 
 
@@ -260,7 +260,7 @@ def views_of_views(n: NetBuilder) -> None:
     c = concat(n, "c", a, b)
     p, q = n.b.slice(c, axis=1, sizes=(4, 4), names=["p", "q"])
     r = n.named("r", n.b.reshape(p, shape=(2, 2, 2)))
-    t = n.named("t", n.b.transpose(q, axes=(1, 0)))
+    t = n.named("t", n.b.transpose(q, perm=(1, 0)))
     f = n.named("f", n.call("flatten", r))
     square_loss(n, linear(n, "z", f, 2))
     square_loss(n, linear(n, "w", t, 3))
@@ -299,8 +299,8 @@ def u_net(n: NetBuilder) -> None:
     """Skip connections over a pooling: the skip is joined long after it was made."""
     x = n.input("x", 2, 2, 4, 4)
     skip = relu(n, "skip", n.b.conv(x, n.param("k0", 3, 2, 3, 3), pad=(1, 1)))
-    low = relu(n, "low", n.b.conv(n.call("avg_pool", skip, size=2), n.param("k1", 4, 3, 3, 3), pad=(1, 1)))
-    up = n.named("up", n.call("upsample", low, scale=2))
+    low = relu(n, "low", n.b.conv(n.call("avg_pool", skip, kernel=(2, 2)), n.param("k1", 4, 3, 3, 3), pad=(1, 1)))
+    up = n.named("up", n.call("upsample", low, factor=(2, 2)))
     y = n.b.conv(concat(n, "c", skip, up), n.param("k2", 2, 7, 1, 1))
     square_loss(n, y)
 
