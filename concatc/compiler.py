@@ -20,7 +20,6 @@ from concatc.ir.printer import READING, Style, print_module
 from concatc.loops.bases import Interface, interface_of
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
-from concatc.passes.check_ops import verify_net
 from concatc.passes.check_plan import verify_plan
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.fuse import Fuse
@@ -29,6 +28,7 @@ from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.plan_memory import PlanMemory
+from concatc.passes.verify import verify
 from concatc.runtime.source import Phase
 from concatc.targets import Target
 
@@ -164,7 +164,7 @@ class Lowering:
         options = self._options
         manager = PassManager(
             passes,
-            verify=verify_net,
+            verify=verify,
             verify_each=options.verify_each,
             print_after=[p.name for p in passes if p.name in options.print_after],
             print_after_all=options.print_after_all,

@@ -19,7 +19,7 @@ from concatc.diagnostics import ConcatcError, Diagnostic, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.ir.verifier import problems
-from concatc.op import DIALECT, REGISTRY, Op, ShapeError, load_all_ops_once, op_of
+from concatc.op import DIALECT, REGISTRY, Composite, Op, ShapeError, load_all_ops_once, op_of
 from concatc.passes.graph import is_backward, is_cotangent
 
 Level = Literal["any", "split", "joint"]
@@ -65,6 +65,9 @@ def check_op(operation: Operation) -> Iterator[str]:
         near = did_you_mean(short, known)
         yield f"unknown op {operation.name}{'; ' + near if near else ''}"
         return
+    if issubclass(known[short], Composite):
+        yield f"{operation.name} is a function of the language; the IR holds the ops that it is made of"
+        return
     if any(not isinstance(v.type, TensorType) for v in (*operation.operands, *operation.results)):
         yield f"{operation.name} works on tensors"
         return
@@ -81,6 +84,10 @@ def check_op(operation: Operation) -> Iterator[str]:
         types = op.infer([v.tensor for v in operation.operands])
     except ShapeError as error:
         yield _named(error.message, operation)
+        return
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        # Rules of ops may count on what the language makes sure of; an edited text need not hold to it.
+        yield f"{operation.name}: its attributes do not fit operands of these types"
         return
     found = [v.type for v in operation.results]
     if found != types:
