@@ -30,7 +30,7 @@ class _Scope:
 
 @dataclass(eq=False)
 class Loop:
-    """An open ``scf.for``: ``yielded`` takes the next values of ``carried``; ``results`` are there once it is closed."""
+    """An open ``scf.for``: ``yielded`` takes the next values of ``carried``; ``results`` are there once closed."""
 
     index: Value
     carried: list[Value]

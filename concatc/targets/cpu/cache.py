@@ -1,0 +1,96 @@
+"""The content-addressed cache: generated sources and object code, shared by all processes of a user.
+
+    ~/.cache/concatc/ab/abcdef0123....o        sha256 of what it was made from, the host's CPU and the versions
+
+Entries are written beside their place and then renamed, so that parallel processes see whole entries only.  Each entry
+of object code starts with the hash of its bytes; one that does not match is made anew.  ``CONCATC_CACHE_DIR`` names
+another directory.  **Objects are code**: who can write to the directory can run code as you.  It is made for its owner
+alone, and entries that belong to another user are not loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MAGIC = b"concatc-object-1\n"
+
+
+def default_directory() -> Path:
+    """``$CONCATC_CACHE_DIR``, else ``concatc`` in the user's cache directory."""
+    chosen = os.environ.get("CONCATC_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "concatc"
+
+
+def digest(*parts: str) -> str:
+    """The sha256 of texts, in hex; their borders count."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        hasher.update(f"{len(data)}:".encode())
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A directory of entries by key.  Where it cannot be written, everything is made each time."""
+
+    directory: Path
+
+    def path(self, key: str, suffix: str) -> Path:
+        """Where the entry stands."""
+        return self.directory / key[:2] / f"{key}{suffix}"
+
+    def load(self, key: str) -> bytes | None:
+        """The object code stored under ``key``; None where there is none, or where it is damaged."""
+        path = self.path(key, ".o")
+        try:
+            with path.open("rb") as file:
+                if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid != os.getuid():
+                    return None
+                data = file.read()
+        except OSError:
+            return None
+        checksum, payload = data[len(MAGIC) : len(MAGIC) + 64], data[len(MAGIC) + 64 :]
+        if not data.startswith(MAGIC) or hashlib.sha256(payload).hexdigest().encode() != checksum:
+            return None
+        return payload
+
+    def store(self, key: str, payload: bytes) -> None:
+        """Store object code."""
+        self._write(self.path(key, ".o"), MAGIC + hashlib.sha256(payload).hexdigest().encode() + payload)
+
+    def source(self, key: str, text: str) -> Path:
+        """The file that holds a generated source; written if it does not hold just that."""
+        path = self.path(key, ".py")
+        data = text.encode()
+        try:
+            if path.read_bytes() == data:
+                return path
+        except OSError:
+            pass
+        self._write(path, data)
+        return path
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        except OSError:
+            return
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(name).replace(path)
+        except OSError:
+            # A full disk or a lost directory must not fail the compilation.
+            with contextlib.suppress(OSError):
+                Path(name).unlink()

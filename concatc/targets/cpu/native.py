@@ -1,0 +1,132 @@
+"""LLVM for the host: its CPU, optimisation of IR, object code, and loading that.
+
+Everything goes through llvmlite alone; a net whose object code is in the cache is loaded without Numba.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from concatc.targets.cpu.cache import digest
+
+
+@dataclass(frozen=True)
+class Host:
+    """The CPU that code is generated for.
+
+    ``vector_bytes`` is the width of a vector register, ``registers`` how many there are.
+    """
+
+    name: str
+    features: str
+    vector_bytes: int
+    registers: int
+    fma: bool
+    masked: bool  # loads and stores under a mask are single instructions
+
+
+@functools.cache
+def host() -> Host:
+    """This machine."""
+    _initialize()
+    flags = llvm.get_host_cpu_features()
+    features = ",".join(sorted(flags.flatten().split(",")))
+    wide = bool(flags.get("avx512f")) and bool(flags.get("avx512vl"))
+    avx = bool(flags.get("avx"))
+    return Host(
+        name=llvm.get_host_cpu_name(),
+        features=features,
+        vector_bytes=64 if wide else 32 if avx else 16,
+        registers=32 if wide or not llvm.get_process_triple().startswith("x86_64") else 16,
+        fma=bool(flags.get("fma")) or not llvm.get_process_triple().startswith("x86_64"),
+        masked=avx,
+    )
+
+
+@functools.cache
+def build_id() -> str:
+    """What generated code depends on besides its source: CPU, versions, and the generator itself."""
+    here = Path(__file__).parent
+    generator = [path.read_text() for path in sorted(here.glob("*.py"))]
+    versions = [f"{name} {metadata.version(name)}" for name in ("llvmlite", "numba")]
+    machine = host()
+    return digest(llvm.get_process_triple(), machine.name, machine.features, *versions, *generator)
+
+
+@functools.cache
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@functools.cache
+def _machine() -> Any:
+    machine = host()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    return target.create_target_machine(
+        cpu=machine.name, features=machine.features, opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def optimize(text: str) -> Any:
+    """Parse LLVM IR, verify it, and run the standard passes."""
+    _initialize()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = True
+    builder = llvm.create_pass_builder(_machine(), options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def link(main: str, *others: str) -> str:
+    """One module of several; functions that only the others call become private to it."""
+    _initialize()
+    module = llvm.parse_assembly(main)
+    inner = [f.name for f in module.functions if not f.is_declaration]
+    for other in others:
+        module.link_in(llvm.parse_assembly(other))
+    for name in inner:
+        module.get_function(name).linkage = llvm.Linkage.internal
+    return str(module)
+
+
+def object_code(text: str) -> bytes:
+    """The object code of LLVM IR."""
+    return bytes(_machine().emit_object(optimize(text)))
+
+
+def assembly(text: str) -> str:
+    """The assembly of LLVM IR."""
+    return str(_machine().emit_assembly(optimize(text)))
+
+
+class Library:
+    """Object code in memory.  It must live as long as its functions may be called."""
+
+    def __init__(self, objects: Iterable[bytes]) -> None:
+        _initialize()
+        empty = llvm.parse_assembly("")
+        self._engine = llvm.create_mcjit_compiler(empty, _new_machine())
+        for data in objects:
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """The address of a function."""
+        found = int(self._engine.get_function_address(name))
+        assert found, f"the object code has no function {name}"
+        return found
+
+
+def _new_machine() -> Any:
+    # The engine takes the machine over.
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(reloc="pic", codemodel="small")
