@@ -1,0 +1,520 @@
+"""Calls: of functions, ops, blocks and layers.
+
+Data comes first, then at most one attribute by position (the op's size), the rest by name.  For each parameter P of an
+op a call may say ``P=blob`` (tie it), ``P=false`` (leave it out), ``P_init=``, ``P_lr=`` and ``P_decay=``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, NoReturn, Protocol
+
+from concatc.diagnostics import Loc, did_you_mean
+from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet.builtins import FUNCTIONS, FunctionError
+from concatc.frontend.cnet.context import Frame, Poisoned, Run, Scope
+from concatc.frontend.cnet.expressions import Expressions, is_number
+from concatc.frontend.cnet.graph import OperandError
+from concatc.frontend.cnet.names import Callee, CallNames, FunctionCallee, LocalCallee
+from concatc.frontend.cnet.project import Block
+from concatc.frontend.cnet.site import ParamOptions, Site
+from concatc.frontend.cnet.values import NumberError, as_float, as_layer, describe, is_blob, plain, show
+from concatc.ir.core import Value
+from concatc.op import Attribute, Init, Op, ShapeError, Signature, check_attribute, constant, describe_type
+
+# A positional argument: its expression where there is one (for messages), its value.
+Argument = tuple[ast.Expr | None, Any]
+
+
+@dataclass(eq=False)
+class LayerValue:
+    """``layer enc = linear(256)``: an op or block with arguments, and one set of parameters for all its calls."""
+
+    name: str
+    callee: type[Op] | Block
+    path: tuple[str, ...]
+    uid: int
+    positional: tuple[Argument, ...]
+    keywords: dict[str, tuple[ast.Keyword, Any]]
+    defaults: dict[str, Any]
+    loc: Loc
+    calls: int = 0
+
+
+class RunsBlocks(Protocol):
+    """What runs the statements of a block."""
+
+    def block(self, frame: Frame) -> Any:
+        """The value that the block returns."""
+        ...
+
+
+@dataclass
+class Calls:
+    """Evaluates calls in a frame; raises :class:`Poisoned` where an error was reported."""
+
+    run: Run
+    expressions: Expressions
+    statements: RunsBlocks
+    _signatures: dict[str, Signature] = field(default_factory=dict)
+
+    def call(self, frame: Frame, call: ast.Call, piped: tuple[Argument, ...]) -> Any:
+        """The value of a call; ``piped`` comes first."""
+        self.run.charge(frame, call.loc, 5)
+        names = frame.names.calls[call.uid]
+        layer = as_layer(frame.lookup(call.callee[0])) if len(call.callee) == 1 else None
+        callee: Callee | None = names.callee if layer is None else None
+        if layer is None and callee is None:
+            raise Poisoned
+        positional = [*piped, *((e, self.expressions.evaluate(frame, e)) for e in call.positional)]
+        keywords = {k.name: (k, self.expressions.evaluate(frame, k.value)) for k in call.keywords}
+        if layer is not None:
+            return self._layer(frame, layer, call, positional, keywords)
+        if isinstance(callee, FunctionCallee):
+            return self._function(frame, callee.name, call, positional, keywords)
+        if isinstance(callee, LocalCallee):
+            self._not_callable(frame, callee.name, call)
+        assert callee is not None
+        path = (*frame.segments, names.segment) if names.segment else frame.segments
+        if isinstance(callee, Block):
+            return self._block(frame, callee, call.loc, call.callee_loc, path, positional, keywords, frame.layers)
+        defaults = self._defaults(frame, names)
+        return self._op(frame, callee, call, path, call.uid, positional, keywords, defaults, frame.layers)
+
+    def _not_callable(self, frame: Frame, name: str, call: ast.Call) -> NoReturn:
+        value = self.expressions.evaluate(frame, ast.Reference((name,), call.callee_loc))
+        self.run.fail(frame, f"`{name}` is {describe(value)} and cannot be called", call.callee_loc)
+
+    # -- functions on numbers, lists and shapes --------------------------------------------------------------------
+    def _function(
+        self,
+        frame: Frame,
+        name: str,
+        call: ast.Call,
+        positional: Sequence[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+    ) -> Any:
+        function = FUNCTIONS[name]
+        takes = f"`{name}({', '.join(function.parameters)})`"
+        if len(positional) > len(function.parameters):
+            self.run.fail(frame, f"too many arguments: {takes}", call.loc)
+        values = dict(zip(function.parameters, (value for _, value in positional), strict=False))
+        for key, (keyword, value) in keywords.items():
+            if key not in function.parameters or key in values:
+                problem = "is given twice" if key in values else f"is no parameter of {takes}"
+                self.run.fail(frame, f"`{key}` {problem}", keyword.loc, help=did_you_mean(key, function.parameters))
+            values[key] = value
+        if function.defaults:
+            values = {**dict(zip(function.parameters, function.defaults, strict=True)), **values}
+        missing = [p for p in function.parameters if p not in values]
+        if missing:
+            self.run.fail(frame, f"`{name}` needs `{missing[0]}`: {takes}", call.loc)
+        try:
+            return function.run(*(values[p] for p in function.parameters))
+        except FunctionError as error:
+            self.run.fail(frame, error.message, call.loc, help=error.help)
+
+    # -- blocks ------------------------------------------------------------------------------------------------------
+    def _block(
+        self,
+        frame: Frame,
+        block: Block,
+        loc: Loc,
+        callee_loc: Loc,
+        path: tuple[str, ...],
+        positional: Sequence[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+        layers: tuple[object, ...],
+    ) -> Any:
+        names = self.run.analysis.of_block(block)
+        if self.run.analysis.is_circular(block):
+            raise Poisoned
+        if len(frame.calls) >= limits.CALL_DEPTH:
+            self.run.fail(frame, f"more than {limits.CALL_DEPTH} blocks call each other here", callee_loc)
+        inner = Frame(block.unit, names, path, [Scope()], layers, (*frame.calls, loc))
+        self._bind_formals(frame, inner, block, loc, positional, keywords)
+        return self.statements.block(inner)
+
+    def _bind_formals(
+        self,
+        frame: Frame,
+        inner: Frame,
+        block: Block,
+        loc: Loc,
+        positional: Sequence[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+    ) -> None:
+        formals = {f.name.text: f for f in block.definition.formals}
+        takes = f"`{block.name}({', '.join(formals)})`, from {block.definition.loc.file}:{block.definition.loc.line}"
+        if len(positional) > len(formals):
+            extra = positional[len(formals)][0]
+            where = extra.loc if extra is not None and extra.loc.file == loc.file else loc
+            self.run.fail(frame, f"block `{block.name}` takes {_count(len(formals), 'argument')}", where, [takes])
+        given = dict(zip(formals, (value for _, value in positional), strict=False))
+        failed = False
+        for key, (keyword, value) in keywords.items():
+            if key in formals and key not in given:
+                given[key] = value
+                continue
+            problem = "is given twice" if key in formals else f"is no parameter of block `{block.name}`"
+            self.run.report(frame, f"`{key}` {problem}", keyword.loc, [takes], did_you_mean(key, formals))
+            failed = True
+        missing = [name for name, f in formals.items() if name not in given and f.default is None]
+        if missing and not failed:
+            which = ", ".join(f"`{m}`" for m in missing)
+            self.run.fail(frame, f"block `{block.name}` needs {which}", loc, [takes])
+        if failed:
+            raise Poisoned
+        for name, formal in formals.items():
+            if name not in given:
+                assert formal.default is not None
+                given[name] = self.expressions.evaluate(inner, formal.default)
+            inner.scopes[0].names[name] = given[name]
+
+    # -- layers --------------------------------------------------------------------------------------------------------
+    def define_layer(self, frame: Frame, statement: ast.Layer) -> LayerValue:
+        """``layer enc = linear(256)``: evaluate the arguments; the parameters are made at the first call."""
+        call = statement.call
+        names = frame.names.calls[call.uid]
+        callee = names.callee
+        if callee is None:
+            raise Poisoned
+        if isinstance(callee, FunctionCallee | LocalCallee):
+            self.run.fail(frame, f"a layer is made of an op or a block, and `{callee.name}` is neither", call.loc)
+        if call.label is not None:
+            self.run.fail(frame, "a layer is called by its name and needs no label", call.label.loc)
+        return LayerValue(
+            statement.name.text,
+            callee,
+            (*frame.segments, statement.name.text),
+            call.uid,
+            tuple((e, self.expressions.evaluate(frame, e)) for e in call.positional),
+            {k.name: (k, self.expressions.evaluate(frame, k.value)) for k in call.keywords},
+            self._defaults(frame, names),
+            statement.loc,
+        )
+
+    def _layer(
+        self,
+        frame: Frame,
+        layer: LayerValue,
+        call: ast.Call,
+        positional: list[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+    ) -> Any:
+        for key, (keyword, _) in keywords.items():
+            self.run.fail(
+                frame,
+                f"`{key}` is given where layer `{layer.name}` is called",
+                keyword.loc,
+                help=f"give it where the layer is made, in line {layer.loc.line}",
+            )
+        layers = (*frame.layers, layer)
+        layer.calls += 1
+        arguments = [*positional, *layer.positional]
+        if isinstance(layer.callee, Block):
+            return self._block(
+                frame, layer.callee, call.loc, call.callee_loc, layer.path, arguments, layer.keywords, layers
+            )
+        return self._op(
+            frame, layer.callee, call, layer.path, layer.uid, arguments, layer.keywords, layer.defaults, layers
+        )
+
+    def layer_parameter(self, frame: Frame, layer: LayerValue, rest: Sequence[str], loc: Loc) -> Value:
+        """``enc.weight``."""
+        prefix = ".".join(layer.path) + "."
+        known = {path.removeprefix(prefix): p for path, p in self.run.graph.params.items() if path.startswith(prefix)}
+        name = ".".join(rest)
+        if name in known:
+            return known[name]
+        if layer.calls == 0:
+            self.run.fail(
+                frame,
+                f"`{layer.name}` has no parameters yet",
+                loc,
+                [f"line {layer.loc.line} makes the layer; its first call makes its parameters"],
+                f"call `{layer.name}(..)` above this line",
+            )
+        parts = ", ".join(f"`{layer.name}.{k}`" for k in known) or "none"
+        self.run.fail(
+            frame,
+            f"layer `{layer.name}` has no parameter `{name}`",
+            loc,
+            [f"it has {parts}"],
+            did_you_mean(name, known),
+        )
+
+    # -- ops -----------------------------------------------------------------------------------------------------------
+    def _op(
+        self,
+        frame: Frame,
+        op: type[Op],
+        call: ast.Call,
+        path: tuple[str, ...],
+        uid: int,
+        positional: Sequence[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+        defaults: dict[str, Any],
+        layers: tuple[object, ...],
+    ) -> Any:
+        signature = self.signature(op)
+        data, size = self._split_positional(frame, op, signature, call, positional)
+        values: dict[str, Any] = dict(defaults)
+        given: dict[str, tuple[Loc, Any]] = {}
+        if size is not None:
+            assert signature.size is not None
+            given[signature.size] = (call.loc if size[0] is None else size[0].loc, size[1])
+        failed = False
+        for key, (keyword, value) in keywords.items():
+            if key in given:
+                self.run.report(frame, f"`{key}` is given twice", keyword.loc)
+                failed = True
+            given[key] = (keyword.value.loc, value)
+            failed |= not self._is_known(frame, op, signature, keyword)
+        if failed:
+            raise Poisoned
+        for key, (loc, value) in given.items():
+            values[key] = self.attribute(frame, op, signature, key, value, loc)
+        missing = [a.name for a in signature.attributes.values() if a.required and a.name not in values]
+        if missing:
+            self._missing_attribute(frame, op, signature, call, missing)
+        attributes = {name: values[name] for name in signature.attributes if name in values}
+        site = Site(
+            self.run.graph.b,
+            self.run.train,
+            op.name,
+            self.run,
+            frame,
+            path,
+            uid,
+            call.loc,
+            {p: param_options(p, values) for p in op.params},
+            layers,
+        )
+        self.run.graph.b.loc = call.loc
+        operands = [(e, v) for e, v in data]
+        try:
+            return op.build(site, *(v for _, v in data), **attributes)
+        except ShapeError as error:
+            self.shape_error(frame, error, call.loc, operands)
+
+    def signature(self, op: type[Op]) -> Signature:
+        """How the op is called."""
+        if op.name not in self._signatures:
+            self._signatures[op.name] = op.signature()
+        return self._signatures[op.name]
+
+    def _split_positional(
+        self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, positional: Sequence[Argument]
+    ) -> tuple[list[Argument], Argument | None]:
+        variadic = bool(signature.data) and signature.data[-1].startswith("*")
+        rest = list(positional)
+        data: list[Argument] = []
+        while rest and (variadic or len(data) < len(signature.data)):
+            expr, value = rest[0]
+            if is_blob(value):
+                data.append(rest.pop(0))
+            elif variadic and isinstance(value, tuple) and all(map(is_blob, value)):
+                data += _items(expr, value)
+                rest.pop(0)
+            else:
+                break
+        required = len(signature.data) - signature.optional_data
+        usage = f"`{_usage(op, signature)}`"
+        if len(data) < required:
+            loc = rest[0][0].loc if rest and rest[0][0] is not None else call.loc
+            if rest:
+                wanted = signature.data[min(len(data), len(signature.data) - 1)].lstrip("*")
+                problem = f"`{wanted}` of `{op.name}` must be a blob, not {describe(rest[0][1])}"
+                if variadic and isinstance(rest[0][1], tuple):
+                    problem = f"`{op.name}` takes a list of blobs, not {show(rest[0][1])}"
+                self.run.fail(frame, problem, loc, [f"call it as {usage}"])
+            which = " and ".join(f"`{d.lstrip('*')}`" for d in signature.data[len(data) : required])
+            self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {usage}"])
+        if not rest:
+            return data, None
+        first = rest[0]
+        if signature.size is None or len(rest) > 1 or is_blob(first[1]):
+            self._too_many(frame, op, signature, call, rest, usage)
+        return data, first
+
+    def _too_many(
+        self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, rest: list[Argument], usage: str
+    ) -> NoReturn:
+        extra = rest[1] if len(rest) > 1 and signature.size is not None and not is_blob(rest[0][1]) else rest[0]
+        loc = extra[0].loc if extra[0] is not None else call.loc
+        if is_blob(extra[1]):
+            count = len([d for d in signature.data if not d.startswith("*")])
+            self.run.fail(frame, f"`{op.name}` takes {_count(count, 'blob')}", loc, [f"call it as {usage}"])
+        names = [a for a in signature.attributes if a != signature.size]
+        help = f"give it by name: {', '.join(f'`{n}=`' for n in names)}" if names else None
+        what = "one attribute" if signature.size is not None else "no attribute"
+        self.run.fail(frame, f"`{op.name}` takes {what} by position", loc, [f"call it as {usage}"], help)
+
+    def _is_known(self, frame: Frame, op: type[Op], signature: Signature, keyword: ast.Keyword) -> bool:
+        name = keyword.name
+        known = [*signature.attributes, *(p + s for p in op.params for s in ("", "_init", "_lr", "_decay"))]
+        if name in known:
+            return True
+        data = [d.lstrip("*") for d in signature.data]
+        if name in data:
+            self.run.report(
+                frame,
+                f"`{name}` is data and has no name in a call",
+                keyword.loc,
+                [f"call it as `{_usage(op, signature)}`"],
+            )
+            return False
+        listed = ", ".join(f"`{n}`" for n in [*signature.attributes, *op.params]) or "none"
+        self.run.report(
+            frame,
+            f"`{op.name}` has no attribute `{name}`",
+            keyword.loc,
+            [f"it has {listed}"],
+            did_you_mean(name, known),
+        )
+        return False
+
+    def _missing_attribute(
+        self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, missing: list[str]
+    ) -> NoReturn:
+        which = ", ".join(f"`{m}`" for m in missing)
+        self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as `{_usage(op, signature)}`"])
+
+    def attribute(self, frame: Frame, op: type[Op], signature: Signature, name: str, value: Any, loc: Loc) -> Any:
+        """The value of an attribute, or of what a call says about a parameter, in the form that the op takes."""
+        if name not in signature.attributes:
+            return self._parameter_option(frame, op, name, value, loc)
+        attribute = signature.attributes[name]
+        try:
+            return check_attribute(op.name, attribute, plain(value))
+        except NumberError as error:
+            self.run.fail(frame, str(error), loc)
+        except ShapeError:
+            self._wrong_attribute(frame, op, attribute, value, loc)
+
+    def _wrong_attribute(self, frame: Frame, op: type[Op], attribute: Attribute, value: Any, loc: Loc) -> NoReturn:
+        expected = describe_type(attribute.type)
+        help = None
+        if is_number(value) and value.denominator != 1 and "integer" in expected:
+            found, help = self.run.integer_problem(value, loc)
+            self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, but {found}", loc, help=help)
+        if isinstance(value, str) and expected.startswith("one of"):
+            help = did_you_mean(value, [part.strip('" ') for part in expected.removeprefix("one of").split(",")])
+        if isinstance(value, tuple) or is_blob(value):
+            found = show(value) if isinstance(value, tuple) else "a blob"
+        else:
+            found = describe(value)
+        self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, not {found}", loc, help=help)
+
+    def _parameter_option(self, frame: Frame, op: type[Op], name: str, value: Any, loc: Loc) -> Any:
+        if name in op.params:
+            if isinstance(value, bool) or is_blob(value):
+                return value
+            expected = "a blob, true or false"
+        elif name.endswith("_init"):
+            if isinstance(value, Init):
+                return value
+            if is_number(value):
+                return constant(self._float(frame, value, loc))
+            expected = "an initial value such as `xavier()`"
+        else:
+            if is_number(value) and value >= 0:
+                return self._float(frame, value, loc)
+            expected = "a number that is not negative"
+        self.run.fail(frame, f"{op.name}: `{name}` must be {expected}, not {describe(value)}", loc)
+
+    def _float(self, frame: Frame, value: Fraction, loc: Loc) -> float:
+        try:
+            return as_float(value)
+        except NumberError as error:
+            self.run.fail(frame, str(error), loc)
+
+    # -- defaults ------------------------------------------------------------------------------------------------------
+    def _defaults(self, frame: Frame, names: CallNames) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for default in names.defaults:
+            if default.uid not in frame.defaults:
+                # A default of the file: it sees no names of the net or block.
+                outer = Frame(frame.unit, frame.names, (), [Scope()])
+                frame.defaults[default.uid] = self.default_values(outer, default)
+            values.update(frame.defaults[default.uid])
+        return values
+
+    def default_values(self, frame: Frame, default: ast.Default) -> dict[str, Any]:
+        """The attributes of a ``default`` statement, checked against its op; an erroneous one is reported and left out."""
+        op = self._default_op(frame, default)
+        signature = self.signature(op)
+        values: dict[str, Any] = {}
+        if default.positional:
+            self.run.report(frame, "a default gives attributes by name", default.positional[0].loc)
+        for keyword in default.keywords:
+            try:
+                value = self.expressions.evaluate(frame, keyword.value)
+                if self._is_known(frame, op, signature, keyword):
+                    values[keyword.name] = self.attribute(frame, op, signature, keyword.name, value, keyword.value.loc)
+            except Poisoned:
+                continue
+        return values
+
+    def _default_op(self, frame: Frame, default: ast.Default) -> type[Op]:
+        op = self.run.analysis.op(default.op.text)
+        if op is not None:
+            return op
+        known = self.run.analysis.op_names()
+        self.run.fail(
+            frame, f"there is no op `{default.op.text}`", default.op.loc, help=did_you_mean(default.op.text, known)
+        )
+
+    # -- shape errors --------------------------------------------------------------------------------------------------
+    def shape_error(self, frame: Frame, error: ShapeError, loc: Loc, operands: Sequence[Argument]) -> NoReturn:
+        """Report an op's error with the names, types and lines of its blobs."""
+        known = {id(value): expr for expr, value in operands}
+        values = error.operands if isinstance(error, OperandError) else tuple(v for _, v in operands)
+        named = [(self.run.blob_name(known.get(id(v)), v), v) for v in values]
+        notes = [_fill(note, named) for note in error.notes]
+        if named:
+            notes.append(self.run.blob_note(loc, named))
+        help = None if error.help is None else _fill(error.help, named)
+        self.run.fail(frame, _fill(error.message, named), loc, notes, help)
+
+
+def param_options(name: str, values: dict[str, Any]) -> ParamOptions:
+    """What a call says about the parameter ``name``."""
+    options = ParamOptions()
+    if name in values:
+        value = values[name]
+        options = replace(options, tied=value if is_blob(value) else None, omitted=value is False)
+    return replace(
+        options,
+        init=values.get(f"{name}_init"),
+        lr=values.get(f"{name}_lr", 1.0),
+        decay=values.get(f"{name}_decay", 1.0),
+    )
+
+
+def _items(expr: ast.Expr | None, values: tuple[Any, ...]) -> list[Argument]:
+    if isinstance(expr, ast.ListExpr) and len(expr.items) == len(values):
+        return list(zip(expr.items, values, strict=True))
+    return [(None, value) for value in values]
+
+
+def _usage(op: type[Op], signature: Signature) -> str:
+    data = [d.lstrip("*") if not d.startswith("*") else "a, b, .." for d in signature.data]
+    if signature.optional_data:
+        data[-signature.optional_data :] = [f"[{d}]" for d in data[-signature.optional_data :]]
+    size = [signature.size] if signature.size is not None else []
+    required = [f"{a.name}=.." for a in signature.attributes.values() if a.required and a.name != signature.size]
+    return f"{op.name}({', '.join([*data, *size, *required])})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _fill(text: str, named: list[tuple[str, Value]]) -> str:
+    for k, (name, _) in enumerate(named):
+        text = text.replace(f"{{{k}}}", name)
+    return text

@@ -1,0 +1,196 @@
+"""Text to syntax tree.
+
+The grammar is ``grammar/cnet.lark``.  In front of its rules stands :class:`_Newlines`, which drops the newlines that do
+not end a statement and refuses deep nesting, so that nothing behind it recurses deeply.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from concatc.diagnostics import ConcatcError, Diagnostic, Loc
+from concatc.frontend.cnet import limits
+from concatc.frontend.cnet.ast import File
+from concatc.frontend.cnet.build_ast import AstBuilder
+
+if TYPE_CHECKING:
+    from lark import Lark, Token
+
+_OPENING = {"(": ")", "[": "]", "{": "}"}
+# After these a newline does not end the statement.
+CONTINUES = frozenset(
+    {
+        ",",
+        "=",
+        "+=",
+        "|>",
+        "+",
+        "-",
+        "*",
+        "/",
+        "//",
+        "%",
+        "^",
+        "..",
+        "==",
+        "!=",
+        "<=",
+        ">=",
+        "<",
+        ">",
+        "and",
+        "or",
+        "not",
+    }
+)
+_PREFIX = frozenset({"-", "not", "^"})
+
+
+class NestingError(Exception):
+    """Brackets or operators are nested too deeply; ``token`` is the first one beyond the limit."""
+
+    def __init__(self, token: Token) -> None:
+        super().__init__()
+        self.token = token
+
+
+class _Newlines:
+    """Drops newlines inside ( ) and [ ], and after a comma, ``=`` or an operator.  Never looks ahead.
+
+    ``open`` holds the brackets that are still open, for messages.
+    """
+
+    always_accept = ("_NL",)
+
+    def __init__(self) -> None:
+        self.open: list[Token] = []
+
+    def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        self.open = []
+        counts = [0]  # operators that nest to the right, for each open bracket
+        total = 0
+        previous = ""
+        for token in stream:
+            text = str(token)
+            if token.type == "_NL" and (previous in CONTINUES or (self.open and self.open[-1] != "{")):
+                continue
+            if text in _OPENING:
+                self.open.append(token)
+                counts.append(0)
+            elif text in (")", "]", "}"):
+                if self.open:
+                    self.open.pop()
+                    total -= counts.pop()
+            elif text in _PREFIX and (text != "-" or previous in CONTINUES):
+                counts[-1] += 1
+                total += 1
+            elif token.type == "_NL" or text in (",", ";"):
+                total -= counts[-1]
+                counts[-1] = 0
+            if len(self.open) + total > limits.NESTING:
+                raise NestingError(token)
+            previous = text
+            yield token
+
+
+def grammar_text() -> str:
+    """The grammar: beside this file in an installed package, in ``grammar/`` of a checkout."""
+    here = Path(__file__).resolve().parent
+    for path in (here / "grammar" / "cnet.lark", here.parents[2] / "grammar" / "cnet.lark"):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise FileNotFoundError("cnet.lark is missing from this installation of concatc")
+
+
+@functools.cache
+def _parser() -> tuple[Lark, _Newlines]:
+    # Imported here: a run that parses nothing (`concatc --help`) must not pay for it.
+    from lark import Lark
+
+    newlines = _Newlines()
+    parser = Lark(
+        grammar_text(),
+        parser="lalr",
+        lexer="contextual",
+        postlex=newlines,  # type: ignore[arg-type]
+        propagate_positions=True,
+        maybe_placeholders=True,
+    )
+    return parser, newlines
+
+
+def parse_tree(text: str) -> Any:
+    """The parse tree of lark; raises lark's own errors and :class:`NestingError`."""
+    return _parser()[0].parse(text)
+
+
+def open_brackets() -> list[Token]:
+    """The brackets that were open where the last parse stopped."""
+    return list(_parser()[1].open)
+
+
+def spelling(terminal: str) -> str:
+    """How a fixed terminal is written; "" for one that is a pattern."""
+    from lark.lexer import PatternStr
+
+    for definition in _parser()[0].terminals:
+        if definition.name == terminal and isinstance(definition.pattern, PatternStr):
+            return str(definition.pattern.value)
+    return ""
+
+
+@functools.lru_cache(maxsize=64)
+def parse(text: str, filename: str) -> tuple[File, tuple[Diagnostic, ...]]:
+    """Parse normalised text (:func:`normalise`).
+
+    Returns the tree and the syntax errors; erroneous statements are ``Bad`` in the tree.  Raises
+    :class:`ConcatcError` where no tree can be made at all.
+    """
+    from concatc.frontend.cnet.recovery import parse_with_recovery
+
+    tree, errors = parse_with_recovery(text, filename)
+    builder = AstBuilder(filename)
+    file = builder.file(tree)
+    return file, (*errors, *builder.errors)
+
+
+def decode(data: bytes, filename: str) -> str:
+    """Bytes of a file as text; raises :class:`ConcatcError` where they are not UTF-8."""
+    check_size(len(data), filename)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        raise ConcatcError(
+            Diagnostic(
+                f"byte 0x{data[error.start]:02x} is not UTF-8",
+                Loc(filename, line, column, line, column + 1),
+                help="save the file as UTF-8",
+            )
+        ) from None
+
+
+def normalise(text: str, filename: str) -> str:
+    """The text less a byte order mark, with ``\\n`` line ends; raises :class:`ConcatcError` for NUL and huge texts."""
+    check_size(len(text), filename)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    position = text.find("\x00")
+    if position >= 0:
+        line = text.count("\n", 0, position) + 1
+        column = position - text.rfind("\n", 0, position)
+        loc = Loc(filename, line, column, line, column + 1)
+        raise ConcatcError(Diagnostic("a NUL byte stands in the source", loc, help="is this a text file?"))
+    return text
+
+
+def check_size(length: int, filename: str) -> None:
+    """Raise :class:`ConcatcError` where a file is larger than the limit."""
+    if length <= limits.SOURCE_BYTES:
+        return
+    message = f"{filename} holds {length / 1e6:.1f} MB; a source file may hold {limits.SOURCE_BYTES / 1e6:.0f} MB"
+    raise ConcatcError(Diagnostic(message, help="data belongs into arrays, repeated code into blocks and loops"))
