@@ -27,6 +27,7 @@ from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.passes.order_kernels import OrderKernels
+from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.verify import verify
 from concatc.runtime.source import Phase
@@ -125,7 +126,7 @@ class Lowering:
     def plan(self) -> Plan:
         """Level 05 as data."""
         step = PlanMemory(self.interface)
-        plan = self._timed(step.name, lambda: step.plan(self.kernels))
+        plan = self._timed(step.name, lambda: place_scratch(step.plan(self.kernels)))
         if self._options.verify_each:
             verify_plan(plan, self.joint.main)
         return plan if self.update is None else merge_plans(plan, self.update)

@@ -1,6 +1,6 @@
 """``place-scratch``: give each launch the scratch memory that its loops need.
 
-    launch k4_softmax_loss  reads .. writes ..   ->   launch k4_softmax_loss  reads .. writes ..  scratch arena+65536 [512]
+    launch k4_softmax  reads .. writes ..   ->   launch k4_softmax  reads .. writes ..  scratch arena+65536 [512]
 
 Scratch is a part of the plan, so that the checker sees it and no kernel allocates.  Invariant: every launch that needs
 scratch has it, aligned to 64 bytes, behind all values of the arena; launches run one after the other and share it.
