@@ -98,9 +98,8 @@ def text(summary: Summary) -> str:
     for row in table:
         cells = [cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
-    lines.append(
-        f"{summary.net}: {summary.params:,} parameters ({summary.params_bytes:,} bytes), {summary.flops:,} flops forward"
-    )
+    parameters = f"{summary.params:,} parameters ({summary.params_bytes:,} bytes)"
+    lines.append(f"{summary.net}: {parameters}, {summary.flops:,} flops forward")
     return "\n".join(lines)
 
 

@@ -132,17 +132,23 @@ class _Fusion:
                 self.kernels[group] = _Kernel(iteration, is_backward(op), iteration.nodes, op_of(op).effect)
 
     def run(self) -> None:
-        """Apply the rules in order of what they save."""
+        """Apply the rules in order of what they save.
+
+        A value that only a fold reads is better never stored than stored by the kernel that could also make it, so
+        prologues of folds come before chains.
+        """
         self._along_edges(self._is_epilogue)
+        self._along_edges(self._is_prologue_of_reduction, backwards=True)
         self._among_siblings(self._are_sibling_folds)
         self._along_edges(self._is_chain)
         self._among_siblings(self._are_sibling_maps)
-        self._along_edges(self._is_prologue)
+        self._along_edges(self._is_prologue, backwards=True)
         self._along_edges(self._is_epilogue)
         self._absorb_sums()
 
-    def _along_edges(self, rule: Callable[[Group, Group], bool]) -> None:
-        for op in list(self.partition.index):
+    def _along_edges(self, rule: Callable[[Group, Group], bool], backwards: bool = False) -> None:
+        ops = list(self.partition.index)
+        for op in reversed(ops) if backwards else ops:
             for value in op.operands:
                 producer, reader = self.partition.group(value), self.partition.group_of[op]
                 if producer is None or producer is reader or not self._may_share(producer, reader):
@@ -151,17 +157,16 @@ class _Fusion:
                     self._merge(producer, reader)
 
     def _among_siblings(self, rule: Callable[[Group, Group], bool]) -> None:
-        """Merge readers of one value, each with the one that precedes it."""
-        last_reader: dict[Value, Operation] = {}
+        """Merge readers of one value that stand near each other."""
+        earlier: dict[Value, list[Operation]] = {}
         for op in list(self.partition.index):
             for value in dict.fromkeys(op.operands):
-                before = last_reader.get(value)
-                last_reader[value] = op
-                if before is None or not self._are_near(before, op):
-                    continue
-                a, b = self.partition.group_of[before], self.partition.group_of[op]
-                if a is not b and self._may_share(a, b) and rule(a, b):
-                    self._merge(a, b)
+                near = [before for before in earlier.get(value, []) if self._are_near(before, op)]
+                earlier[value] = [*near, op]
+                for before in near:
+                    a, b = self.partition.group_of[before], self.partition.group_of[op]
+                    if a is not b and self._may_share(a, b) and rule(a, b):
+                        self._merge(a, b)
 
     def _are_near(self, a: Operation, b: Operation) -> bool:
         return self.partition.index[b] - self.partition.index[a] <= SIBLING_DISTANCE
@@ -222,6 +227,9 @@ class _Fusion:
         cost = sum(self.iterations.of(op).cost for op in producer.ops)
         made = sum(math.prod(value.shape) for value, _ in reads)
         return cost <= CHEAP or sum(read.loads for _, read in reads) <= made
+
+    def _is_prologue_of_reduction(self, producer: Group, reader: Group) -> bool:
+        return self._kind(reader) == "reduction" and self._is_prologue(producer, reader)
 
     def _are_sibling_folds(self, a: Group, b: Group) -> bool:
         """``fold(x), fold'(x) -> kernel``   when both are plain folds over one nest of loops."""
