@@ -58,7 +58,9 @@ def load_file(
 
 
 def read(path: str | Path) -> str:
-    """The text of a source file; raises :class:`UsageError` where it cannot be read, ConcatcError where it is no text."""
+    """The text of a source file; raises :class:`UsageError` where it cannot be read, ConcatcError
+    where it is no text.
+    """
     try:
         size = Path(path).stat().st_size
         # A file beyond the limit is refused unread.

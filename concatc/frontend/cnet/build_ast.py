@@ -14,8 +14,8 @@ from concatc.frontend.cnet import ast, limits
 
 # Words that start or join statements; they cannot name anything.
 RESERVED = frozenset(
-    "net block import default input param state update output loss layer for in if else return and or not true false".split()
-)
+    ("net", "block", "import", "default", "input", "param", "state", "update", "output", "loss", "layer")
+) | {"for", "in", "if", "else", "return", "and", "or", "not", "true", "false"}
 
 
 class AstBuilder:
@@ -41,7 +41,7 @@ class AstBuilder:
             "and": lambda t: ast.Logic("and", tuple(map(self._expr, t.children)), self._loc(t)),
             "or": lambda t: ast.Logic("or", tuple(map(self._expr, t.children)), self._loc(t)),
             "comparison": self._comparison,
-            "choice": lambda t: ast.Choice(*map(self._expr, t.children), self._loc(t)),
+            "choice": self._choice,
             "range": lambda t: ast.RangeExpr(self._expr(t.children[0]), self._expr(t.children[1]), self._loc(t)),
             "call": self._call,
             "pipeline": self._pipeline,
@@ -165,6 +165,10 @@ class AstBuilder:
         first, *rest = parts
         pairs = zip(rest[::2], rest[1::2], strict=True)
         return ast.Infix(self._expr(first), tuple((str(op), self._expr(x)) for op, x in pairs), self._loc(tree))
+
+    def _choice(self, tree: Any) -> ast.Choice:
+        yes, condition, no = map(self._expr, tree.children)
+        return ast.Choice(yes, condition, no, self._loc(tree))
 
     def _comparison(self, tree: Any) -> ast.Compare:
         left, operator, right = tree.children

@@ -61,7 +61,7 @@ def _blob(function: str, value: Any) -> Value:
 
 def _size(blob: Any, axis: Any) -> Fraction:
     shape = _blob("size", blob).shape
-    if not isinstance(axis, Fraction) or axis.denominator != 1 or isinstance(axis, bool):
+    if not isinstance(axis, Fraction) or axis.denominator != 1:
         raise FunctionError(f"`axis` must be an integer, not {describe(axis)}")
     if not 0 <= axis < len(shape):
         raise FunctionError(f"{_blob('size', blob).type} has no axis {axis}", f"its axes are 0 to {len(shape) - 1}")
@@ -80,7 +80,7 @@ def _rank(blob: Any) -> Fraction:
 
 
 def _number(function: str, name: str, value: Any) -> float:
-    if isinstance(value, Fraction) and not isinstance(value, bool):
+    if isinstance(value, Fraction):
         try:
             return as_float(value)
         except NumberError as error:

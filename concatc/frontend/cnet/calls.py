@@ -85,7 +85,7 @@ class Calls:
 
     def _not_callable(self, frame: Frame, name: str, call: ast.Call) -> NoReturn:
         value = self.expressions.evaluate(frame, ast.Reference((name,), call.callee_loc))
-        self.run.fail(frame, f"`{name}` is {describe(value)} and cannot be called", call.callee_loc)
+        raise self.run.fail(frame, f"`{name}` is {describe(value)} and cannot be called", call.callee_loc)
 
     # -- functions on numbers, lists and shapes --------------------------------------------------------------------
     def _function(
@@ -99,22 +99,24 @@ class Calls:
         function = FUNCTIONS[name]
         takes = f"`{name}({', '.join(function.parameters)})`"
         if len(positional) > len(function.parameters):
-            self.run.fail(frame, f"too many arguments: {takes}", call.loc)
+            raise self.run.fail(frame, f"too many arguments: {takes}", call.loc)
         values = dict(zip(function.parameters, (value for _, value in positional), strict=False))
         for key, (keyword, value) in keywords.items():
             if key not in function.parameters or key in values:
                 problem = "is given twice" if key in values else f"is no parameter of {takes}"
-                self.run.fail(frame, f"`{key}` {problem}", keyword.loc, help=did_you_mean(key, function.parameters))
+                raise self.run.fail(
+                    frame, f"`{key}` {problem}", keyword.loc, help=did_you_mean(key, function.parameters)
+                )
             values[key] = value
         if function.defaults:
             values = {**dict(zip(function.parameters, function.defaults, strict=True)), **values}
         missing = [p for p in function.parameters if p not in values]
         if missing:
-            self.run.fail(frame, f"`{name}` needs `{missing[0]}`: {takes}", call.loc)
+            raise self.run.fail(frame, f"`{name}` needs `{missing[0]}`: {takes}", call.loc)
         try:
             return function.run(*(values[p] for p in function.parameters))
         except FunctionError as error:
-            self.run.fail(frame, error.message, call.loc, help=error.help)
+            raise self.run.fail(frame, error.message, call.loc, help=error.help) from None
 
     # -- blocks ------------------------------------------------------------------------------------------------------
     def _block(
@@ -132,7 +134,7 @@ class Calls:
         if self.run.analysis.is_circular(block):
             raise Poisoned
         if len(frame.calls) >= limits.CALL_DEPTH:
-            self.run.fail(frame, f"more than {limits.CALL_DEPTH} blocks call each other here", callee_loc)
+            raise self.run.fail(frame, f"more than {limits.CALL_DEPTH} blocks call each other here", callee_loc)
         inner = Frame(block.unit, names, path, [Scope()], layers, (*frame.calls, loc))
         self._bind_formals(frame, inner, block, loc, positional, keywords)
         return self.statements.block(inner)
@@ -151,7 +153,7 @@ class Calls:
         if len(positional) > len(formals):
             extra = positional[len(formals)][0]
             where = extra.loc if extra is not None and extra.loc.file == loc.file else loc
-            self.run.fail(frame, f"block `{block.name}` takes {_count(len(formals), 'argument')}", where, [takes])
+            raise self.run.fail(frame, f"block `{block.name}` takes {_count(len(formals), 'argument')}", where, [takes])
         given = dict(zip(formals, (value for _, value in positional), strict=False))
         failed = False
         for key, (keyword, value) in keywords.items():
@@ -164,7 +166,7 @@ class Calls:
         missing = [name for name, f in formals.items() if name not in given and f.default is None]
         if missing and not failed:
             which = ", ".join(f"`{m}`" for m in missing)
-            self.run.fail(frame, f"block `{block.name}` needs {which}", loc, [takes])
+            raise self.run.fail(frame, f"block `{block.name}` needs {which}", loc, [takes])
         if failed:
             raise Poisoned
         for name, formal in formals.items():
@@ -182,9 +184,9 @@ class Calls:
         if callee is None:
             raise Poisoned
         if isinstance(callee, FunctionCallee | LocalCallee):
-            self.run.fail(frame, f"a layer is made of an op or a block, and `{callee.name}` is neither", call.loc)
+            raise self.run.fail(frame, f"a layer is made of an op or a block, and `{callee.name}` is neither", call.loc)
         if call.label is not None:
-            self.run.fail(frame, "a layer is called by its name and needs no label", call.label.loc)
+            raise self.run.fail(frame, "a layer is called by its name and needs no label", call.label.loc)
         return LayerValue(
             statement.name.text,
             callee,
@@ -205,7 +207,7 @@ class Calls:
         keywords: dict[str, tuple[ast.Keyword, Any]],
     ) -> Any:
         for key, (keyword, _) in keywords.items():
-            self.run.fail(
+            raise self.run.fail(
                 frame,
                 f"`{key}` is given where layer `{layer.name}` is called",
                 keyword.loc,
@@ -230,7 +232,7 @@ class Calls:
         if name in known:
             return known[name]
         if layer.calls == 0:
-            self.run.fail(
+            raise self.run.fail(
                 frame,
                 f"`{layer.name}` has no parameters yet",
                 loc,
@@ -238,7 +240,7 @@ class Calls:
                 f"call `{layer.name}(..)` above this line",
             )
         parts = ", ".join(f"`{layer.name}.{k}`" for k in known) or "none"
-        self.run.fail(
+        raise self.run.fail(
             frame,
             f"layer `{layer.name}` has no parameter `{name}`",
             loc,
@@ -330,9 +332,9 @@ class Calls:
                 problem = f"`{wanted}` of `{op.name}` must be a blob, not {describe(rest[0][1])}"
                 if variadic and isinstance(rest[0][1], tuple):
                     problem = f"`{op.name}` takes a list of blobs, not {show(rest[0][1])}"
-                self.run.fail(frame, problem, loc, [f"call it as {usage}"])
+                raise self.run.fail(frame, problem, loc, [f"call it as {usage}"])
             which = " and ".join(f"`{d.lstrip('*')}`" for d in signature.data[len(data) : required])
-            self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {usage}"])
+            raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {usage}"])
         if not rest:
             return data, None
         first = rest[0]
@@ -347,11 +349,11 @@ class Calls:
         loc = extra[0].loc if extra[0] is not None else call.loc
         if is_blob(extra[1]):
             count = len([d for d in signature.data if not d.startswith("*")])
-            self.run.fail(frame, f"`{op.name}` takes {_count(count, 'blob')}", loc, [f"call it as {usage}"])
+            raise self.run.fail(frame, f"`{op.name}` takes {_count(count, 'blob')}", loc, [f"call it as {usage}"])
         names = [a for a in signature.attributes if a != signature.size]
         help = f"give it by name: {', '.join(f'`{n}=`' for n in names)}" if names else None
         what = "one attribute" if signature.size is not None else "no attribute"
-        self.run.fail(frame, f"`{op.name}` takes {what} by position", loc, [f"call it as {usage}"], help)
+        raise self.run.fail(frame, f"`{op.name}` takes {what} by position", loc, [f"call it as {usage}"], help)
 
     def _is_known(self, frame: Frame, op: type[Op], signature: Signature, keyword: ast.Keyword) -> bool:
         name = keyword.name
@@ -381,7 +383,7 @@ class Calls:
         self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, missing: list[str]
     ) -> NoReturn:
         which = ", ".join(f"`{m}`" for m in missing)
-        self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as `{_usage(op, signature)}`"])
+        raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as `{_usage(op, signature)}`"])
 
     def attribute(self, frame: Frame, op: type[Op], signature: Signature, name: str, value: Any, loc: Loc) -> Any:
         """The value of an attribute, or of what a call says about a parameter, in the form that the op takes."""
@@ -391,7 +393,7 @@ class Calls:
         try:
             return check_attribute(op.name, attribute, plain(value))
         except NumberError as error:
-            self.run.fail(frame, str(error), loc)
+            raise self.run.fail(frame, str(error), loc) from None
         except ShapeError:
             self._wrong_attribute(frame, op, attribute, value, loc)
 
@@ -400,14 +402,14 @@ class Calls:
         help = None
         if is_number(value) and value.denominator != 1 and "integer" in expected:
             found, help = self.run.integer_problem(value, loc)
-            self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, but {found}", loc, help=help)
+            raise self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, but {found}", loc, help=help)
         if isinstance(value, str) and expected.startswith("one of"):
             help = did_you_mean(value, [part.strip('" ') for part in expected.removeprefix("one of").split(",")])
         if isinstance(value, tuple) or is_blob(value):
             found = show(value) if isinstance(value, tuple) else "a blob"
         else:
             found = describe(value)
-        self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, not {found}", loc, help=help)
+        raise self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, not {found}", loc, help=help)
 
     def _parameter_option(self, frame: Frame, op: type[Op], name: str, value: Any, loc: Loc) -> Any:
         if name in op.params:
@@ -424,13 +426,13 @@ class Calls:
             if is_number(value) and value >= 0:
                 return self._float(frame, value, loc)
             expected = "a number that is not negative"
-        self.run.fail(frame, f"{op.name}: `{name}` must be {expected}, not {describe(value)}", loc)
+        raise self.run.fail(frame, f"{op.name}: `{name}` must be {expected}, not {describe(value)}", loc)
 
     def _float(self, frame: Frame, value: Fraction, loc: Loc) -> float:
         try:
             return as_float(value)
         except NumberError as error:
-            self.run.fail(frame, str(error), loc)
+            raise self.run.fail(frame, str(error), loc) from None
 
     # -- defaults ------------------------------------------------------------------------------------------------------
     def _defaults(self, frame: Frame, names: CallNames) -> dict[str, Any]:
@@ -438,13 +440,14 @@ class Calls:
         for default in names.defaults:
             if default.uid not in frame.defaults:
                 # A default of the file: it sees no names of the net or block.
-                outer = Frame(frame.unit, frame.names, (), [Scope()])
+                outer = Frame(frame.unit, self.run.analysis.of_file(frame.unit))
                 frame.defaults[default.uid] = self.default_values(outer, default)
             values.update(frame.defaults[default.uid])
         return values
 
     def default_values(self, frame: Frame, default: ast.Default) -> dict[str, Any]:
-        """The attributes of a ``default`` statement, checked against its op; an erroneous one is reported and left out."""
+        """The attributes of a ``default`` statement, checked against its op; an erroneous one is
+        reported and left out."""
         op = self._default_op(frame, default)
         signature = self.signature(op)
         values: dict[str, Any] = {}
@@ -464,7 +467,7 @@ class Calls:
         if op is not None:
             return op
         known = self.run.analysis.op_names()
-        self.run.fail(
+        raise self.run.fail(
             frame, f"there is no op `{default.op.text}`", default.op.loc, help=did_you_mean(default.op.text, known)
         )
 
@@ -478,7 +481,7 @@ class Calls:
         if named:
             notes.append(self.run.blob_note(loc, named))
         help = None if error.help is None else _fill(error.help, named)
-        self.run.fail(frame, _fill(error.message, named), loc, notes, help)
+        raise self.run.fail(frame, _fill(error.message, named), loc, notes, help)
 
 
 def param_options(name: str, values: dict[str, Any]) -> ParamOptions:

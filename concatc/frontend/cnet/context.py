@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from concatc.diagnostics import Loc, Sink
 from concatc.frontend.cnet import ast, limits
@@ -106,10 +106,10 @@ class Run:
 
     def fail(
         self, frame: Frame | None, message: str, loc: Loc, notes: Iterable[str] = (), help: str | None = None
-    ) -> NoReturn:
-        """Record an error and leave the statement."""
+    ) -> Poisoned:
+        """Record an error; raise what this returns to leave the statement."""
         self.report(frame, message, loc, notes, help)
-        raise Poisoned
+        return Poisoned()
 
     def charge(self, frame: Frame, loc: Loc, steps: int = 1) -> None:
         """Count steps; past the limit the run ends."""
@@ -127,7 +127,7 @@ class Run:
     def deeper(self, frame: Frame, loc: Loc) -> Iterator[None]:
         """One level of nesting; too many are an error instead of a crash."""
         if self.depth >= limits.DYNAMIC_DEPTH:
-            self.fail(frame, "blocks and expressions are nested too deeply here", loc)
+            raise self.fail(frame, "blocks and expressions are nested too deeply here", loc)
         self.depth += 1
         try:
             yield

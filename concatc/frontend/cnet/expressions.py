@@ -76,28 +76,30 @@ class Expressions:
             return value
         layer = as_layer(value)
         if layer is None:
-            self.run.fail(frame, f"`{head}` is {describe(value)}, which has no parts", expr.loc)
+            raise self.run.fail(frame, f"`{head}` is {describe(value)}, which has no parts", expr.loc)
         return self.calls.layer_parameter(frame, layer, rest, expr.loc)
 
     def _unknown(self, frame: Frame, expr: ast.Reference) -> None:
         head = expr.parts[0]
         if head in ("True", "False"):
-            self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=f"did you mean `{head.lower()}`?")
+            raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=f"did you mean `{head.lower()}`?")
         bound = frame.names.bound.get(head, [])
         above = [loc for loc in bound if (loc.line, loc.column) < (expr.loc.line, expr.loc.column)]
         if above:
-            self.run.fail(
+            raise self.run.fail(
                 frame,
                 f"`{head}` has no value here",
                 expr.loc,
                 [f"line {above[-1].line} binds it, but only inside a loop or a branch that is not taken"],
             )
         if bound:
-            self.run.fail(frame, f"`{head}` is used above its first binding", expr.loc, [f"see line {bound[0].line}"])
+            raise self.run.fail(
+                frame, f"`{head}` is used above its first binding", expr.loc, [f"see line {bound[0].line}"]
+            )
         if head in FUNCTIONS or head in frame.unit.blocks or self._is_op(head):
-            self.run.fail(frame, f"`{head}` is not a value", expr.loc, help=f"call it: `{head}(..)`")
+            raise self.run.fail(frame, f"`{head}` is not a value", expr.loc, help=f"call it: `{head}(..)`")
         known = [name for scope in frame.scopes for name in scope.names]
-        self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=did_you_mean(head, [*known, "train"]))
+        raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=did_you_mean(head, [*known, "train"]))
 
     @staticmethod
     def _is_op(name: str) -> bool:
@@ -110,15 +112,14 @@ class Expressions:
         index = self.integer(frame, expr.index, "an index")
         if is_blob(base):
             help = "`slice(h, axis=0, at=[1])` cuts a blob"
-            self.run.fail(frame, "a blob has no items", expr.loc, help=help)
+            raise self.run.fail(frame, "a blob has no items", expr.loc, help=help)
         if not isinstance(base, tuple | Range):
-            self.run.fail(frame, f"{describe(base)} has no items", expr.loc)
+            raise self.run.fail(frame, f"{describe(base)} has no items", expr.loc)
         if not -len(base) <= index < len(base):
-            self.run.fail(frame, f"index {index} is outside {describe(base)}", expr.index.loc)
+            raise self.run.fail(frame, f"index {index} is outside {describe(base)}", expr.index.loc)
         if isinstance(base, Range):
             return list(base.values())[index]
-        item = base[index]
-        return item
+        return base[index]
 
     def _range(self, frame: Frame, expr: ast.RangeExpr) -> Range:
         return Range(
@@ -131,23 +132,23 @@ class Expressions:
         """An expression that must be an integer."""
         value = self.evaluate(frame, expr)
         if not is_number(value):
-            self.run.fail(frame, f"{what} must be an integer, not {describe(value)}", expr.loc)
+            raise self.run.fail(frame, f"{what} must be an integer, not {describe(value)}", expr.loc)
         if value.denominator != 1:
             shown, help = self.run.integer_problem(value, expr.loc)
-            self.run.fail(frame, f"{what} must be an integer, but {shown}", expr.loc, help=help)
+            raise self.run.fail(frame, f"{what} must be an integer, but {shown}", expr.loc, help=help)
         if abs(value) >= 2**63:
-            self.run.fail(frame, f"{what} must fit 64 bits", expr.loc)
+            raise self.run.fail(frame, f"{what} must fit 64 bits", expr.loc)
         return int(value)
 
     def number(self, frame: Frame, expr: ast.Expr, what: str) -> float:
         """An expression that must be a number."""
         value = self.evaluate(frame, expr)
         if not is_number(value):
-            self.run.fail(frame, f"{what} must be a number, not {describe(value)}", expr.loc)
+            raise self.run.fail(frame, f"{what} must be a number, not {describe(value)}", expr.loc)
         try:
             return as_float(value)
         except NumberError as error:
-            self.run.fail(frame, str(error), expr.loc)
+            raise self.run.fail(frame, str(error), expr.loc) from None
 
     def condition(self, frame: Frame, expr: ast.Expr, what: str = "a condition") -> bool:
         """An expression that must be true or false."""
@@ -155,7 +156,7 @@ class Expressions:
         if isinstance(value, bool):
             return value
         help = "a branch is chosen before the net runs; blobs have no values then" if is_blob(value) else None
-        self.run.fail(frame, f"{what} must be true or false, not {describe(value)}", expr.loc, help=help)
+        raise self.run.fail(frame, f"{what} must be true or false, not {describe(value)}", expr.loc, help=help)
 
     # -- operators -----------------------------------------------------------------------------------------------------
     def _logic(self, frame: Frame, expr: ast.Logic) -> bool:
@@ -171,13 +172,15 @@ class Expressions:
         left, right = self.evaluate(frame, expr.left), self.evaluate(frame, expr.right)
         if is_blob(left) or is_blob(right):
             help = "a comparison is decided before the net runs; blobs have no values then"
-            self.run.fail(frame, "blobs cannot be compared", expr.loc, help=help)
+            raise self.run.fail(frame, "blobs cannot be compared", expr.loc, help=help)
         if is_number(left) and is_number(right):
             return compare(expr.operator, left, right)
         same = type(left) is type(right) and isinstance(left, bool | str | tuple)
         if same and expr.operator in ("==", "!="):
             return compare(expr.operator, left, right)
-        self.run.fail(frame, f"`{expr.operator}` does not compare {describe(left)} with {describe(right)}", expr.loc)
+        raise self.run.fail(
+            frame, f"`{expr.operator}` does not compare {describe(left)} with {describe(right)}", expr.loc
+        )
 
     def _prefix(self, frame: Frame, expr: ast.Prefix) -> Any:
         if expr.operator == "not":
@@ -186,7 +189,7 @@ class Expressions:
         if is_number(value):
             return -value
         if not is_blob(value):
-            self.run.fail(frame, f"`-` does not work on {describe(value)}", expr.loc)
+            raise self.run.fail(frame, f"`-` does not work on {describe(value)}", expr.loc)
         return self._emit(frame, "neg", [(expr.operand, value)], expr.loc, {})
 
     def _infix(self, frame: Frame, expr: ast.Infix) -> Any:
@@ -215,10 +218,10 @@ class Expressions:
             try:
                 return arithmetic(operator, a, b)
             except NumberError as error:
-                self.run.fail(frame, str(error), loc)
+                raise self.run.fail(frame, str(error), loc) from None
         if isinstance(a, tuple) and isinstance(b, tuple) and operator == "+":
             if len(a) + len(b) > limits.LIST_ITEMS:
-                self.run.fail(frame, f"this list has more than {limits.LIST_ITEMS} items", loc)
+                raise self.run.fail(frame, f"this list has more than {limits.LIST_ITEMS} items", loc)
             return a + b
         if is_blob(a) and is_blob(b) and operator in _BLOB_OPS:
             return self._emit(frame, _BLOB_OPS[operator], [left, right], loc, {})
@@ -229,13 +232,13 @@ class Expressions:
         help = None
         if isinstance(a, tuple) and operator == "+":
             help = "`xs += [y]` appends to a list"
-        self.run.fail(frame, f"`{operator}` does not join {describe(a)} and {describe(b)}", loc, help=help)
+        raise self.run.fail(frame, f"`{operator}` does not join {describe(a)} and {describe(b)}", loc, help=help)
 
     def _blob_with_number(
         self, frame: Frame, operator: str, left: tuple[ast.Expr | None, Any], number: Fraction, loc: Loc
     ) -> Any:
         if operator == "/" and number == 0:
-            self.run.fail(frame, "division by zero", loc)
+            raise self.run.fail(frame, "division by zero", loc)
         if operator == "^" and number in (2, Fraction(1, 2)):
             return self._emit(frame, "square" if number == 2 else "sqrt", [left], loc, {})
         rules: dict[str, tuple[str, Fraction]] = {
@@ -268,12 +271,12 @@ class Expressions:
         loc: Loc,
     ) -> Any:
         if operator not in rules:
-            self.run.fail(frame, f"`{operator}` does not work on a blob and a number here", loc)
+            raise self.run.fail(frame, f"`{operator}` does not work on a blob and a number here", loc)
         op, number = rules[operator]
         try:
             value = as_float(number)
         except NumberError as error:
-            self.run.fail(frame, str(error), loc)
+            raise self.run.fail(frame, str(error), loc) from None
         return self._emit(frame, op, [operand], loc, {"value": value})
 
     def _emit(

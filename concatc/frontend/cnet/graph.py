@@ -108,9 +108,8 @@ class Graph:
         # What has its usual value is left out: a dump is made to be read.
         if init.kind in ("xavier", "msra"):
             attrs["cnet.fan_in"] = fan_in
-        for name, factor in (("cnet.lr", lr), ("cnet.decay", decay)):
-            if factor != 1.0:
-                attrs[name] = factor
+        factors = {"cnet.lr": lr, "cnet.decay": decay}
+        attrs |= {name: factor for name, factor in factors.items() if factor != 1.0}
         self.params[path] = self._argument(path, path, type, loc, attrs)
         return self.params[path]
 

@@ -75,6 +75,7 @@ class Analysis:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self._done: dict[int, BodyNames] = {}
+        self._files: dict[int, BodyNames] = {}
         self._open: list[Block] = []
         self._circular: set[int] = set()
 
@@ -110,6 +111,15 @@ class Analysis:
         if id(definition) not in self._done:
             self._done[id(definition)] = _BodyAnalysis(self, unit, definition).run()
         return self._done[id(definition)]
+
+    def of_file(self, unit: Unit) -> BodyNames:
+        """The facts of the ``default`` items of a file."""
+        items = tuple(item for item in unit.file.items if isinstance(item, ast.Default))
+        if id(unit) not in self._files:
+            place = items[0].loc if items else Loc(unit.file.name, 1, 1)
+            definition = ast.Definition("block", ast.Name("default", place), (), items, place)
+            self._files[id(unit)] = _BodyAnalysis(self, unit, definition).run()
+        return self._files[id(unit)]
 
     def check_circle(self, block: Block, loc: Loc) -> bool:
         """Report a call that closes a circle of blocks."""
@@ -180,8 +190,8 @@ class _BodyAnalysis:
         for name in bound_names(statement):
             self._bind(name)
         if isinstance(statement, ast.Loss):
-            name = statement.name.text if statement.name else _natural_name(statement.value)
-            self.results.append((scope, name, None if statement.name else statement.uid))
+            result = statement.name.text if statement.name else _natural_name(statement.value)
+            self.results.append((scope, result, None if statement.name else statement.uid))
         if isinstance(statement, ast.Output):
             self.results.append(
                 (scope, statement.name.text if statement.name else _natural_name(statement.value), None)
@@ -296,7 +306,7 @@ class _BodyAnalysis:
         for claim in self.claims:
             if claim.explicit or claim.call is None:
                 continue
-            name = _free(claim.name, lambda n, scope=claim.scope: (scope, n) in taken)  # type: ignore[misc]
+            name = _free(claim.name, lambda n, scope=claim.scope: (scope, n) in taken)
             taken[claim.scope, name] = claim.loc
             claim.call.segment = name
 
@@ -306,7 +316,7 @@ class _BodyAnalysis:
             if uid is None:
                 continue
             wanted = "loss1" if name == "loss" else name
-            free = _free(wanted, lambda n, scope=scope: (scope, n) in taken)  # type: ignore[misc]
+            free = _free(wanted, lambda n, scope=scope: (scope, n) in taken)
             taken.add((scope, free))
             self.names.losses[uid] = free
 

@@ -115,7 +115,7 @@ def _parser() -> tuple[Lark, _Newlines]:
         grammar_text(),
         parser="lalr",
         lexer="contextual",
-        postlex=newlines,  # type: ignore[arg-type]
+        postlex=newlines,
         propagate_positions=True,
         maybe_placeholders=True,
     )

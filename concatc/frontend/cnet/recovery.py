@@ -84,7 +84,7 @@ def _parse_once(text: str, filename: str) -> tuple[Any, Diagnostic | None]:
         message = f"more than {limits.NESTING} brackets or operators are nested here"
         return None, Diagnostic(message, _token_loc(filename, token), help="name the inner parts")
     except UnexpectedCharacters as error:
-        character = text[error.pos_in_stream]
+        character = text[error.pos_in_stream or 0]
         shown = character if character.isprintable() else f"U+{ord(character):04X}"
         message, hint = _CHARACTERS.get(character, (f"unexpected character `{shown}`", None))
         end = error.column + 1

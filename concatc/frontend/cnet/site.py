@@ -1,4 +1,4 @@
-"""What an op may ask of the place in the source where it is called: the :class:`concatc.op.CallSite` of this language."""
+"""What an op may ask of the place in the source where it is called: the call site of this language."""
 
 from __future__ import annotations
 

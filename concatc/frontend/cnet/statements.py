@@ -74,10 +74,12 @@ class Statements:
         if name in dims:
             return dims[name]
         if formal.default is None:
-            self.run.fail(frame, f"dim `{name}` has no value", formal.name.loc, help=f"give one: `--dim {name}=64`")
+            raise self.run.fail(
+                frame, f"dim `{name}` has no value", formal.name.loc, help=f"give one: `--dim {name}=64`"
+            )
         value = self.expressions.evaluate(frame, formal.default)
         if is_blob(value):
-            self.run.fail(frame, f"dim `{name}` cannot be a blob", formal.name.loc)
+            raise self.run.fail(frame, f"dim `{name}` cannot be a blob", formal.name.loc)
         return value
 
     def block(self, frame: Frame) -> Any:
@@ -88,7 +90,7 @@ class Statements:
                 self._body(frame, definition.body)
         except _Returned as returned:
             return returned.values[0] if len(returned.values) == 1 else returned.values
-        self.run.fail(
+        raise self.run.fail(
             frame,
             f"block `{definition.name.text}` ends without `return`",
             definition.loc,
@@ -105,7 +107,7 @@ class Statements:
         try:
             if word is not None and frame.names.definition.kind == "block":
                 help = "give the block an argument" if word == "input" else "return the blob and write this in the net"
-                self.run.fail(frame, f"`{word}` stands in a net, not in a block", statement.loc, help=help)
+                raise self.run.fail(frame, f"`{word}` stands in a net, not in a block", statement.loc, help=help)
             with self.run.deeper(frame, statement.loc):
                 self._rules[type(statement)](frame, statement)
         except Poisoned:
@@ -144,7 +146,7 @@ class Statements:
             values = value
         else:
             found = f"{len(value)} values" if isinstance(value, tuple) else describe(value)
-            self.run.fail(frame, f"{len(statement.targets)} names cannot take {found}", statement.loc)
+            raise self.run.fail(frame, f"{len(statement.targets)} names cannot take {found}", statement.loc)
         self._finish(frame, start, [(t.text, v) for t, v in zip(statement.targets, values, strict=True)])
 
     def _augment(self, frame: Frame, statement: ast.Augment) -> None:
@@ -177,22 +179,24 @@ class Statements:
         if type.dtype not in DTYPES:
             known = ", ".join(f"`{d}`" for d in DTYPES)
             help = did_you_mean(type.dtype, DTYPES) or f"element types are {known}"
-            self.run.fail(frame, f"there is no element type `{type.dtype}`", type.loc, help=help)
+            raise self.run.fail(frame, f"there is no element type `{type.dtype}`", type.loc, help=help)
         if len(type.extents) > limits.RANK:
             message = f"a blob may have {limits.RANK} axes, not {len(type.extents)}"
-            self.run.fail(frame, message, type.extents[limits.RANK].loc)
+            raise self.run.fail(frame, message, type.extents[limits.RANK].loc)
         shape: list[int] = []
         for axis, extent in enumerate(type.extents):
             size = self.expressions.integer(frame, extent, f"the size of axis {axis}")
             if size < 0:
-                self.run.fail(frame, f"the size of axis {axis} must not be negative, but it is {size}", extent.loc)
+                raise self.run.fail(
+                    frame, f"the size of axis {axis} must not be negative, but it is {size}", extent.loc
+                )
             shape.append(size)
         return TensorType(tuple(shape), self.run.dtype(type.dtype))
 
     def _input(self, frame: Frame, statement: ast.Input) -> None:
         graph, name = self.run.graph, statement.name.text
         if name in graph.inputs:
-            self.run.fail(
+            raise self.run.fail(
                 frame, f"input `{name}` is declared twice", statement.name.loc, [_first(graph.inputs[name], self)]
             )
         type = self._type(frame, statement.type)
@@ -200,7 +204,7 @@ class Statements:
         try:
             value = graph.add_input(name, type, dims, statement.loc)
         except ShapeError as error:
-            self.run.fail(frame, error.message, statement.type.loc)
+            raise self.run.fail(frame, error.message, statement.type.loc) from None
         self._bind(frame, name, value)
 
     @staticmethod
@@ -220,27 +224,29 @@ class Statements:
             return value
         if not is_number(value):
             message = f"an initial value is `constant(0)`, `gaussian(std=0.1)` or the like, not {describe(value)}"
-            self.run.fail(frame, message, expr.loc)
+            raise self.run.fail(frame, message, expr.loc)
         try:
             return constant(as_float(value))
         except NumberError as error:
-            self.run.fail(frame, str(error), expr.loc)
+            raise self.run.fail(frame, str(error), expr.loc) from None
 
     def _parameter(self, frame: Frame, statement: ast.Parameter) -> None:
         type = self._type(frame, statement.type)
         if not type.is_float:
-            self.run.fail(frame, f"a parameter is trained and must hold floats, not {type.dtype}", statement.type.loc)
+            raise self.run.fail(
+                frame, f"a parameter is trained and must hold floats, not {type.dtype}", statement.type.loc
+            )
         init = self._initial(frame, statement.init, XAVIER if type.rank > 1 else constant(0.0))
         factors = {"lr": 1.0, "decay": 1.0}
         for keyword in statement.keywords:
             if keyword.name not in factors:
                 help = did_you_mean(keyword.name, factors)
-                self.run.fail(
+                raise self.run.fail(
                     frame, f"a parameter takes `lr` and `decay`, not `{keyword.name}`", keyword.loc, help=help
                 )
             factors[keyword.name] = self.expressions.number(frame, keyword.value, f"`{keyword.name}`")
             if factors[keyword.name] < 0:
-                self.run.fail(frame, f"`{keyword.name}` must not be negative", keyword.value.loc)
+                raise self.run.fail(frame, f"`{keyword.name}` must not be negative", keyword.value.loc)
         path = ".".join((*frame.segments, statement.name.text))
         value = self._owned(frame, path, statement, type, lambda: self.run.graph.params.get(path))
         if value is None:
@@ -250,7 +256,7 @@ class Statements:
                     path, type, init, fan_in, factors["lr"], factors["decay"], statement.loc
                 )
             except ShapeError as error:
-                self.run.fail(frame, error.message, statement.type.loc)
+                raise self.run.fail(frame, error.message, statement.type.loc) from None
         self._bind(frame, statement.name.text, value)
 
     def _state(self, frame: Frame, statement: ast.State) -> None:
@@ -263,7 +269,7 @@ class Statements:
             try:
                 self.run.graph.add_state(path, type, init, statement.loc)
             except ShapeError as error:
-                self.run.fail(frame, error.message, statement.type.loc)
+                raise self.run.fail(frame, error.message, statement.type.loc) from None
         self._bind(frame, statement.name.text, slots[path].current)
 
     def _owned(
@@ -281,9 +287,9 @@ class Statements:
             return None
         uid, layers = self.run.param_calls[path]
         if uid != statement.uid or not any(layer in layers for layer in frame.layers):
-            self.run.fail(frame, f"two parameters would be called `{path}`", statement.loc, [_first(known, self)])
+            raise self.run.fail(frame, f"two parameters would be called `{path}`", statement.loc, [_first(known, self)])
         if known.type != type:
-            self.run.fail(
+            raise self.run.fail(
                 frame, f"`{path}` is {known.type}, but this call needs {type}", statement.loc, [_first(known, self)]
             )
         return known
@@ -295,12 +301,12 @@ class Statements:
         slots = self.run.graph.states.values()
         slot = next((s for s in slots if s.current is current), None)
         if slot is None:
-            self.run.fail(frame, f"`{name}` is {describe(current)}, not a state", statement.name.loc)
+            raise self.run.fail(frame, f"`{name}` is {describe(current)}, not a state", statement.name.loc)
         value = self.expressions.evaluate(frame, statement.value)
         self._check_poison(value)
         if not is_blob(value) or value.type != slot.argument.type:
             message = f"state `{name}` is {slot.argument.type} and cannot become {describe(value)}"
-            self.run.fail(frame, message, statement.value.loc)
+            raise self.run.fail(frame, message, statement.value.loc)
         if not self.run.train:
             return
         slot.current = value
@@ -309,7 +315,7 @@ class Statements:
 
     def _layer(self, frame: Frame, statement: ast.Layer) -> None:
         if frame.scope_of(statement.name.text) is not None:
-            self.run.fail(frame, f"`{statement.name.text}` is bound already", statement.name.loc)
+            raise self.run.fail(frame, f"`{statement.name.text}` is bound already", statement.name.loc)
         frame.bind(statement.name.text, self.calls.define_layer(frame, statement))
 
     def _default(self, frame: Frame, statement: ast.Default) -> None:
@@ -320,11 +326,11 @@ class Statements:
     def _output(self, frame: Frame, statement: ast.Output) -> None:
         start = len(self.run.graph.func.ops)
         if statement.name is None and not isinstance(statement.value, ast.Reference):
-            self.run.fail(frame, "this output needs a name", statement.loc, help="`output .. as NAME`")
+            raise self.run.fail(frame, "this output needs a name", statement.loc, help="`output .. as NAME`")
         value = self.expressions.evaluate(frame, statement.value)
         self._check_poison(value)
         if not is_blob(value):
-            self.run.fail(frame, f"an output is a blob, not {describe(value)}", statement.value.loc)
+            raise self.run.fail(frame, f"an output is a blob, not {describe(value)}", statement.value.loc)
         name = statement.name.text if statement.name else statement.value.parts[-1]  # type: ignore[union-attr]
         self._add_result(frame, name, statement.loc)
         self.run.graph.outputs[self._result_name(frame, name)] = value
@@ -339,7 +345,7 @@ class Statements:
             weight = self.expressions.number(frame, statement.weight, "the weight of a loss")
         self._check_poison(value)
         if not is_blob(value):
-            self.run.fail(frame, f"a loss is a blob of one element, not {describe(value)}", statement.value.loc)
+            raise self.run.fail(frame, f"a loss is a blob of one element, not {describe(value)}", statement.value.loc)
         value = self._scalar(frame, statement, value)
         self._add_result(frame, name, statement.loc)
         full = self._result_name(frame, name)
@@ -350,7 +356,7 @@ class Statements:
         if value.tensor.numel != 1 or not value.tensor.is_float:
             help = "take the mean or the sum: `mean(h)`" if value.tensor.is_float else None
             message = f"a loss is one number, but {self.run.blob_name(statement.value, value)} is {value.type}"
-            self.run.fail(frame, message, statement.value.loc, help=help)
+            raise self.run.fail(frame, message, statement.value.loc, help=help)
         if value.shape == ():
             return value
         self.run.graph.b.loc = statement.value.loc
@@ -364,10 +370,14 @@ class Statements:
     def _add_result(self, frame: Frame, name: str, loc: Loc) -> None:
         full = self._result_name(frame, name)
         if full == "loss":
-            self.run.fail(frame, "`loss` is the name of the weighted total", loc, help="choose another name: `as NAME`")
+            raise self.run.fail(
+                frame, "`loss` is the name of the weighted total", loc, help="choose another name: `as NAME`"
+            )
         if full in self.run.graph.locs:
             line = self.run.graph.locs[full].line
-            self.run.fail(frame, f"two results are called `{full}`", loc, [f"the other is in line {line}"], "`as NAME`")
+            raise self.run.fail(
+                frame, f"two results are called `{full}`", loc, [f"the other is in line {line}"], "`as NAME`"
+            )
         self.run.graph.locs[full] = loc
 
     # -- control -------------------------------------------------------------------------------------------------------
@@ -378,15 +388,15 @@ class Statements:
         if not isinstance(items, tuple | Range):
             help = "`for i in 0..n` repeats n times" if is_number(items) else None
             message = f"`for` goes over a range or a list, not {describe(items)}"
-            self.run.fail(frame, message, statement.iterable.loc, help=help)
+            raise self.run.fail(frame, message, statement.iterable.loc, help=help)
         if len(statement.names) != (2 if pairs else 1):
             help = "`for i, x in enumerate(xs)` counts" if not pairs else "`for i, x in enumerate(xs)`"
             message = (
                 f"this loop yields {'pairs' if pairs else 'one value each time'}, not {len(statement.names)} names"
             )
-            self.run.fail(frame, message, statement.names[0].loc, help=help)
+            raise self.run.fail(frame, message, statement.names[0].loc, help=help)
         if len(items) > limits.STEPS - self.run.steps:
-            self.run.fail(
+            raise self.run.fail(
                 frame,
                 f"this loop runs {len(items)} times; a net takes at most {limits.STEPS} steps to build",
                 statement.iterable.loc,
@@ -416,7 +426,7 @@ class Statements:
     def _return(self, frame: Frame, statement: ast.Return) -> None:
         if frame.names.definition.kind == "net":
             help = "`output h` hands a blob to the caller"
-            self.run.fail(frame, "`return` stands in a block, not in a net", statement.loc, help=help)
+            raise self.run.fail(frame, "`return` stands in a block, not in a net", statement.loc, help=help)
         values = tuple(self.expressions.evaluate(frame, value) for value in statement.values)
         raise _Returned(values)
 

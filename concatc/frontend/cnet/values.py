@@ -139,7 +139,7 @@ def plain(value: CnetValue) -> Any:
 
     Raises NumberError for a number that does not fit 64 bits.
     """
-    if isinstance(value, Fraction) and not isinstance(value, bool):
+    if isinstance(value, Fraction):
         if value.denominator == 1 and abs(value.numerator) < 2**63:
             return int(value)
         return as_float(value)
