@@ -1,0 +1,76 @@
+"""The nets of ``examples/nets`` written in PyTorch, float64: independent witnesses for values and gradients.
+
+A twin is a function of a :class:`Twin`, which holds parameters and states by the paths that the language gives them, and
+of the inputs; it returns the losses by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+Tensor = torch.Tensor
+
+
+class Twin:
+    """Parameters and states by path, and layers that read them.  ``read`` lists the paths that were read."""
+
+    def __init__(self, params: Mapping[str, np.ndarray], states: Mapping[str, np.ndarray], train: bool = True) -> None:
+        self.params = {k: torch.from_numpy(np.array(v, np.float64)).requires_grad_() for k, v in params.items()}
+        self.states = {k: torch.from_numpy(np.array(v, np.float64)) for k, v in states.items()}
+        self.train = train
+        self.read: list[str] = []
+
+    def __getitem__(self, path: str) -> Tensor:
+        self.read.append(path)
+        return self.params[path]
+
+    def get(self, path: str) -> Tensor | None:
+        """The parameter, None where the layer goes without."""
+        return self[path] if path in self.params else None
+
+    def conv(self, x: Tensor, path: str, **options: Any) -> Tensor:
+        return F.conv2d(x, self[f"{path}.weight"], self.get(f"{path}.bias"), **options)
+
+    def conv_transpose(self, x: Tensor, path: str, **options: Any) -> Tensor:
+        return F.conv_transpose2d(x, self[f"{path}.weight"], self.get(f"{path}.bias"), **options)
+
+    def linear(self, x: Tensor, path: str) -> Tensor:
+        return F.linear(x, self[f"{path}.weight"], self.get(f"{path}.bias"))
+
+    def embedding(self, index: Tensor, path: str) -> Tensor:
+        return F.embedding(index, self[f"{path}.weight"])
+
+    def batch_norm(self, x: Tensor, path: str, eps: float = 1e-5, momentum: float = 0.1) -> Tensor:
+        return F.batch_norm(
+            x,
+            self.states[f"{path}.running_mean"],
+            self.states[f"{path}.running_var"],
+            self.get(f"{path}.weight"),
+            self.get(f"{path}.bias"),
+            training=self.train,
+            momentum=momentum,
+            eps=eps,
+        )
+
+
+Net = Callable[..., dict[str, Tensor]]
+
+
+def step(
+    net: Net, twin: Twin, inputs: Mapping[str, np.ndarray], weights: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The losses by name with their weighted total as ``loss``, and the gradients of all parameters by path."""
+    tensors = {k: torch.from_numpy(v.astype(np.float64 if v.dtype.kind == "f" else np.int64)) for k, v in inputs.items()}
+    losses = net(twin, **tensors)
+    total = sum(weights[name] * value for name, value in losses.items())
+    assert isinstance(total, Tensor)
+    total.backward()
+    unread = sorted(set(twin.params) - set(twin.read))
+    assert not unread, f"the twin reads no {unread}"
+    values = {name: value.item() for name, value in losses.items()}
+    return {**values, "loss": total.item()}, {k: p.grad.numpy() for k, p in twin.params.items() if p.grad is not None}
