@@ -193,7 +193,10 @@ class Op:
         raise NotImplementedError(f"{self.name} has no rule infer")
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
-        """Values of the results, computed in the dtype of the operands (float64 on request)."""
+        """Values of the results, computed in the dtype of the operands (float64 on request).
+
+        NaN and infinities are ordinary values: callers run it under ``np.errstate(all="ignore")``.
+        """
         raise NotImplementedError(f"{self.name} has no rule reference")
 
     def vjp(

@@ -18,6 +18,7 @@ from concatc.loops.pieces import Piece
 from concatc.op import Builder, Composite, Op, Sample, ShapeError, axis_maps, load_all_ops, op_of
 
 OPS = load_all_ops()
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 CASES = [sample for cls in OPS.values() for sample in cls.samples()]
 IDS = [f"{cls.name}-{k}" for cls in OPS.values() for k, _ in enumerate(cls.samples())]
 every_sample = pytest.mark.parametrize("sample", CASES, ids=IDS)

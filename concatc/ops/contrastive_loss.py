@@ -85,8 +85,7 @@ class ContrastiveLossGrad(Op):
         like = same.astype(a.dtype)[:, None]
         difference = a - b
         d = np.sqrt(np.sum(np.square(difference), axis=1, keepdims=True, dtype=a.dtype))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            push = np.where(d == 0, 0, np.maximum(a.dtype.type(self.margin) - d, 0) / d)
+        push = np.where(d == 0, 0, np.maximum(a.dtype.type(self.margin) - d, 0) / d)
         scale = dy / a.dtype.type(max(len(a), 1))
         return [np.asarray((like - (1 - like) * push) * difference * scale, a.dtype)]
 

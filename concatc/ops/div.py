@@ -21,8 +21,7 @@ class Div(Broadcasting):
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b = xs
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return [np.asarray(a / b)]
+        return [np.asarray(a / b)]
 
     def vjp(
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]

@@ -54,8 +54,7 @@ class SoftmaxLoss(Op):
         rows = np.moveaxis(x, self.axis, -1)
         valid = np.ones(label.shape, bool) if self.ignore is None else label != self.ignore
         top = np.max(rows, axis=-1, initial=-np.inf)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total = np.log(np.sum(np.exp(rows - top[..., None]), axis=-1, dtype=x.dtype)) + top
+        total = np.log(np.sum(np.exp(rows - top[..., None]), axis=-1, dtype=x.dtype)) + top
         score = np.sum(np.where(np.arange(rows.shape[-1]) == label[..., None], rows, 0), axis=-1, dtype=x.dtype)
         loss = np.sum(np.where(valid, total - score, 0), dtype=x.dtype)
         return [np.asarray(loss / x.dtype.type(_count(self.reduction, valid)))]
@@ -122,9 +121,8 @@ class SoftmaxLossGrad(Op):
         x, label, dy = xs
         rows = np.moveaxis(x, self.axis, -1)
         valid = np.ones(label.shape, bool) if self.ignore is None else label != self.ignore
-        with np.errstate(invalid="ignore"):
-            e = np.exp(rows - np.max(rows, axis=-1, initial=-np.inf, keepdims=True))
-            p = e / np.sum(e, axis=-1, keepdims=True, dtype=x.dtype)
+        e = np.exp(rows - np.max(rows, axis=-1, initial=-np.inf, keepdims=True))
+        p = e / np.sum(e, axis=-1, keepdims=True, dtype=x.dtype)
         p = p - (np.arange(rows.shape[-1]) == label[..., None])
         scale = dy / x.dtype.type(_count(self.reduction, valid))
         return [np.moveaxis(np.where(valid[..., None], p * scale, 0), -1, self.axis).astype(x.dtype)]
