@@ -159,15 +159,25 @@ class _Graph:
         reader = f"{short_name(use.op)} {', '.join('%' + r.name for r in use.op.results)}{_at(use.op)}"
         return Contribution(self.gradient(use), reader, tuple(map(self._path, paths)), self.path_count(use))
 
-    def _paths(self, use: Use) -> Iterator[list[Use]]:
+    def _paths(self, start: Use) -> Iterator[list[Use]]:
+        """The paths from ``start`` to a loss, as the uses along them."""
+        path, open_ends = [start], [self._after(start)]
+        while path:
+            if is_op(path[-1].op, "total_loss"):
+                yield list(path)
+            following = next(open_ends[-1], None)
+            if following is None:
+                path.pop()
+                open_ends.pop()
+                continue
+            path.append(following)
+            open_ends.append(self._after(following))
+
+    def _after(self, use: Use) -> Iterator[Use]:
+        """Who reads what the operation of ``use`` makes, on the way to a loss."""
         if is_op(use.op, "total_loss"):
-            yield [use]
-            return
-        for result in use.op.results:
-            for after in self.readers(result):
-                if self.path_count(after):
-                    for rest in self._paths(after):
-                        yield [use, *rest]
+            return iter(())
+        return (after for result in use.op.results for after in self.readers(result) if self.path_count(after))
 
     def _path(self, uses: list[Use]) -> Path:
         *steps, last = uses
