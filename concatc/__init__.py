@@ -60,9 +60,9 @@ def compile(
     ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file at once,
     :class:`UsageError` where the call is wrong.
     """
-    from concatc.frontend.cnet import read_file
+    from concatc.frontend.cnet import read
 
-    text = read_file(Path(path))
+    text = read(path)
     return compile_source(
         text,
         filename=os.fspath(path),

@@ -108,6 +108,11 @@ class Lowering:
         return self._levels["graph"]
 
     @property
+    def pass_names(self) -> list[str]:
+        """The passes of the pipeline, in order, each once."""
+        return list(dict.fromkeys(step.name for passes in self._passes.values() for step in passes))
+
+    @property
     def joint(self) -> Module:
         """Level 02."""
         return self.level("joint")

@@ -1,1 +1,10 @@
 """The command line, one file a command."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """The console script ``concatc``."""
+    from concatc.cli.main import run
+
+    run()

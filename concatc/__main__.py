@@ -1,0 +1,5 @@
+"""``python -m concatc``."""
+
+from concatc.cli import main
+
+main()

@@ -1,0 +1,134 @@
+"""What the commands share: options, reading nets, writing files and results."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from concatc.diagnostics import Diagnostic, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from concatc.compiler import Compilation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def net_options(command: F) -> F:
+    """The options of every command that compiles a net."""
+    options: Sequence[Callable[[F], F]] = (
+        click.argument("file", type=click.Path(path_type=Path)),
+        click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Set a dim of the net; repeatable."),
+        click.option("--net", metavar="NAME", help="The net, where the file holds several."),
+        click.option("--target", default="cpu", show_default=True, metavar="NAME", help="cpu or reference."),
+        click.option("--dtype", default="f32", show_default=True, metavar="TYPE", help="f32 or f64."),
+        click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON, for tools."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def compile_file(
+    file: Path,
+    dims: Iterable[str],
+    net: str | None,
+    target: str,
+    dtype: str,
+    keep: Iterable[str] = (),
+    input_grads: bool = False,
+    **more: Any,
+) -> Compilation:
+    """Compile a ``.cnet`` file and show its warnings."""
+    from concatc.compiler import Options, compile_net
+    from concatc.frontend.cnet import read
+
+    options = Options(
+        target=target,
+        dims=parse_dims(dims),
+        net=net,
+        dtype=dtype,
+        keep=tuple(keep),
+        input_grads=input_grads,
+        **more,
+    )
+    compilation = compile_net(read(file), os.fspath(file), options)
+    for warning in compilation.warnings:
+        click.echo(warning.render({os.fspath(file): compilation.text}), err=True)
+    return compilation
+
+
+def parse_dims(given: Iterable[str]) -> dict[str, int]:
+    """``["x=128"]`` as a dict; raises one UsageError for all that are no ``NAME=N``."""
+    dims: dict[str, int] = {}
+    problems = []
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name.isidentifier() or not value.strip().isdecimal():
+            problems.append(Diagnostic(f"--dim {text}: expected NAME=N, such as --dim x=128"))
+            continue
+        dims[name] = int(value)
+    if problems:
+        raise UsageError(problems)
+    return dims
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a ``.npz`` file; pickled objects are refused."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise UsageError(f"{path} holds one array; a .npz file with an array a name is needed")
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} is no .npz file of arrays ({error})") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    """Write a file beside ``path``, then rename it, so that readers see the old file or the new one."""
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            Path(beside).unlink()
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def finish(as_json: bool, text: str, /, **result: Any) -> None:
+    """Write a command's result to stdout: its text, or the data for tools."""
+    if as_json:
+        json.dump({"ok": True, "diagnostics": [], **result}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    click.echo(text)
+
+
+def quantity(count: int, noun: str) -> str:
+    """``1 loss``, ``2 losses``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"

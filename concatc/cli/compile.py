@@ -1,0 +1,167 @@
+"""``concatc compile``: compile a net, show what was made of it, write a module that can be imported."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from concatc.cli.common import compile_file, finish, net_options, quantity, write_file
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from concatc.compiler import Compilation, Lowering
+    from concatc.targets import Executable
+
+EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
+
+
+@click.command()
+@net_options
+@click.option("--keep", multiple=True, metavar="BLOB", help="Keep a blob and its gradient readable; repeatable.")
+@click.option("--input-grads", is_flag=True, help="Return gradients of inputs too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
+@click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
+@click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
+@click.option("--phase", type=click.Choice(("train", "infer")), default="train", show_default=True, help="For --emit.")
+@click.option("--plain", is_flag=True, help="IR without locations, comments and short names for types.")
+@click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write every level: 00-graph.mlir, ..")
+@click.option("--print-after", multiple=True, metavar="PASS", help="Write the IR after a pass to stderr; repeatable.")
+@click.option("--print-after-all", is_flag=True, help="Write what each pass changed to stderr.")
+@click.option("--verify-each", is_flag=True, help="Check the IR after every pass, and the plan.")
+@click.option("--time-passes", is_flag=True, help="Write how long each pass took to stderr.")
+def command(
+    file: Path,
+    dims: tuple[str, ...],
+    net: str | None,
+    target: str,
+    dtype: str,
+    as_json: bool,
+    keep: tuple[str, ...],
+    input_grads: bool,
+    output: Path | None,
+    emit: str | None,
+    level: str | None,
+    phase: str,
+    plain: bool,
+    dump_ir: Path | None,
+    print_after: tuple[str, ...],
+    print_after_all: bool,
+    verify_each: bool,
+    time_passes: bool,
+) -> None:
+    """Compile a net for training and for inference.
+
+    With -o the module is written as a package: ``import DIR; net = DIR.load()``.  It runs native code: load only modules
+    that you trust.  Weights are apart, in safetensors files, which never run code.
+    """
+    start = time.perf_counter()
+    compilation = compile_file(
+        file,
+        dims,
+        net,
+        target,
+        dtype,
+        keep,
+        input_grads,
+        verify_each=verify_each,
+        print_after=print_after,
+        print_after_all=print_after_all,
+    )
+    _check_passes(compilation, print_after)
+    phases = ["train", "infer"] if compilation.phase("train").graph.main.returned("output") else ["train"]
+    if dump_ir is not None:
+        for name in phases:
+            _dump(compilation, name, dump_ir if name == "train" else dump_ir / "inference", plain)
+    if emit is not None:
+        click.echo(_emitted(compilation, emit, level, phase, plain), nl=False)
+    elif output is not None:
+        from concatc.artifact import write_module
+
+        write_module(compilation, output)
+    built = {} if emit is not None else {name: _build(compilation, name) for name in phases}
+    if time_passes:
+        _show_times(compilation, phases)
+    if emit is None:
+        elapsed = time.perf_counter() - start
+        _report(as_json, compilation, list(built), elapsed, output)
+
+
+def _check_passes(compilation: Compilation, wanted: tuple[str, ...]) -> None:
+    known = compilation.phase("train").pass_names
+    problems = [
+        Diagnostic(f"no pass `{name}`", help=did_you_mean(name, known) or f"there are {', '.join(known)}")
+        for name in wanted
+        if name not in known
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _build(compilation: Compilation, phase: str) -> Executable:
+    return compilation.target.build(_phase(compilation, phase))
+
+
+def _phase(compilation: Compilation, phase: str) -> Lowering:
+    return compilation.phase("train" if phase == "train" else "infer")
+
+
+def _emitted(compilation: Compilation, what: str, level: str | None, phase: str, plain: bool) -> str:
+    from concatc.ir.printer import PLAIN, READING
+
+    lowering = _phase(compilation, phase)
+    style = PLAIN if plain else READING
+    if what == "ir":
+        return lowering.dump(level or "joint", style)
+    if level is not None:
+        raise UsageError("--level goes with --emit ir")
+    if what in ("plan", "loops"):
+        return lowering.dump(what, style)
+    text = _build(compilation, phase).text(what)
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool) -> None:
+    from concatc.compiler import LEVELS
+    from concatc.ir.printer import PLAIN, READING
+
+    for number, level in enumerate(LEVELS):
+        text = _phase(compilation, phase).dump(level, PLAIN if plain else READING)
+        write_file(directory / f"{number:02d}-{level}.mlir", text)
+
+
+def _show_times(compilation: Compilation, phases: list[str]) -> None:
+    from concatc.ir.passes import PassManager
+
+    for phase in phases:
+        manager = PassManager([], timings=list(_phase(compilation, phase).timings))
+        click.echo(f"{phase}\n{manager.timing_report()}", err=True, nl=False)
+
+
+def _report(as_json: bool, compilation: Compilation, phases: list[str], elapsed: float, output: Path | None) -> None:
+    from concatc.runtime.memory_report import readable
+
+    plan = compilation.phase("train").plan
+    arena = plan.bases["arena"].size_bytes if "arena" in plan.bases else 0
+    copied = sum(remark.bytes for remark in plan.remarks)
+    text = (
+        f"net {compilation.name}: {quantity(len(plan.launches), 'launch')} of {quantity(len(plan.kernels), 'kernel')}, "
+        f"arena {readable(arena)}, {readable(copied)} copied in a step; compiled in {elapsed:.2f} s"
+    )
+    if output is not None:
+        text += f"\nwritten to {output}"
+    finish(
+        as_json,
+        text,
+        net=compilation.name,
+        dims=compilation.dims,
+        phases=phases,
+        launches=len(plan.launches),
+        kernels=len(plan.kernels),
+        arena_bytes=arena,
+        copied_bytes=copied,
+        output=os.fspath(output) if output is not None else None,
+    )

@@ -1,0 +1,84 @@
+"""``concatc opt``: run passes over a dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from concatc.cli.common import write_file
+from concatc.diagnostics import UsageError
+
+
+def _list_passes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    import sys
+
+    from concatc.passes.registry import load_all_passes
+
+    passes = load_all_passes()
+    width = max(map(len, passes))
+    for name, cls in passes.items():
+        first_line = (sys.modules[cls.__module__].__doc__ or "").strip().partition("\n")[0]
+        click.echo(f"{name:<{width}}  {first_line.partition(': ')[2] or first_line}")
+    ctx.exit()
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--passes", default="", metavar="A,B", help="Passes in order, with options: fuse{max_ops=8},dce.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_passes, help="List the passes.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there, not to stdout.")
+@click.option("--print-after", multiple=True, metavar="PASS", help="Write the IR after a pass to stderr.")
+@click.option("--print-after-all", is_flag=True, help="Write what each pass changed to stderr.")
+@click.option("--verify-each", is_flag=True, help="Check the IR after every pass.")
+@click.option("--time-passes", is_flag=True, help="Write how long each pass took to stderr.")
+@click.option("--plain", is_flag=True, help="Neither locations nor comments nor short names for types.")
+def command(
+    file: Path,
+    passes: str,
+    output: Path | None,
+    print_after: tuple[str, ...],
+    print_after_all: bool,
+    verify_each: bool,
+    time_passes: bool,
+    plain: bool,
+) -> None:
+    """Parse the IR in FILE (``-`` for stdin), verify it, run passes over it, and print the result."""
+    from concatc.ir.parser import parse_module
+    from concatc.ir.passes import PassManager
+    from concatc.ir.printer import PLAIN, READING, print_module
+    from concatc.passes.registry import parse_pipeline
+    from concatc.passes.verify import verify
+
+    pipeline = parse_pipeline(passes)
+    module = parse_module(_read(file), str(file))
+    verify(module)
+    style = PLAIN if plain else READING
+    manager = PassManager(
+        pipeline,
+        verify=verify,
+        verify_each=verify_each,
+        print_after=print_after,
+        print_after_all=print_after_all,
+        time_passes=time_passes,
+        style=style,
+    )
+    manager.run(module)
+    text = print_module(module, style)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_file(output, text)
+
+
+def _read(file: Path) -> str:
+    try:
+        if str(file) == "-":
+            return click.get_text_stream("stdin").read()
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8: byte {error.start}") from None
