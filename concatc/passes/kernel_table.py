@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from concatc.ir.core import Block, FuncOp, Operation, Value
+from concatc.ir.core import Attr, Block, FuncOp, Operation, Value
 from concatc.op import DIALECT, Op
 
 
@@ -58,9 +58,13 @@ def _key(block: Block) -> object:
         operands = tuple(number[v] for v in op.operands)
         for result in op.results:
             number[result] = len(number)
-        attributes = tuple((k, v) for k, v in op.attributes.items() if k != "transposes")
-        parts.append((op.name, operands, tuple(r.type for r in op.results), attributes))
+        parts.append((op.name, operands, tuple(r.type for r in op.results), tuple(_attributes(op).items())))
     return tuple(parts)
+
+
+def _attributes(op: Operation) -> dict[str, Attr]:
+    """What an operation means, without what it transposes: that is another thing at each launch."""
+    return {k: v for k, v in op.attributes.items() if k != "transposes"}
 
 
 def _function(name: str, block: Block) -> FuncOp:
@@ -72,14 +76,8 @@ def _function(name: str, block: Block) -> FuncOp:
             function.body.append(Operation("func.return", operands))
             function.result_attrs = [{} for _ in operands]
             break
-        copy = Operation(
-            op.name,
-            operands,
-            [r.type for r in op.results],
-            op.attributes,
-            loc=op.loc,
-            result_names=[r.name for r in op.results],
-        )
+        types, names = [r.type for r in op.results], [r.name for r in op.results]
+        copy = Operation(op.name, operands, types, _attributes(op), loc=op.loc, result_names=names)
         env.update(zip(op.results, copy.results, strict=True))
         function.body.append(copy)
     return function

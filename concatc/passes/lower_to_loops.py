@@ -75,13 +75,11 @@ class _Lowering:
         alone = tuple(windows.count(w) == 1 for w in windows[len(launch.reads) :])
         kernel = self._kernel(launch, [_memref(w) for w in windows], alone)
         if kernel.scratch:
-            space = launch.scratch
-            needed = _scratch_windows(kernel.scratch, space or Window("arena", 0, (), (), "i8"))
-            assert space is not None, f"{launch.kernel} needs {needed[1]} bytes of scratch and was given none"
-            assert space.end_bytes - space.offset_bytes >= needed[1], (
-                f"{launch.kernel} needs {needed[1]} bytes of scratch"
-            )
-            windows += needed[0]
+            space = launch.scratch or Window(next(iter(self.bases)), 0, (0,), (1,), "i8")
+            scratch, needed = _scratch_windows(kernel.scratch, space)
+            given = space.end_bytes - space.offset_bytes
+            assert given >= needed, f"{launch.kernel} needs {needed} bytes of scratch and was given {given}"
+            windows += scratch
         b = self.b
         memory = [a for a in kernel.function.args if isinstance(a.type, MemRefType)]
         operands = [b.index(0), b.index(kernel.outer_extent), *map(b.index, kernel.sizes)]

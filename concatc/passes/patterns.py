@@ -1,0 +1,37 @@
+"""What patterns on ``cnet`` operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from concatc.ir.core import FuncOp, Module, Operation, Value
+from concatc.ir.rewrite import Pattern, Rewriter, apply_patterns
+from concatc.op import Builder, is_op
+from concatc.passes.dce import dce
+from concatc.passes.free_of_splits import free_of_splits
+
+
+def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
+    """Apply patterns to all functions, free of splits, and drop what became dead."""
+    patterns = list(patterns)
+    for func in module.functions:
+        if func.declared is None:
+            rewrite_function(func, patterns)
+
+
+def rewrite_function(func: FuncOp, patterns: Iterable[Pattern]) -> None:
+    """Apply patterns to a function, free of splits, and drop what became dead."""
+    with free_of_splits(func):
+        if apply_patterns(func, patterns):
+            dce(func)
+
+
+def made_by(value: Value, *names: str) -> Operation | None:
+    """The operation that makes ``value``, if it is one of these ops."""
+    return value.op if value.op is not None and is_op(value.op, *names) else None
+
+
+def builder_before(op: Operation, rw: Rewriter) -> Builder:
+    """A builder of operations before ``op``, for the half of the graph that ``op`` belongs to."""
+    half = {"transposes": op.attributes["transposes"]} if "transposes" in op.attributes else {}
+    return Builder(rw.before(op), op.loc, attributes=dict(half))
