@@ -21,6 +21,7 @@ from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, Region, Valu
 from concatc.ir.layout import wrap
 from concatc.ir.lexer import quote
 from concatc.ir.naming import Names
+from concatc.ir.plan_comments import plan_comments
 from concatc.ir.std_syntax import SYNTAX
 from concatc.ir.types import FunctionType, MemRefType, TensorType, Type
 
@@ -81,6 +82,7 @@ class Printer:
         self._texts: dict[Type, str] = {}
         self._indent = 0
         self._line_before: tuple[str, int] | None = None  # file and line of the operation before, for comments
+        self._plan_notes: dict[Operation, str] = {}
         self._in_forward = False
 
     # -- what the syntax of an operation asks ----------------------------------------------------------------------
@@ -211,7 +213,10 @@ class Printer:
         here = (op.loc.file, op.loc.line) if op.loc else None
         candidates = comment_candidates(op, self.name, show_line=here != self._line_before)
         self._line_before = here
-        return candidates
+        note = self._plan_notes.get(op)
+        if note is None:
+            return candidates
+        return [*(f"{note}  {candidate}" for candidate in candidates), note]
 
     # -- functions -------------------------------------------------------------------------------------------------
     def _function(self, function: FuncOp) -> None:
@@ -237,6 +242,7 @@ class Printer:
         self._indent += 1
         self._in_forward = self.style.comments
         self._line_before = None
+        self._plan_notes = plan_comments(function, self.name) if self.style.comments else {}
         for op in function.ops:
             self.operation(op)
         self._in_forward = False

@@ -1,16 +1,17 @@
 """A plan as IR, and back: what the dump of level 05 holds.
 
     func.func @step(%params: memref<4096xi8> {cnet.base = "params"}, %arena: memref<65536xi8> {cnet.base = "arena"}) {
-      %h = "cnet.window"(%arena) {offset = 4096 : i64} : (memref<65536xi8>) -> memref<64x128xf32, strided<[128, 1]>>
+      %h = "cnet.window"(%arena) {offset = 4096 : i64, holds = ["h"]} : .. -> memref<64x128xf32, strided<[128, 1]>>
       "cnet.launch"(%a, %w, %h) {kernel = @k0_linear, reads = 2 : i64, add = array<i1: false>, phase = "forward"}
-      "cnet.value"(%h) {name = "h", starts = [array<i64: 0, 0>]}
+      "cnet.value"(%p, %q) {name = "x", starts = [array<i64: 0, 0>, array<i64: 4, 0>]}
       "cnet.remark"() {message = "...", bytes = 512 : i64}
       func.return
     }
     func.func @k0_linear(%x: tensor<64x64xf32>, %weight: tensor<128x64xf32>) -> tensor<64x128xf32> { .. }
 
-Offsets are bytes, strides elements.  The operands of a launch are its reads, its writes, then its scratch if it has
-one.  Nothing of a plan is lost: ``plan_of(module_of(plan))`` has the same text.
+Offsets are bytes, strides elements.  ``holds`` names the values that lie in a window whole; a value of several segments
+has a ``cnet.value``.  The operands of a launch are its reads, its writes, then its scratch if it has one.  Nothing of a
+plan is lost: ``plan_of(module_of(plan))`` has the same text.
 """
 
 from __future__ import annotations
@@ -46,31 +47,48 @@ def module_of(plan: Plan) -> Module:
 
 
 class _Writer:
-    """Appends the operations of a plan to ``@step``; each window is written once, before its first use."""
+    """Appends the operations of a plan to ``@step``.
+
+    A window is written before its first use, and once more where it is stored to again and another value lies there.
+    """
 
     def __init__(self, step: FuncOp, plan: Plan) -> None:
         self.block: Block = step.body
         self.bases = {arg.name: arg for arg in step.args}
         self.windows: dict[Window, Value] = {}
-        # The first name of a window is the one that its dump shows: the most telling one stands first in a plan.
-        self.names: dict[Window, str] = {}
+        # What lies in each window, one name after the other: in the arena each store begins the next one.
+        self.waiting: dict[Window, list[list[str]]] = {}
+        self.written: dict[str, None] = {}
         for name, segments in plan.values.items():
-            if len(segments) == 1:
-                self.names.setdefault(segments[0].window, name.partition(":")[2] or name)
+            if _is_whole(segments):
+                window = segments[0].window
+                queue = self.waiting.setdefault(window, [])
+                if queue and window.base != "arena":
+                    queue[0].append(name)
+                    continue
+                queue.append([name])
 
-    def window(self, window: Window) -> Value:
-        if window in self.windows:
+    def window(self, window: Window, store: bool = False) -> Value:
+        waiting = self.waiting.get(window, [])
+        if window in self.windows and not (store and waiting):
             return self.windows[window]
-        type = MemRefType(window.shape, window.dtype, window.strides)
-        name = self.names.get(window, f"{window.base}.{window.offset_bytes}")
-        operand = self.bases[window.base]
+        holds = waiting.pop(0) if waiting else []
+        self.written.update(dict.fromkeys(holds))
         attributes: dict[str, Attr] = {"offset": window.offset_bytes}
-        op = self.block.append(Operation("cnet.window", [operand], [type], attributes, result_names=[name]))
+        name = f"{window.base}.{window.offset_bytes}"
+        if holds:
+            attributes["holds"] = tuple(holds)
+            name = _short_name(holds[0])
+        type = MemRefType(window.shape, window.dtype, window.strides)
+        op = self.block.append(
+            Operation("cnet.window", [self.bases[window.base]], [type], attributes, result_names=[name])
+        )
         self.windows[window] = op.result
         return op.result
 
     def launch(self, launch: Launch) -> None:
-        windows = [*launch.reads, *launch.writes]
+        operands = [self.window(w) for w in launch.reads]
+        operands += [self.window(w, store=not add) for w, add in zip(launch.writes, launch.add, strict=True)]
         attributes: dict[str, Attr] = {
             "kernel": SymbolRef(launch.kernel),
             "reads": len(launch.reads),
@@ -78,12 +96,18 @@ class _Writer:
             "phase": launch.phase,
         }
         if launch.scratch is not None:
-            windows.append(launch.scratch)
+            operands.append(self.window(launch.scratch))
             attributes["scratch"] = True
-        operands = [self.window(w) for w in windows]
         self.block.append(Operation("cnet.launch", operands, attributes=attributes, loc=launch.loc))
 
     def value(self, name: str, segments: Sequence[Segment]) -> None:
+        if name in self.written:
+            return
+        if _is_whole(segments):
+            queue = self.waiting[segments[0].window]
+            queue[:] = [[name for names in queue for name in names]]
+            self.window(segments[0].window, store=True)
+            return
         operands = [self.window(s.window) for s in segments]
         attributes: dict[str, Attr] = {"name": name, "starts": tuple(s.start for s in segments)}
         self.block.append(Operation("cnet.value", operands, attributes=attributes))
@@ -153,8 +177,22 @@ class _Reader:
         if parts is None:
             self.sink.error(f"a window is a memref of static shape and strides, not {op.result.type}", op.loc)
             return
-        if offset is not None:
-            self.windows[op.result] = Window(self.base_names[op.operands[0]], offset, *parts)
+        holds: Any = op.attributes.get("holds", ())
+        if not isinstance(holds, tuple) or not all(isinstance(name, str) for name in holds):
+            self.sink.error("`holds` is a list of names", op.loc)
+            return
+        if offset is None:
+            return
+        window = Window(self.base_names[op.operands[0]], offset, *parts)
+        self.windows[op.result] = window
+        for name in holds:
+            self.place(name, (Segment((0,) * len(window.shape), window),), op)
+
+    def place(self, name: str, segments: tuple[Segment, ...], op: Operation) -> None:
+        if name in self.plan.values:
+            self.sink.error(f"{name} has two places", op.loc)
+            return
+        self.plan.values[name] = segments
 
     def launch(self, op: Operation) -> None:
         kernel = self.attribute(op, "kernel", SymbolRef)
@@ -201,10 +239,7 @@ class _Reader:
         if ranks != [len(w.shape) for w in windows]:
             self.sink.error(f"`starts` of {name} needs one index a window axis", op.loc)
             return
-        if name in self.plan.values:
-            self.sink.error(f"{name} has two places", op.loc)
-            return
-        self.plan.values[name] = tuple(Segment(s, w) for s, w in zip(starts, windows, strict=True))
+        self.place(name, tuple(Segment(s, w) for s, w in zip(starts, windows, strict=True)), op)
 
     def remark(self, op: Operation) -> None:
         message = self.attribute(op, "message", str)
@@ -225,6 +260,17 @@ class _Reader:
             return value
         self.sink.error(f"{op.name} needs the attribute `{name}`", op.loc)
         return None
+
+
+def _short_name(key: str) -> str:
+    kind, colon, name = key.partition(":")
+    if not colon:
+        return key
+    return f"{name}.grad" if kind.endswith("grad") else name
+
+
+def _is_whole(segments: Sequence[Segment]) -> bool:
+    return len(segments) == 1 and not any(segments[0].start)
 
 
 def _window_parts(type: Type) -> tuple[tuple[int, ...], tuple[int, ...], str] | None:
