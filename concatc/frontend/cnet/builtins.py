@@ -75,6 +75,16 @@ def _channels(blob: Any) -> Fraction:
     return Fraction(value.shape[1])
 
 
+def _extreme(name: str, choose: Callable[..., Any]) -> Callable[..., Any]:
+    def run(a: Any, b: Any) -> Any:
+        for value in (a, b):
+            if not isinstance(value, Fraction):
+                raise FunctionError(f"`{name}` takes two numbers, not {describe(value)}")
+        return choose(a, b)
+
+    return run
+
+
 def _rank(blob: Any) -> Fraction:
     return Fraction(len(_blob("rank", blob).shape))
 
@@ -117,6 +127,8 @@ FUNCTIONS: dict[str, Function] = {
         Function("size", ("blob", "axis"), _size),
         Function("channels", ("blob",), _channels),
         Function("rank", ("blob",), _rank),
+        Function("min", ("a", "b"), _extreme("min", min)),
+        Function("max", ("a", "b"), _extreme("max", max)),  # of two blobs it is the op
         Function("xavier", (), lambda: Init("xavier")),
         Function("msra", (), lambda: Init("msra")),
         Function("constant", ("value",), _constant),

@@ -72,6 +72,8 @@ class Calls:
         keywords = {k.name: (k, self.expressions.evaluate(frame, k.value)) for k in call.keywords}
         if layer is not None:
             return self._layer(frame, layer, call, positional, keywords)
+        if isinstance(callee, type) and callee.name in FUNCTIONS and all(is_number(v) for _, v in positional):
+            callee = FunctionCallee(callee.name)
         if isinstance(callee, FunctionCallee):
             return self._function(frame, callee.name, call, positional, keywords)
         if isinstance(callee, LocalCallee):

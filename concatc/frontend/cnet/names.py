@@ -247,10 +247,10 @@ class _BodyAnalysis:
             return LocalCallee(name)
         if name in self.unit.blocks:
             return self.unit.blocks[name]
-        if name in FUNCTIONS:
-            return FunctionCallee(name)
         if name in self.ops and not self.ops[name].internal:
             return self.ops[name]
+        if name in FUNCTIONS:
+            return FunctionCallee(name)
         if name in self.formals or name in self.names.bound:
             return LocalCallee(name)
         if self.unit.broken:

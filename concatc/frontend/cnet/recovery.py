@@ -130,6 +130,9 @@ def _token_help(text: str, token: Any, expected: set[str]) -> str | None:
     at_line_start = before.endswith("\n") or not before
     if value == "|>":
         return "a pipeline does not mix with operators: write `(x + y) |> relu` or `x + (y |> relu)`"
+    in_pipeline = "PIPE" in expected and "ADD" not in expected
+    if in_pipeline and (token.type in _OPERATORS or value in ("if", "..")) and not at_line_start:
+        return "a pipeline does not mix with operators: put it in parentheses"
     if value == "=" and "COMPARE" in expected:
         return "`==` compares"
     if value == "=" and _word_before(before) in RESERVED:
