@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Use, Value
 from concatc.op import is_op
+from concatc.passes.derive_backward import depends_on
 from concatc.passes.graph import describe, short_name, split_source
 
 # A blob of a densely connected net is on exponentially many paths; so many are shown for each contribution.
@@ -105,7 +106,7 @@ class _Graph:
         self.func = split
         self.position = {op: k for k, op in enumerate(split.ops)}
         self.makers = {r.name: op for op in joint.ops for r in op.results if "transposes" in op.attributes}
-        self.transposed = dict.fromkeys(str(op.attributes["transposes"]) for op in self.makers.values())
+        self.needed = depends_on(split, _with_gradient(joint, split))
         self.losses: dict[Value, tuple[str, float]] = {}
         for attrs, value in zip(split.result_attrs, split.ret.operands, strict=True):
             if attrs.get("cnet.kind") == "loss":
@@ -203,13 +204,13 @@ class _Graph:
     def gradient(self, use: Use) -> str:
         """The name of what ``use`` contributes to the gradient of the value that it reads."""
         value = use.op.operands[use.index]
+        if value not in self.needed:
+            return NOT_COMPUTED
         for name in (f"{value.name}.grad", f"{split_source(value).name}.grad"):
             maker = self.makers.get(name)
             if maker is not None and maker.attributes["transposes"] == describe(use.op):
                 return f"%{name}"
-        if describe(use.op) in self.transposed or len(use.op.results) != 1:
-            return NOT_COMPUTED
-        # Where no operation transposes the reader, it hands the gradient of its result on (add).
+        # Where no operation makes it, the reader hands on the gradient of its result (add, the data of bias).
         return self.gradient_of(use.op.results[0])
 
     def gradient_of(self, value: Value) -> str:
@@ -225,6 +226,18 @@ class _Graph:
         if maker is None or not is_op(maker, "accumulate"):
             return {}
         return {f"%{split_source(v).name}": k for k, v in enumerate(maker.operands)}
+
+
+def _with_gradient(joint: FuncOp, split: FuncOp) -> list[Value]:
+    """The arguments and kept blobs of the split graph whose gradient the joint graph returns."""
+    returned = {(attrs["cnet.kind"], attrs["cnet.name"]) for attrs in joint.result_attrs}
+    found = [
+        value
+        for kind, gradient in (("param", "grad"), ("input", "input_grad"))
+        for name, value in split.arguments(kind).items()
+        if (gradient, name) in returned
+    ]
+    return found + [split_source(v) for name, v in split.returned("kept").items() if ("kept_grad", name) in returned]
 
 
 def _part(use: Use, result: Value, whole: str) -> str | None:
@@ -254,7 +267,8 @@ def _span(axis: int, part: Value, start: int) -> str:
 
 def _made_by(value: Value) -> str:
     if value.op is None:
-        return f", {value.attrs.get('cnet.kind', 'argument')}"
+        kind = str(value.attrs.get("cnet.kind", "argument"))
+        return f", {'parameter' if kind == 'param' else kind}"
     return f", made by {short_name(value.op)}{_at(value.op)}"
 
 

@@ -71,7 +71,7 @@ class _Derivation:
         self.func = func
         self.block = func.body
         self.cotangents: dict[Value, Value] = {}
-        self.needed = _depends_on(func, sources)
+        self.needed = depends_on(func, sources)
         self.forward = func.ops[:-1]
         self.ret = func.ret
 
@@ -142,7 +142,7 @@ class _Derivation:
         return made
 
 
-def _depends_on(func: FuncOp, sources: Iterable[Value]) -> dict[Value, None]:
+def depends_on(func: FuncOp, sources: Iterable[Value]) -> dict[Value, None]:
     """The float values that are computed from the sources, the sources included."""
     found = dict.fromkeys(sources)
     for op in func.ops:
