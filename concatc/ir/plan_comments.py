@@ -88,10 +88,10 @@ def _describe(window: _Window, holder: tuple[int, int, int, _Window] | None, nam
 def _part(window: _Window, whole: _Window) -> list[tuple[int, int, int, _Window]]:
     """``(elements of the whole, axis, start, whole)`` where ``window`` is a part of ``whole`` along one axis."""
     differ = [d for d, (n, m) in enumerate(zip(window.shape, whole.shape, strict=True)) if n != m]
-    # A whole that comes later must hold what the parts left there: its first use is a read.
-    if len(differ) != 1 or whole.last < window.first or whole.first < 0:
+    # Apart in time, the later of the two must read first what the earlier one left there.
+    if len(differ) != 1 or whole.first < 0:
         return []
-    if whole.first > window.last and whole.stored_first:
+    if (whole.first > window.last and whole.stored_first) or (window.first > whole.last and window.stored_first):
         return []
     axis = differ[0]
     step = whole.strides[axis] * whole.itemsize
@@ -105,9 +105,10 @@ def _part(window: _Window, whole: _Window) -> list[tuple[int, int, int, _Window]
 
 
 def _is_kept(window: _Window, whole: _Window, by_first: list[_Window]) -> bool:
-    """Whether nothing else comes to lie in the bytes of ``window`` until ``whole`` is used."""
-    start = bisect.bisect_right(by_first, window.last, key=lambda w: w.first)
-    end = bisect.bisect_left(by_first, whole.first, key=lambda w: w.first)
+    """Whether nothing else comes to lie in the bytes of ``window`` between the uses of the two."""
+    earlier, later = (window, whole) if window.last < whole.first else (whole, window)
+    start = bisect.bisect_right(by_first, earlier.last, key=lambda w: w.first)
+    end = bisect.bisect_left(by_first, later.first, key=lambda w: w.first)
     return not any(
         w.base is window.base and w.offset_bytes < window.end_bytes and window.offset_bytes < w.end_bytes
         for w in by_first[start:end]
