@@ -15,6 +15,7 @@ import numpy as np
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
+from concatc.runtime.bounds import IndexCheck, index_checks
 from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.memory_report import MemoryReport
@@ -87,6 +88,11 @@ class CompiledModule:
     def signature(self) -> Signature:
         """Inputs, parameters, states, losses, outputs and kept blobs of the training phase."""
         return self._signature("train")
+
+    @property
+    def index_checks(self) -> list[IndexCheck]:
+        """What labels and indices among the inputs must be."""
+        return index_checks(self._source.phase("train").graph.main)
 
     def __repr__(self) -> str:
         dims = ", ".join(f"{name}={value}" for name, value in self.dims.items())

@@ -1,0 +1,168 @@
+"""Arrays of a data file as batches for the inputs of a net.
+
+A batch of a net with the inputs ``a: f32[x, 64]``, ``b: f32[y, 64]``, ``label: i32[x + y]`` is ``x + y`` rows of the data: ``a``
+takes the first ``x``, ``b`` the next ``y``, ``label`` all of them.  In general each dim that is alone on a first axis takes
+rows of its own, in order of appearance; a first axis that is a formula takes the whole batch, or repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.ir.types import NUMPY_DTYPES
+from concatc.loops.memory import Array
+from concatc.runtime.inputs import describe
+from concatc.runtime.signature import Input
+
+
+def matching(inputs: Mapping[str, Input], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays that are inputs, in the inputs' element types where that loses no kind of number."""
+    taken = {}
+    problems = []
+    for name, spec in inputs.items():
+        if name not in arrays:
+            continue
+        try:
+            taken[name] = convert(arrays[name], spec)
+        except UsageError as error:
+            problems += error.diagnostics
+    if problems:
+        raise UsageError(problems)
+    return taken
+
+
+def convert(array: Array, spec: Input) -> Array:
+    """The array in the element type of an input: integers may become floats, never the other way."""
+    dtype = NUMPY_DTYPES[spec.type.dtype]
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
+        raise UsageError(f"`{spec.name}` holds {array.dtype}, but the net takes {describe(spec)}")
+    converted = array.astype(dtype)
+    if dtype.kind != "f" and not np.array_equal(converted, array):
+        raise UsageError(f"`{spec.name}` holds numbers that do not fit {dtype.name}")
+    return np.asarray(converted)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Which rows of a batch an input takes."""
+
+    input: str
+    rows: Array
+
+
+class Dataset:
+    """Rows for the inputs of a net, split into rows to train on and the last ones, held out."""
+
+    def __init__(self, inputs: Mapping[str, Input], arrays: Mapping[str, Array], held_out: float = 0.2) -> None:
+        """Take the arrays of a file.  Raises one UsageError with all that does not fit."""
+        if not 0.0 <= held_out < 1.0:
+            raise UsageError(f"the held-out part is 0 to 1, not {held_out}")
+        missing = [name for name in inputs if name not in arrays]
+        if missing:
+            raise UsageError([_missing(name, inputs[name], arrays) for name in missing])
+        self._arrays = matching(inputs, arrays)
+        self.rows = _row_count(inputs, self._arrays)
+        self.batch_rows, self._slots, self._whole = _slots(inputs, self._arrays, self.rows)
+        held_rows = round(self.rows * held_out)
+        self.train_rows = np.arange(self.rows - held_rows)
+        self.held_rows = np.arange(self.rows - held_rows, self.rows)
+        if len(self.train_rows) < self.batch_rows:
+            raise UsageError(f"a batch takes {self.batch_rows} rows, but there are {len(self.train_rows)} to train on")
+
+    def slots(self, name: str) -> Array | None:
+        """The rows of a batch that an input takes; None for an input that takes the same array always."""
+        return next((s.rows for s in self._slots if s.input == name), None)
+
+    def batch(self, rows: Array) -> dict[str, Array]:
+        """The inputs for these rows of the data (as many as a batch takes)."""
+        inputs = {s.input: self._arrays[s.input][rows[s.rows]] for s in self._slots}
+        return {**inputs, **{name: self._arrays[name] for name in self._whole}}
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[dict[str, Array]]:
+        """The training rows in a random order, batch by batch; what does not fill a batch waits for another epoch."""
+        order = rng.permutation(self.train_rows)
+        for start in range(0, len(order) - self.batch_rows + 1, self.batch_rows):
+            yield self.batch(order[start : start + self.batch_rows])
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return len(self.train_rows) // self.batch_rows
+
+    def held_batches(self) -> Iterator[tuple[dict[str, Array], int]]:
+        """The held-out rows, batch by batch, and how many rows of the batch count; the last is filled up with row 0."""
+        for start in range(0, len(self.held_rows), self.batch_rows):
+            rows = self.held_rows[start : start + self.batch_rows]
+            filled = np.concatenate([rows, np.full(self.batch_rows - len(rows), self.held_rows[0])])
+            yield self.batch(filled), len(rows)
+
+
+def _missing(name: str, spec: Input, arrays: Mapping[str, Any]) -> Diagnostic:
+    held = ", ".join(f"`{key}`" for key in arrays) or "nothing"
+    return Diagnostic(
+        f"the data have no `{name}` ({describe(spec)})", help=did_you_mean(name, arrays) or f"they hold {held}"
+    )
+
+
+def _row_count(inputs: Mapping[str, Input], arrays: Mapping[str, Array]) -> int:
+    """How many rows the data have: the first axis of the inputs whose first axis is a dim."""
+    counts = {name: len(arrays[name]) for name, spec in inputs.items() if _takes_rows(spec) and arrays[name].ndim}
+    if not counts:
+        raise UsageError(
+            Diagnostic(
+                "no input has a dim as its first axis, so the data cannot be cut into batches",
+                help="declare one: `input image: f32[n, 8, 8]`",
+            )
+        )
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"`{name}` {n}" for name, n in counts.items())
+        raise UsageError(f"inputs have different numbers of rows in the data: {found}")
+    return next(iter(counts.values()))
+
+
+def _takes_rows(spec: Input) -> bool:
+    return bool(spec.dims) and bool(spec.dims[0])
+
+
+def _slots(
+    inputs: Mapping[str, Input], arrays: Mapping[str, Array], rows: int
+) -> tuple[int, list[Slots], tuple[str, ...]]:
+    starts: dict[str, int] = {}
+    batch_rows = 0
+    for spec in inputs.values():
+        if _takes_rows(spec) and spec.dims[0] not in starts:
+            starts[spec.dims[0]] = batch_rows
+            batch_rows += spec.type.shape[0]
+    slots: list[Slots] = []
+    whole: list[str] = []
+    problems: list[Diagnostic] = []
+    for name, spec in inputs.items():
+        array = arrays[name]
+        if array.shape == spec.type.shape and not (_takes_rows(spec) and len(array) == rows):
+            whole.append(name)
+            continue
+        if array.ndim != spec.type.rank or array.shape[1:] != spec.type.shape[1:] or len(array) != rows:
+            found = f"`{name}` has shape {list(array.shape)} in the data of {rows} rows"
+            problems.append(Diagnostic(f"{found}, but the net takes {describe(spec)}"))
+            continue
+        if _takes_rows(spec):
+            start = starts[spec.dims[0]]
+            slots.append(Slots(name, np.arange(start, start + spec.type.shape[0])))
+            continue
+        repeats, rest = divmod(spec.type.shape[0], batch_rows)
+        if rest:
+            problems.append(
+                Diagnostic(f"`{name}` takes {spec.type.shape[0]} rows, which is no multiple of a batch of {batch_rows}")
+            )
+            continue
+        slots.append(Slots(name, np.tile(np.arange(batch_rows), repeats)))
+    if problems:
+        raise UsageError(problems)
+    return batch_rows, slots, tuple(whole)
