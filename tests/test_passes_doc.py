@@ -1,0 +1,47 @@
+"""docs/PASSES.md: each pass makes what the page says.  ``CONCATC_UPDATE=1`` writes it anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from concatc.ir.parser import parse_module
+from concatc.ir.printer import Style, print_module
+from concatc.ir.verifier import verify
+from concatc.passes.registry import load_all_passes, parse_pipeline
+
+PAGE = Path(__file__).parents[1] / "docs" / "PASSES.md"
+SECTION = re.compile(r"^## ([a-z,-]+)\n(.*?)```mlir\n(.*?)```\nbecomes\n```mlir\n(.*?)```\n", re.MULTILINE | re.DOTALL)
+SECTIONS = {match[1]: match for match in SECTION.finditer(PAGE.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("pipeline", SECTIONS)
+def test_page(pipeline: str) -> None:
+    expected = SECTIONS[pipeline][4]
+    found = run(pipeline, SECTIONS[pipeline][3])
+    if os.environ.get("CONCATC_UPDATE") and found != expected:
+        page = PAGE.read_text(encoding="utf-8")
+        head = SECTIONS[pipeline][0].removesuffix(expected + "```\n")
+        PAGE.write_text(page.replace(head + expected, head + found), encoding="utf-8")
+        return
+    assert found == expected
+
+
+def test_every_pass_has_a_section() -> None:
+    headings = re.findall(r"^## ([a-z,-]+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for heading in headings for name in heading.split(",")]
+    assert sorted(set(load_all_passes()) - set(named)) == []
+
+
+def run(pipeline: str, text: str) -> str:
+    """The functions after a pipeline, less the module around them."""
+    module = parse_module("module @doc {" + text + "}")
+    verify(module)
+    for pass_ in parse_pipeline(pipeline):
+        pass_.run(module)
+    verify(module)
+    lines = print_module(module, Style(width=112)).splitlines()[1:-1]
+    return "".join(line.removeprefix("  ") + "\n" for line in lines)
