@@ -1,6 +1,6 @@
 """IR -> text that MLIR, xDSL and ``parser`` read.  Three styles:
 
-- :data:`READING`  for people: short names for shapes, at most 110 columns, a comment at line ends
+- :data:`READING`  for people: short names for shapes, less than 110 columns, a comment at line ends
 - :data:`MACHINE`  for tools: one operation a line, nothing abbreviated, with locations
 - :data:`PLAIN`    neither names for shapes nor locations nor comments
 
@@ -11,7 +11,7 @@ The same IR gives the same bytes.  A name stands for one value within its functi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concatc.diagnostics import Loc
@@ -30,16 +30,21 @@ BACKWARD_MARK = "// ---- backward ----"
 
 @dataclass(frozen=True)
 class Style:
-    """How a module is printed.  ``defaults[op]`` are attribute values that are left out (``{"cnet.relu": {..}}``)."""
+    """How a module is printed.
+
+    ``short`` leaves out the ``cnet.name`` of an argument that is the name of its value, and attributes that have the
+    values which ``implied(op)`` says; whoever reads such a text puts these back (`concatc/passes/dumps.py`).
+    """
 
     locations: bool = False
     comments: bool = False
     aliases: bool = False
+    short: bool = False
     width: int | None = None
-    defaults: Mapping[str, Mapping[str, Attr]] | None = None
+    implied: Callable[[Operation], Mapping[str, Attr]] | None = None
 
 
-READING = Style(comments=True, aliases=True, width=110)
+READING = Style(comments=True, aliases=True, short=True, width=109)
 MACHINE = Style(locations=True)
 PLAIN = Style()
 
@@ -177,10 +182,10 @@ class Printer:
         self.line(f"}}){tail}")
 
     def _attributes(self, op: Operation) -> str:
-        defaults = (self.style.defaults or {}).get(op.name)
-        if not defaults:
+        if not self.style.short or self.style.implied is None:
             return self.dictionary(op.attributes, short=True)
-        told = {k: v for k, v in op.attributes.items() if k not in defaults or not _identical(defaults[k], v)}
+        implied = self.style.implied(op)
+        told = {k: v for k, v in op.attributes.items() if k not in implied or not _identical(implied[k], v)}
         return self.dictionary(told, short=True)
 
     def _signature(self, op: Operation) -> str:
@@ -223,11 +228,7 @@ class Printer:
         declared = function.declared is not None
         visibility = "private " if function.private or declared else ""
         head = f"func.func {visibility}{symbol_text(function.sym_name)}("
-        args = [
-            (self.type(a.type) if declared else f"{self.name(a)}: {self.type(a.type)}")
-            + self.dictionary(a.attrs, short=True)
-            for a in function.args
-        ]
+        args = [self._argument(a, named=not declared) for a in function.args]
         types = function.type.results
         attrs: Sequence[Mapping[str, Attr]] = function.result_attrs
         if len(attrs) != len(types):
@@ -248,6 +249,14 @@ class Printer:
         self._in_forward = False
         self._indent -= 1
         self.line("}" + self._location(function.loc))
+
+    def _argument(self, arg: Value, named: bool) -> str:
+        if not named:
+            return self.type(arg.type) + self.dictionary(arg.attrs, short=True)
+        name = self.name(arg)
+        says_itself = self.style.short and "cnet.kind" in arg.attrs and name == f"%{arg.attrs.get('cnet.name')}"
+        attributes = self.dictionary(arg.attrs, ["cnet.name"] if says_itself else (), short=True)
+        return f"{name}: {self.type(arg.type)}{attributes}"
 
     def _signature_lines(self, head: str, args: list[str], results: list[str], bare: bool, tail: str) -> None:
         arrow = ""
@@ -301,7 +310,7 @@ def _choose_aliases(counts: Mapping[Type, int]) -> dict[Type, str]:
     chosen: dict[Type, str] = {}
     memrefs = 0
     for type, count in counts.items():
-        if isinstance(type, TensorType) and type.shape:
+        if isinstance(type, TensorType):
             name = f"!{_ALIAS_PREFIX[type.dtype]}{'x'.join(map(str, type.shape))}"
         elif isinstance(type, MemRefType):
             name = f"!m{memrefs}"
