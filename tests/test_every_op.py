@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from concatc.ir.core import Block, Value
+from concatc.ir.core import Block, FuncOp, Module, Operation, Value
+from concatc.ir.parser import parse_module
+from concatc.ir.printer import PLAIN, print_module
 from concatc.ir.types import NUMPY_DTYPES, TensorType
 from concatc.loops.evaluate import evaluate, evaluate_counted
 from concatc.loops.expr import Ref
@@ -249,6 +251,17 @@ def test_attributes_round_trip(sample: Sample) -> None:
     again = type(sample.op).from_attrs({**sample.op.attrs(), "transposes": "relu %h"})
     assert again == sample.op
     assert again.attrs() == sample.op.attrs()
+
+
+@every_sample
+def test_text_round_trips(sample: Sample) -> None:
+    function = FuncOp("f", sample.types)
+    results = Builder(function.body).emit(sample.op, function.args)
+    function.body.append(Operation("func.return", results))
+    text = print_module(Module("m", [function]), PLAIN)
+    again = parse_module(text)
+    assert print_module(again, PLAIN) == text
+    assert op_of(again.main.ops[0]) == sample.op
 
 
 @every_sample
