@@ -16,12 +16,13 @@ from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_me
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Attr, Module
 from concatc.ir.passes import Pass, PassManager, Timing
-from concatc.ir.printer import READING, Style, print_module
+from concatc.ir.printer import Style
 from concatc.loops.bases import Interface, interface_of
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.passes.check_plan import verify_plan
 from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.dumps import READING, dump_text
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.keep_outputs import KeepOutputs
@@ -164,7 +165,7 @@ class Lowering:
 
     def dump(self, level: str, style: Style = READING) -> str:
         """The text of a level, by name (``split``) or number (``01``)."""
-        return print_module(self.level(level_name(level)), style)
+        return dump_text(self.level(level_name(level)), style)
 
     def _run(self, module: Module, passes: Sequence[Pass]) -> None:
         options = self._options
@@ -174,6 +175,7 @@ class Lowering:
             verify_each=options.verify_each,
             print_after=[p.name for p in passes if p.name in options.print_after],
             print_after_all=options.print_after_all,
+            style=READING,
         )
         manager.run(module)
         self.timings += manager.timings

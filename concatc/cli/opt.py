@@ -46,15 +46,14 @@ def command(
     plain: bool,
 ) -> None:
     """Parse the IR in FILE (``-`` for stdin), verify it, run passes over it, and print the result."""
-    from concatc.ir.parser import parse_module
     from concatc.ir.passes import PassManager
-    from concatc.ir.printer import PLAIN, READING, print_module
+    from concatc.ir.printer import PLAIN
+    from concatc.passes.dumps import READING, dump_text, load_dump
     from concatc.passes.registry import parse_pipeline
     from concatc.passes.verify import verify
 
     pipeline = parse_pipeline(passes)
-    module = parse_module(_read(file), str(file))
-    verify(module)
+    module = load_dump(_read(file), str(file))
     style = PLAIN if plain else READING
     manager = PassManager(
         pipeline,
@@ -66,7 +65,7 @@ def command(
         style=style,
     )
     manager.run(module)
-    text = print_module(module, style)
+    text = dump_text(module, style)
     if output is None:
         click.echo(text, nl=False)
     else:
