@@ -1,7 +1,7 @@
 """The nets of ``examples/nets`` written in PyTorch, float64: independent witnesses for values and gradients.
 
-A twin is a function of a :class:`Twin`, which holds parameters and states by the paths that the language gives them, and
-of the inputs; it returns the losses by name.
+A twin is a function of a :class:`Twin`, which holds parameters and states by the paths that the language gives them,
+and of the inputs; it returns the losses and the outputs by name.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class Twin:
         """The parameter, None where the layer goes without."""
         return self[path] if path in self.params else None
 
+    def count(self, prefix: str) -> int:
+        """How many iterations ``prefix0.``, ``prefix1.``, .. have parameters."""
+        numbers = [k.removeprefix(prefix).split(".")[0] for k in self.params if k.startswith(prefix)]
+        return max(int(n) for n in numbers) + 1
+
     def conv(self, x: Tensor, path: str, **options: Any) -> Tensor:
         return F.conv2d(x, self[f"{path}.weight"], self.get(f"{path}.bias"), **options)
 
@@ -58,19 +63,27 @@ class Twin:
         )
 
 
-Net = Callable[..., dict[str, Tensor]]
+Results = tuple[dict[str, Tensor], dict[str, Tensor]]
+Net = Callable[..., Results]
+
+
+def run(net: Net, twin: Twin, inputs: Mapping[str, np.ndarray]) -> Results:
+    """The losses and outputs."""
+    tensors = {
+        k: torch.from_numpy(v.astype(np.float64 if v.dtype.kind == "f" else np.int64)) for k, v in inputs.items()
+    }
+    return net(twin, **tensors)
 
 
 def step(
     net: Net, twin: Twin, inputs: Mapping[str, np.ndarray], weights: Mapping[str, float]
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The losses by name with their weighted total as ``loss``, and the gradients of all parameters by path."""
-    tensors = {k: torch.from_numpy(v.astype(np.float64 if v.dtype.kind == "f" else np.int64)) for k, v in inputs.items()}
-    losses = net(twin, **tensors)
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Losses (their weighted total as ``loss``) and outputs by name, and the gradients of all parameters by path."""
+    losses, outputs = run(net, twin, inputs)
     total = sum(weights[name] * value for name, value in losses.items())
     assert isinstance(total, Tensor)
     total.backward()
     unread = sorted(set(twin.params) - set(twin.read))
     assert not unread, f"the twin reads no {unread}"
-    values = {name: value.item() for name, value in losses.items()}
-    return {**values, "loss": total.item()}, {k: p.grad.numpy() for k, p in twin.params.items() if p.grad is not None}
+    values = {name: value.detach().numpy() for name, value in {**losses, "loss": total, **outputs}.items()}
+    return values, {k: p.grad.numpy() for k, p in twin.params.items() if p.grad is not None}
