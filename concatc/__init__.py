@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from concatc.diagnostics import ConcatcError, UsageError
 
+# The value of a dim or other parameter of a net: `net f(n = 64, reduction = "sum")`.
+Dim = int | float | str | bool
+
 if TYPE_CHECKING:
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import SGD, Adam, Optimizer
@@ -44,7 +47,7 @@ _LAZY = {
 def compile(
     path: str | os.PathLike[str],
     *,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, Dim] | None = None,
     target: str = "cpu",
     net: str | None = None,
     keep: Iterable[str] = (),
@@ -62,7 +65,7 @@ def compile(
     """
     from concatc.frontend.cnet import read
 
-    text = read(path)
+    text = read(os.fspath(path))
     return compile_source(
         text,
         filename=os.fspath(path),
@@ -80,7 +83,7 @@ def compile_source(
     text: str,
     *,
     filename: str = "<source>",
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, Dim] | None = None,
     target: str = "cpu",
     net: str | None = None,
     keep: Iterable[str] = (),

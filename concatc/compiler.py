@@ -31,7 +31,7 @@ from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.verify import verify
-from concatc.runtime.source import Phase
+from concatc.runtime.source import Dim, Phase
 from concatc.targets import Target
 
 R = TypeVar("R")
@@ -50,7 +50,7 @@ class Options:
     """
 
     target: str = "cpu"
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Mapping[str, Dim] = field(default_factory=dict)
     net: str | None = None
     keep: tuple[str, ...] = ()
     input_grads: bool = False
@@ -235,10 +235,10 @@ class Compilation:
         return self.phase("train").graph.main.sym_name
 
     @property
-    def dims(self) -> dict[str, int]:
+    def dims(self) -> dict[str, Dim]:
         """Every dim of the net and its value."""
         dims = self.phase("train").graph.main.attributes.get("cnet.dims", {})
-        return {name: cast(int, value) for name, value in cast(Mapping[str, Attr], dims).items()}
+        return {name: cast(Dim, value) for name, value in cast(Mapping[str, Attr], dims).items()}
 
     @cached_property
     def target(self) -> Target:
@@ -254,7 +254,7 @@ class Compilation:
             self._lowerings[phase] = Lowering(graph, phase, self.options, lambda: train.interface)
         return self._lowerings[phase]
 
-    def with_dims(self, dims: Mapping[str, int]) -> Compilation:
+    def with_dims(self, dims: Mapping[str, Dim]) -> Compilation:
         """The same net at other dims."""
         return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from concatc.compiler import Compilation
+    from concatc.runtime.source import Dim
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,7 +28,7 @@ def net_options(command: F) -> F:
     """The options of every command that compiles a net."""
     options: Sequence[Callable[[F], F]] = (
         click.argument("file", type=click.Path(path_type=Path)),
-        click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Set a dim of the net; repeatable."),
+        click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Set a dim of the net; repeatable."),
         click.option("--net", metavar="NAME", help="The net, where the file holds several."),
         click.option("--target", default="cpu", show_default=True, metavar="NAME", help="cpu or reference."),
         click.option("--dtype", default="f32", show_default=True, metavar="TYPE", help="f32 or f64."),
@@ -67,19 +68,30 @@ def compile_file(
     return compilation
 
 
-def parse_dims(given: Iterable[str]) -> dict[str, int]:
-    """``["x=128"]`` as a dict; raises one UsageError for all that are no ``NAME=N``."""
-    dims: dict[str, int] = {}
+def parse_dims(given: Iterable[str]) -> dict[str, Dim]:
+    """``["x=128"]`` as a dict; raises one UsageError for all that are no ``NAME=VALUE``."""
+    dims: dict[str, Dim] = {}
     problems = []
     for text in given:
-        name, _, value = text.partition("=")
-        if not name.isidentifier() or not value.strip().isdecimal():
-            problems.append(Diagnostic(f"--dim {text}: expected NAME=N, such as --dim x=128"))
+        name, equals, value = text.partition("=")
+        if not name.isidentifier() or not equals or not value.strip():
+            problems.append(Diagnostic(f"--dim {text}: expected NAME=VALUE, such as --dim x=128"))
             continue
-        dims[name] = int(value)
+        dims[name] = _dim(value.strip())
     if problems:
         raise UsageError(problems)
     return dims
+
+
+def _dim(text: str) -> Dim:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip('"')
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Compile a net for training and for inference.
 
-    With -o the module is written as a package: ``import DIR; net = DIR.load()``.  It runs native code: load only modules
-    that you trust.  Weights are apart, in safetensors files, which never run code.
+    With -o the module is written as a package: ``import DIR; net = DIR.load()``.  It runs native code: load only
+    modules that you trust.  Weights are apart, in safetensors files, which never run code.
     """
     start = time.perf_counter()
     compilation = compile_file(
@@ -110,7 +110,8 @@ def _phase(compilation: Compilation, phase: str) -> Lowering:
 
 
 def _emitted(compilation: Compilation, what: str, level: str | None, phase: str, plain: bool) -> str:
-    from concatc.ir.printer import PLAIN, READING
+    from concatc.ir.printer import PLAIN
+    from concatc.passes.dumps import READING
 
     lowering = _phase(compilation, phase)
     style = PLAIN if plain else READING
@@ -126,7 +127,8 @@ def _emitted(compilation: Compilation, what: str, level: str | None, phase: str,
 
 def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool) -> None:
     from concatc.compiler import LEVELS
-    from concatc.ir.printer import PLAIN, READING
+    from concatc.ir.printer import PLAIN
+    from concatc.passes.dumps import READING
 
     for number, level in enumerate(LEVELS):
         text = _phase(compilation, phase).dump(level, PLAIN if plain else READING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -13,8 +14,6 @@ from concatc.diagnostics import UsageError
 def _list_passes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    import sys
-
     from concatc.passes.registry import load_all_passes
 
     passes = load_all_passes()
@@ -75,7 +74,7 @@ def command(
 def _read(file: Path) -> str:
     try:
         if str(file) == "-":
-            return click.get_text_stream("stdin").read()
+            return sys.stdin.read()
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None

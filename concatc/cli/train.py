@@ -128,9 +128,8 @@ def _renamed(arrays: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, 
         name, _, key = text.partition("=")
         if not name or key not in arrays:
             held = ", ".join(f"`{k}`" for k in arrays)
-            problems.append(
-                Diagnostic(f"--key {text}: expected INPUT=KEY with a key of the data", help=f"there are {held}")
-            )
+            expected = f"--key {text}: expected INPUT=KEY with a key of the data"
+            problems.append(Diagnostic(expected, help=f"there are {held}"))
             continue
         renamed[name] = arrays[key]
     if problems:

@@ -1,8 +1,9 @@
 """Arrays of a data file as batches for the inputs of a net.
 
-A batch of a net with the inputs ``a: f32[x, 64]``, ``b: f32[y, 64]``, ``label: i32[x + y]`` is ``x + y`` rows of the data: ``a``
-takes the first ``x``, ``b`` the next ``y``, ``label`` all of them.  In general each dim that is alone on a first axis takes
-rows of its own, in order of appearance; a first axis that is a formula takes the whole batch, or repeats it.
+A batch of a net with the inputs ``a: f32[x, 64]``, ``b: f32[y, 64]``, ``label: i32[x + y]`` is ``x + y`` rows of the
+data: ``a`` takes the first ``x``, ``b`` the next ``y``, ``label`` all of them.  In general each dim that is alone on a
+first axis takes rows of its own, in order of appearance; a first axis that is a formula takes the whole batch, or
+repeats it.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Instance:
         """Set an argument that is no input (weights of losses, random state), where the net has it."""
         if interface_key(kind, name) in self.interface.slots:
             self._claim()
-            self._view(kind, name)[...] = value  # type: ignore[call-overload]
+            self._view(kind, name)[...] = value
 
     def read(self, kind: str, name: str) -> Array:
         """A view of a result; lives until the next run of this phase."""

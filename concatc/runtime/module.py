@@ -22,7 +22,7 @@ from concatc.runtime.memory_report import MemoryReport
 from concatc.runtime.optimizers import Optimizer, OptimizerState
 from concatc.runtime.pool import Pool
 from concatc.runtime.signature import Input, Signature, signature_of
-from concatc.runtime.source import PHASES, Phase, Source
+from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 
@@ -61,8 +61,8 @@ class CompiledModule:
         self._source = source
         self._lock = threading.RLock()
         self._signatures: dict[Phase, Signature] = {}
-        self._sources: dict[tuple[tuple[str, int], ...], Source] = {tuple(source.dims.items()): source}
-        self._instances: dict[tuple[Phase, tuple[tuple[str, int], ...]], Instance] = {}
+        self._sources: dict[tuple[tuple[str, Dim], ...], Source] = {tuple(source.dims.items()): source}
+        self._instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
         self._current: dict[Phase, Instance] = {}
         self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
@@ -80,7 +80,7 @@ class CompiledModule:
         return self._source.name
 
     @property
-    def dims(self) -> dict[str, int]:
+    def dims(self) -> dict[str, Dim]:
         """The dims it was compiled with."""
         return dict(self._source.dims)
 
@@ -309,13 +309,13 @@ class CompiledModule:
         check_shapes(signature_of(source.phase(phase).graph.main), arrays, dims)
         return self._instance(phase, source)
 
-    def _at_dims(self, dims: Mapping[str, int], changed: Mapping[str, int]) -> Source:
+    def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
         key = tuple(dims.items())
         if key not in self._sources:
             self._sources[key] = self._compiled_at(dims, changed)
         return self._sources[key]
 
-    def _compiled_at(self, dims: Mapping[str, int], changed: Mapping[str, int]) -> Source:
+    def _compiled_at(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
         at = ", ".join(f"{name}={n}" for name, n in changed.items())
         try:
             source = self._source.with_dims(dims)

@@ -10,6 +10,8 @@ from concatc.loops.plan import Plan
 from concatc.targets import Lowered, Target
 
 Phase = Literal["train", "infer"]
+# The value of a dim, or of another parameter of a net (`reduction = "sum"`).
+Dim = int | float | str | bool
 PHASES: tuple[Phase, Phase] = ("train", "infer")
 
 
@@ -39,7 +41,7 @@ class Source(Protocol):
         ...
 
     @property
-    def dims(self) -> Mapping[str, int]:
+    def dims(self) -> Mapping[str, Dim]:
         """The value of every dim of the net."""
         ...
 
@@ -52,6 +54,6 @@ class Source(Protocol):
         """The net in one phase; levels are made when they are asked for."""
         ...
 
-    def with_dims(self, dims: Mapping[str, int]) -> Source:
+    def with_dims(self, dims: Mapping[str, Dim]) -> Source:
         """The same net at other dims."""
         ...
