@@ -19,7 +19,7 @@ from concatc.ir.core import Module
 
 __all__ = ["Phase", "load", "load_file", "read"]
 
-_NO_DIMS: Mapping[str, int] = MappingProxyType({})
+_NO_DIMS: Mapping[str, int | float | str | bool] = MappingProxyType({})
 
 
 def load(
@@ -27,7 +27,7 @@ def load(
     filename: str,
     *,
     net: str | None = None,
-    dims: Mapping[str, int] = _NO_DIMS,
+    dims: Mapping[str, int | float | str | bool] = _NO_DIMS,
     phase: Phase = "train",
     keep: Sequence[str] = (),
     dtype: str | None = None,
@@ -48,7 +48,7 @@ def load_file(
     path: str | Path,
     *,
     net: str | None = None,
-    dims: Mapping[str, int] = _NO_DIMS,
+    dims: Mapping[str, int | float | str | bool] = _NO_DIMS,
     phase: Phase = "train",
     keep: Sequence[str] = (),
     dtype: str | None = None,

@@ -139,7 +139,7 @@ class AstBuilder:
         return ast.If(branches, () if otherwise is None else self._body(otherwise), self._loc(tree))
 
     def _bad(self, tree: Any) -> ast.Bad:
-        names = tree.children[0]
+        names = tree.children[0] if tree.data == "bad" else None
         return ast.Bad(() if names is None else self._names(names), self._loc(tree))
 
     def _type(self, tree: Any) -> ast.TypeExpr:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from concatc.diagnostics import Loc, did_you_mean
 from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet.build_ast import RESERVED
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run
 from concatc.frontend.cnet.values import (
@@ -83,6 +84,10 @@ class Expressions:
         head = expr.parts[0]
         if head in ("True", "False"):
             raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=f"did you mean `{head.lower()}`?")
+        if head in RESERVED:
+            if self.run.sink.errors:
+                raise Poisoned
+            raise self.run.fail(frame, f"`{head}` is a word of the language, not a value", expr.loc)
         bound = frame.names.bound.get(head, [])
         above = [loc for loc in bound if (loc.line, loc.column) < (expr.loc.line, expr.loc.column)]
         if above:

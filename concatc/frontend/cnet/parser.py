@@ -133,12 +133,11 @@ def open_brackets() -> list[Token]:
 
 
 def spelling(terminal: str) -> str:
-    """How a fixed terminal is written; "" for one that is a pattern."""
-    from lark.lexer import PatternStr
-
+    """How a word or sign is written; "" for a terminal that is a pattern."""
     for definition in _parser()[0].terminals:
-        if definition.name == terminal and isinstance(definition.pattern, PatternStr):
-            return str(definition.pattern.value)
+        if definition.name == terminal:
+            text = str(definition.pattern.value).removesuffix(r"\b")
+            return "" if any(c in text for c in "[*?") and len(text) > 2 else text
     return ""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from concatc.diagnostics import ConcatcError, Diagnostic, Loc
+from concatc.diagnostics import ConcatcError, Diagnostic, Loc, did_you_mean
 from concatc.frontend.cnet import limits, parser
 from concatc.frontend.cnet.build_ast import RESERVED
 
@@ -38,9 +38,10 @@ _WORDS = {
     "RBRACE": "`}`",
     "BAD": "",
 }
-_EXPRESSION = {"NAME", "INTEGER", "DECIMAL", "STRING", "TRUE", "FALSE", "LSQB", "LPAR"}
-_STATEMENT = {"INPUT", "OUTPUT", "LOSS", "FOR", "IF", "RETURN", "LAYER"}
-_OPERATORS = {"ADD", "MULTIPLY", "CIRCUMFLEX", "COMPARE", "AND", "OR"}
+_EXPRESSION = {"NAME", "INTEGER", "DECIMAL", "STRING", "_TRUE", "_FALSE", "LSQB", "LPAR"}
+_STATEMENT = {"_INPUT", "_OUTPUT", "_LOSS", "_FOR", "_IF", "_LAYER"}
+_STATEMENT_WORDS = ("input", "param", "state", "update", "output", "loss", "layer", "for", "if", "return")
+_OPERATORS = {"ADD", "MULTIPLY", "CIRCUMFLEX", "COMPARE", "_AND", "_OR"}
 _CHARACTERS = {
     '"': ("this string does not end on its line", 'close it with `"`'),
     "'": ("unexpected `'`", 'strings stand in `"double quotes"`'),
@@ -58,6 +59,14 @@ _BINDING = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class _SyntaxError:
+    """A message, and the line whose statement is to be left out before parsing goes on (0: none can be)."""
+
+    diagnostic: Diagnostic
+    line: int
+
+
 def parse_with_recovery(text: str, filename: str) -> tuple[Any, list[Diagnostic]]:
     """lark's tree, and the syntax errors in order.  Raises :class:`ConcatcError` where no tree can be made."""
     errors: list[Diagnostic] = []
@@ -66,15 +75,15 @@ def parse_with_recovery(text: str, filename: str) -> tuple[Any, list[Diagnostic]
         tree, error = _parse_once(current, filename)
         if error is None:
             return tree, errors
-        errors.append(error)
-        repaired = _without_statement(current, error.loc)
+        errors.append(error.diagnostic)
+        repaired = _without_statement(current, error.line)
         give_up = len(errors) >= limits.SYNTAX_ERRORS or len(text) > limits.RECOVERY_BYTES
         if repaired is None or repaired == current or give_up:
             raise ConcatcError(errors, {filename: text})
         current = repaired
 
 
-def _parse_once(text: str, filename: str) -> tuple[Any, Diagnostic | None]:
+def _parse_once(text: str, filename: str) -> tuple[Any, _SyntaxError | None]:
     from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
     try:
@@ -82,36 +91,49 @@ def _parse_once(text: str, filename: str) -> tuple[Any, Diagnostic | None]:
     except parser.NestingError as error:
         token = error.token
         message = f"more than {limits.NESTING} brackets or operators are nested here"
-        return None, Diagnostic(message, _token_loc(filename, token), help="name the inner parts")
+        diagnostic = Diagnostic(message, _token_loc(filename, token), help="name the inner parts")
+        return None, _SyntaxError(diagnostic, token.line)
     except UnexpectedCharacters as error:
-        character = text[error.pos_in_stream or 0]
-        shown = character if character.isprintable() else f"U+{ord(character):04X}"
-        message, hint = _CHARACTERS.get(character, (f"unexpected character `{shown}`", None))
-        end = error.column + 1
-        return None, Diagnostic(message, Loc(filename, error.line, error.column, error.line, end), help=hint)
+        return None, _SyntaxError(_character_error(text, filename, error), error.line)
     except UnexpectedToken as error:
         return None, _token_error(text, filename, error)
 
 
-def _token_error(text: str, filename: str, error: Any) -> Diagnostic:
+def _character_error(text: str, filename: str, error: Any) -> Diagnostic:
+    position = error.pos_in_stream
+    character = text[position]
+    shown = character if character.isprintable() else f"U+{ord(character):04X}"
+    message, help = _CHARACTERS.get(character, (f"unexpected character `{shown}`", None))
+    if character == "." and text[position - 1 : position].isdigit():
+        message, help = "a number ends in `.`", "digits follow the point: `2.0`"
+    return Diagnostic(message, Loc(filename, error.line, error.column, error.line, error.column + 1), help=help)
+
+
+def _token_error(text: str, filename: str, error: Any) -> _SyntaxError:
     token = error.token
     expected = set(error.accepts or error.expected)
     open_brackets = parser.open_brackets()
     if token.type == "$END":
-        return _end_error(text, filename, open_brackets)
+        return _SyntaxError(_end_error(text, filename, open_brackets), 0)
     loc = _token_loc(filename, token)
-    notes = []
-    # The bracket that the token itself opens is no news.
+    in_body = any(str(b) == "{" and b is not token for b in open_brackets)
+    if token.type == "_NL":
+        here = _line_end(text, filename, token.line)
+        notes, help = list(_expected_note(expected)), _newline_help(text, token)
+        return _SyntaxError(Diagnostic("the line ends too early", here, tuple(notes), help), token.line * in_body)
+    # A bracket of an earlier line that is still open is the likelier culprit, and its statement is the one to leave out.
     unclosed = [b for b in open_brackets if b is not token and b.line < token.line and str(b) in "(["]
     if unclosed:
-        notes.append(f"the `{unclosed[-1]}` of line {unclosed[-1].line} is still open")
-    if token.type == "_NL":
-        loc = _line_end(text, filename, token.line)
-        return Diagnostic(
-            "the line ends too early", loc, (*notes, *_expected_note(expected)), _newline_help(text, token)
-        )
-    what = f"unexpected `{token}`"
-    return Diagnostic(what, loc, (*notes, *_expected_note(expected)), _token_help(text, token, expected))
+        bracket = unclosed[-1]
+        if str(token) in _STATEMENT_WORDS:
+            diagnostic = Diagnostic(f"this `{bracket}` is never closed", _token_loc(filename, bracket))
+        else:
+            note = f"the `{bracket}` of line {bracket.line} is still open"
+            diagnostic = Diagnostic(f"unexpected `{token}`", loc, (note, *_expected_note(expected)))
+        return _SyntaxError(diagnostic, bracket.line)
+    help = _token_help(text, token, expected, in_body)
+    notes = [] if help else list(_expected_note(expected))
+    return _SyntaxError(Diagnostic(f"unexpected `{token}`", loc, tuple(notes), help), token.line * in_body)
 
 
 def _end_error(text: str, filename: str, open_brackets: list[Any]) -> Diagnostic:
@@ -120,44 +142,74 @@ def _end_error(text: str, filename: str, open_brackets: list[Any]) -> Diagnostic
     if not open_brackets:
         return Diagnostic("the file ends too early", here)
     bracket = open_brackets[-1]
-    return Diagnostic(f"this `{bracket}` is never closed", _token_loc(filename, bracket))
+    notes = [
+        f"by its indent, the `}}` of line {closing} does not belong to the `{{` of line {opening}, which it closes"
+        for opening, closing in _crooked_braces(lines)
+    ]
+    return Diagnostic(f"this `{bracket}` is never closed", _token_loc(filename, bracket), tuple(notes[:1]))
 
 
-def _token_help(text: str, token: Any, expected: set[str]) -> str | None:
+def _crooked_braces(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of braces whose lines differ in indent: where a forgotten brace is likely to be missing."""
+    opened: list[int] = []
+    for number, row in enumerate(lines, 1):
+        for token in (m.group() for m in _TOKENS.finditer(_strip_comment(row))):
+            if token == "{":
+                opened.append(number)
+            elif token == "}" and opened:
+                start = lines[opened[-1] - 1]
+                if opened[-1] != number and _indent(start) != _indent(row):
+                    yield opened[-1], number
+                opened.pop()
+
+
+def _indent(row: str) -> int:
+    return len(row) - len(row.lstrip())
+
+
+def _token_help(text: str, token: Any, expected: set[str], in_body: bool) -> str | None:
     value = str(token)
     before = text[: token.start_pos].rstrip(" \t")
     after = text[token.end_pos :].lstrip(" \t")
     at_line_start = before.endswith("\n") or not before
-    if value == "|>":
-        return "a pipeline does not mix with operators: write `(x + y) |> relu` or `x + (y |> relu)`"
+    previous = _word_before(before)
+    is_word = value in RESERVED and "NAME" in expected and not after.startswith("(")
     in_pipeline = "PIPE" in expected and "ADD" not in expected
-    if in_pipeline and (token.type in _OPERATORS or value in ("if", "..")) and not at_line_start:
-        return "a pipeline does not mix with operators: put it in parentheses"
-    if value == "=" and "COMPARE" in expected:
-        return "`==` compares"
-    if value == "=" and _word_before(before) in RESERVED:
-        return f"`{_word_before(before)}` is a word of the language and cannot be a name"
-    if token.type == "COMPARE" and "COMPARE" not in expected and "AND" in expected:
-        return "comparisons do not chain: write `a < b and b < c`"
-    if at_line_start and token.type in _OPERATORS:
-        return "a statement goes on after an operator at the end of a line, not before one at its start"
-    if value == "{" and before.endswith("\n"):
-        return "put `{` at the end of the line above"
-    if value == "*" and before.endswith("*"):
-        return "a power is written `^`"
-    if value == "=" and before.endswith(("*", "-", "/")):
-        return "the only short form is `+=`"
-    if _word_before(before) == "elif" or value == "elif":
-        return "write `else if`"
-    if value in ("&", "|") or (value == "=" and before.endswith("!")):
-        return None
-    if "_NL" in expected and token.type in ("NAME", *_STATEMENT):
-        return "one statement a line; `;` separates two on one line"
-    if value == ":" and "LBRACE" in expected:
-        return "a body stands in `{ }`"
-    if value in RESERVED and "NAME" in expected and not after.startswith("("):
-        return f"`{value}` is a word of the language and cannot be a name"
-    return None
+    starts_statement = "AUGMENT" in expected and "EQUAL" in expected
+    rules: list[tuple[bool, str | None]] = [
+        (
+            value == "|>",
+            "a pipeline does not mix with operators: write `(x + y) |> relu` or `x + (y |> relu)`",
+        ),
+        (
+            in_pipeline and not at_line_start and (token.type in _OPERATORS or value in ("if", "..")),
+            "a pipeline does not mix with operators: put it in parentheses",
+        ),
+        (not in_body and value in _STATEMENT_WORDS, f"`{value}` stands inside of `net NAME(..) {{ }}`"),
+        (not in_body and token.type == "NAME", did_you_mean(value, ("net", "block", "import", "default"))),
+        (value == "=" and "COMPARE" in expected, "`==` compares"),
+        (
+            value == "=" and previous in RESERVED,
+            f"`{previous}` is a word of the language and cannot be a name",
+        ),
+        (
+            token.type == "COMPARE" and "COMPARE" not in expected and "_AND" in expected,
+            "comparisons do not chain: write `a < b and b < c`",
+        ),
+        (
+            at_line_start and token.type in _OPERATORS,
+            "a statement goes on after an operator at the end of a line, not before one at its start",
+        ),
+        (value == "{" and before.endswith("\n"), "put `{` at the end of the line above"),
+        (value == "*" and before.endswith("*"), "a power is written `^`"),
+        (starts_statement and token.type in _OPERATORS and after.startswith("="), "the only short form is `+=`"),
+        (starts_statement and previous == "elif", "write `else if`"),
+        (starts_statement and value == "(", f"bind the result: `y = {previous}(..)`"),
+        ("_NL" in expected and token.type == "NAME", "one statement a line; `;` separates two on one line"),
+        (value == ":" and "LBRACE" in expected, "a body stands in `{ }`"),
+        (is_word, f"`{value}` is a word of the language and cannot be a name"),
+    ]
+    return next((help for applies, help in rules if applies and help), None)
 
 
 def _newline_help(text: str, token: Any) -> str | None:
@@ -169,10 +221,10 @@ def _expected_note(expected: set[str]) -> Iterator[str]:
     words: list[str] = []
     if expected >= _STATEMENT:
         words.append("a statement")
-        expected = expected - {t for t in expected if t.isalpha() and t.isupper() and t not in _WORDS} - {"NAME"}
+        expected = expected - {t for t in expected if t.startswith("_") and t != "_NL"} - {"NAME", "BAD"}
     elif expected >= _EXPRESSION:
         words.append("an expression")
-        expected = expected - _EXPRESSION - {"NOT", "ADD", "MINUS"}
+        expected = expected - _EXPRESSION - {"_NOT", "ADD", "MINUS"}
     for terminal in sorted(expected):
         word = _WORDS.get(terminal, _spelling(terminal))
         if word and word not in words:
@@ -211,24 +263,28 @@ def _strip_comment(row: str) -> str:
 # -- recovery ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Line:
-    """A logical line: physical lines ``first`` to ``last``; ``balanced`` where it closes what it opens."""
+    """A logical line: physical lines ``first`` to ``last``; ``balanced`` where its braces match.
+
+    ``open_bracket`` says that a ( or [ of it is never closed.
+    """
 
     first: int
     last: int
     balanced: bool
+    open_bracket: bool
 
 
-def _without_statement(text: str, loc: Loc | None) -> str | None:
-    """The text with the logical line at ``loc`` replaced by a bad statement; None where that cannot be done."""
-    assert loc is not None
-    for line in _logical_lines(text):
-        if line.first <= loc.line <= line.last:
-            break
-    else:
-        return None
-    if not line.balanced:
-        return None
+def _without_statement(text: str, number: int) -> str | None:
+    """The text with the statement of line ``number`` replaced by a bad one; None where that cannot be done."""
+    lines = (line for line in _logical_lines(text) if line.first <= number <= line.last)
+    line = next(lines, None)
     rows = text.split("\n")
+    if line is not None and line.open_bracket:
+        # It would swallow the rest of the file; the statement is the one line.
+        alone = rows[number - 1]
+        line = _Line(number, number, alone.count("{") == alone.count("}"), False)
+    if line is None or not line.balanced:
+        return None
     removed = "\n".join(rows[line.first - 1 : line.last])
     names = [n.strip() for groups in _BINDING.findall(removed) for g in groups if g for n in g.split(",")]
     kept = [n for n in dict.fromkeys(names) if n not in RESERVED]
@@ -251,9 +307,9 @@ def _logical_lines(text: str) -> Iterator[_Line]:
         after = next((t for t in tokens[k + 1 : k + 200] if t != "\n"), "")
         goes_on = depth > 0 or previous in parser.CONTINUES or after in ("|>", "else")
         if not goes_on:
-            yield _Line(first, line, braces == 0 and lowest >= 0 and depth == 0)
+            yield _Line(first, line, braces == 0 and lowest >= 0, depth > 0)
             first = line + 1
             depth = braces = lowest = 0
             previous = ""
         line += 1
-    yield _Line(first, line, braces == 0 and lowest >= 0 and depth == 0)
+    yield _Line(first, line, braces == 0 and lowest >= 0, depth > 0)
