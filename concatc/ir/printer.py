@@ -22,7 +22,7 @@ from concatc.ir.layout import wrap
 from concatc.ir.lexer import quote
 from concatc.ir.naming import Names
 from concatc.ir.plan_comments import plan_comments
-from concatc.ir.std_syntax import SYNTAX
+from concatc.ir.std_syntax import GENERIC, SYNTAX
 from concatc.ir.types import FunctionType, MemRefType, TensorType, Type
 
 BACKWARD_MARK = "// ---- backward ----"
@@ -164,7 +164,7 @@ class Printer:
             self._in_forward = False
             self.line(BACKWARD_MARK)
         syntax = SYNTAX.get(op.name)
-        if syntax is not None:
+        if syntax is not None and op.name not in GENERIC:
             text = syntax.print(self, op, f"{lead}{op.name}")
             # With regions the comment stands at the first line.
             self.line(text + self._location(op.loc), None if op.regions else op)

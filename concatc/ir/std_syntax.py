@@ -414,7 +414,8 @@ def _named(dialect: str, names: str, syntax: Syntax) -> dict[str, Syntax]:
 
 SYNTAX: dict[str, Syntax] = {
     "arith.constant": Constant(),
-    **_named("arith", "addf subf mulf divf remf maximumf minimumf maxnumf minnumf", _BINARY_FLOAT),
+    **_named("arith", "addf subf mulf divf maximumf minimumf maxnumf minnumf", _BINARY_FLOAT),
+    "arith.remf": _BINARY,
     "arith.negf": _UNARY_FLOAT,
     **_named("arith", "addi subi muli divui divsi floordivsi ceildivsi remui remsi andi ori xori", _BINARY),
     **_named("arith", "shli shrui shrsi maxsi minsi maxui minui", _BINARY),
@@ -444,3 +445,6 @@ SYNTAX: dict[str, Syntax] = {
     "func.return": Terminator(),
     "func.call": Call(),
 }
+
+# Read in the syntax above as well, but printed in generic form: xDSL has no other for them.
+GENERIC = ("arith.remf", "arith.index_castui", "memref.cast", "memref.copy")
