@@ -17,6 +17,7 @@ from concatc.frontend.cnet.values import describe, is_blob
 from concatc.ir.core import Attr, Module, Value
 from concatc.op import ShapeError
 
+Dim = int | float | str | bool
 Phase = Literal["train", "infer"]
 
 
@@ -24,7 +25,7 @@ def elaborate(
     text: str,
     filename: str,
     net: str | None,
-    dims: Mapping[str, int],
+    dims: Mapping[str, Dim],
     phase: Phase,
     keep: Sequence[str],
     dtype: str | None,
@@ -80,7 +81,7 @@ def _choose(unit: Unit, net: str | None, sink: Sink) -> ast.Definition:
     return next(iter(nets.values()))
 
 
-def _dims(definition: ast.Definition, dims: Mapping[str, Any]) -> dict[str, Any]:
+def _dims(definition: ast.Definition, dims: Mapping[str, Dim]) -> dict[str, Any]:
     known = [formal.name.text for formal in definition.formals]
     problems: list[Diagnostic] = []
     values: dict[str, Any] = {}
