@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import concatc
+from concatc.diagnostics import ConcatcError
 from concatc.ir.types import TensorType
 from concatc.op import ShapeError, f32, i32, load_all_ops, op_of
 from tests.calls import Call
@@ -370,3 +372,14 @@ def test_accuracy_is_no_loss() -> None:
     call = Call("accuracy", x(2, 3), np.zeros(2, np.int32))
     with pytest.raises(ShapeError, match="accuracy has no gradient"):
         call.gradients(np.array(1.0))
+
+
+def test_accuracy_is_no_loss_in_a_net() -> None:
+    source = (
+        "net t(n = 4) {\n    input x: f32[n, 8]\n    input label: i32[n]\n    loss accuracy(linear(x, 3), label)\n}\n"
+    )
+    with pytest.raises(ConcatcError) as caught:
+        concatc.compile_source(source, filename="t.cnet").ir("joint")
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.message == "accuracy has no gradient, and a loss depends on it"
+    assert diagnostic.loc is not None and diagnostic.loc.line == 4

@@ -60,7 +60,10 @@ class Accuracy(Op):
     ) -> list[Value | None]:
         if not needs[0]:
             return [None, None]
-        raise ShapeError("accuracy has no gradient", help="`softmax_loss` has one; `output` reports an accuracy")
+        raise ShapeError(
+            "accuracy has no gradient, and a loss depends on it",
+            help="`softmax_loss` has one; `output` reports an accuracy",
+        )
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         x, label = xs

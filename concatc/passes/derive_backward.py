@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
-from concatc.op import Builder, Op, is_op, op_of
+from concatc.op import Builder, Op, ShapeError, is_op, op_of
 from concatc.passes.graph import OUTPUT_GRAD, describe, is_backward, split_source
 from concatc.passes.insert_splits import insert_splits
 
@@ -108,7 +108,10 @@ class _Derivation:
             raise ConcatcError(Diagnostic(f"{rule.name} has no gradient, and a loss depends on it", op.loc))
         start = len(self.block.ops)
         builder = Builder(self.block, op.loc, attributes={"transposes": describe(op)})
-        dxs = rule.vjp(builder, op.operands, op.results, dys, needs)
+        try:
+            dxs = rule.vjp(builder, op.operands, op.results, dys, needs)
+        except ShapeError as error:  # a metric, such as accuracy, that a loss depends on
+            raise ConcatcError(Diagnostic(error.message, op.loc, help=error.help)) from None
         for x, dx, need in zip(op.operands, dxs, needs, strict=True):
             if dx is None:
                 continue
