@@ -131,11 +131,16 @@ class Lowering:
     @cached_property
     def plan(self) -> Plan:
         """Level 05 as data."""
+        return self.net_plan if self.update is None else merge_plans(self.net_plan, self.update)
+
+    @cached_property
+    def net_plan(self) -> Plan:
+        """The plan without an update."""
         step = PlanMemory(self.interface)
         plan = self._timed(step.name, lambda: place_scratch(step.plan(self.kernels)))
         if self._options.verify_each:
             verify_plan(plan, self.joint.main)
-        return plan if self.update is None else merge_plans(plan, self.update)
+        return plan
 
     @cached_property
     def loops(self) -> Module:

@@ -38,7 +38,11 @@ class CpuTarget:
     def build_loops(self, loops: Module) -> CpuExecutable:
         """Compile and load a loops module."""
         units = _units(loops.functions[1:], self.cache or Cache(default_directory()))
-        library = Library([unit.object_code() for unit in units])
+        return self.load(loops, [unit.object_code() for unit in units], units)
+
+    def load(self, loops: Module, objects: Sequence[bytes], units: Sequence[Unit] = ()) -> CpuExecutable:
+        """Load object code that :attr:`CpuExecutable.objects` of the same loops module gave."""
+        library = Library(objects)
         addresses = {k.sym_name: library.address(kernel_symbol(k.sym_name)) for k in loops.functions[1:]}
         step = NativeStep(step_table(loops.main), library.address(RUNNER), addresses)
         return CpuExecutable(step, library, units)
@@ -116,6 +120,11 @@ class CpuExecutable:
         self._step = step
         self._library = library
         self._units = units
+
+    @property
+    def objects(self) -> list[bytes]:
+        """The object code, for :meth:`CpuTarget.load` on this kind of machine."""
+        return [unit.object_code() for unit in self._units]
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
