@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import concatc
 from concatc.ir.core import Block
 from concatc.loops.expr import Axis, Const, Load, walk
 from concatc.loops.windows import Slide, window_count
@@ -129,6 +130,29 @@ def test_max_pool_of_minus_infinity_and_padding() -> None:
     x = np.full((1, 1, 2, 2), -np.inf)
     call = Call("max_pool", x, kernel=2, pad=1)
     assert np.array_equal(call.result, np.full((1, 1, 2, 2), -np.inf))
+
+
+def test_max_pool_treats_ties_nan_and_infinity_alike_on_every_target() -> None:
+    source = """net pool(n = 1) {
+        input x: f32[n, 1, 4, 6]
+        param w: f32[1, 1, 4, 6] = constant(0)
+        y = max_pool(x + w, 3, stride=1, pad=1)
+        loss sum(y)
+        output y
+    }"""
+    x = np.random.default_rng(0).normal(size=(1, 1, 4, 6)).round().astype(np.float32)
+    x[0, 0, 1, 2] = x[0, 0, 2, 4] = np.nan
+    x[0, 0, :2, :2] = -np.inf
+    results = []
+    for target in ("reference", "cpu"):
+        net = concatc.compile_source(source, target=target)
+        net.init()
+        results.append((net.forward(x=x)["y"], net.backward()["w"].copy()))
+    (y, dw), (y_cpu, dw_cpu) = results
+    np.testing.assert_array_equal(y_cpu, y)
+    np.testing.assert_array_equal(dw_cpu, dw)
+    assert dw[0, 0, 1, 2] == 9, "a NaN wins every window that it is in, and of two the first"
+    assert dw.sum() == 23, "the window of nothing but minus infinity lies in the corner: its gradient goes to padding"
 
 
 def test_avg_pool_counts_padding_but_not_what_lies_beyond_it() -> None:
