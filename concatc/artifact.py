@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 
-LOADER = '''"""The net {name}, compiled by concatc {version}.  ``load()`` gives the compiled module; its weights are apart."""
+LOADER = '''"""The net {name}, compiled by concatc {version}: ``load()`` gives it; its weights are apart."""
 
 from pathlib import Path
 
@@ -57,7 +56,8 @@ def load() -> concatc.CompiledModule:
 def write_module(compilation: Compilation, directory: Path) -> None:
     """Write a module; the directory is filled beside and then renamed.
 
-    Raises :class:`UsageError` where ``directory`` is there and is no written module, and for targets without object code.
+    Raises :class:`UsageError` where ``directory`` is something else than a written module, and for targets that have no
+    object code.
     """
     if compilation.options.target != "cpu":
         raise UsageError(f"the target `{compilation.options.target}` has no object code to write")
@@ -119,7 +119,10 @@ def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def load_module(directory: Path) -> CompiledModule:
-    """Load a written module.  Raises :class:`UsageError` where it is incomplete, changed, or made for another machine."""
+    """Load a written module.
+
+    Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
+    """
     manifest = _manifest(directory)
     _check_machine(directory, manifest)
     files = {name: _file(directory, name, digest) for name, digest in manifest["files"].items()}
@@ -138,9 +141,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UsageError(
-            Diagnostic(
-                f"{directory} was written in another format than {FORMAT}", help="write it again with this concatc"
-            )
+            Diagnostic(f"{directory} is not in format {FORMAT}", help="write it again: `concatc compile NET -o DIR`")
         )
     if manifest["concatc"] != __version__:
         raise UsageError(
@@ -166,7 +167,7 @@ def _check_machine(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 def _file(directory: Path, name: str, digest: str) -> bytes:
     path = directory / name
-    if os.path.isabs(name) or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UsageError(f"{directory / MANIFEST} names the file {name} outside the module")
     try:
         data = path.read_bytes()

@@ -143,4 +143,4 @@ def quantity(count: int, noun: str) -> str:
     """``1 loss``, ``2 losses``."""
     if count == 1:
         return f"1 {noun}"
-    return f"{count} {noun}es" if noun.endswith("s") else f"{count} {noun}s"
+    return f"{count} {noun}es" if noun.endswith(("s", "ch")) else f"{count} {noun}s"
