@@ -25,6 +25,7 @@ from concatc.loops.bases import ARGUMENT_BASES, argument_key, result_keys
 from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.op import is_op, op_of
 
+Array = np.ndarray[Any, Any]
 Numbers = np.ndarray[Any, np.dtype[np.uint64]]
 
 MOVES = ("concat", "slice", "split", "reshape", "flatten", "transpose")
@@ -94,13 +95,22 @@ def _argument_numbers(key: str, shape: Sequence[int]) -> Numbers:
 # -- what the net means ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A kernel of the net: its form, and the names and digests of its operands."""
+
+    form: tuple[object, ...]
+    names: tuple[str, ...]
+    digests: tuple[bytes, ...]
+
+
 @dataclass
 class _Meaning:
     """The numbers of all values of the net."""
 
     values: list[tuple[str, Numbers]] = field(default_factory=list)
     results: dict[str, Numbers] = field(default_factory=dict)
-    calls: list[tuple[list[str], list[bytes]]] = field(default_factory=list)  # operands of kernels: names, digests
+    calls: list[_Call] = field(default_factory=list)
     known: Numbers = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def run_net(self, net: FuncOp) -> None:
@@ -125,7 +135,8 @@ class _Meaning:
                 continue
             self.values += [(value.name, n) for value, n in zip(op.results, results, strict=True)]
             if op.name == "cnet.kernel":
-                self.calls.append(([v.name for v in op.operands], [_digest(n) for n in operands]))
+                names = tuple(v.name for v in op.operands)
+                self.calls.append(_Call(_form(op.regions[0].block), names, tuple(map(_digest, operands))))
         raise AssertionError("a block ends in func.return or cnet.yield")
 
     def apply(self, op: Operation, operands: list[Numbers], record: bool) -> list[Numbers]:
@@ -152,18 +163,20 @@ class _Meaning:
                 return f"%{name}{[int(i) for i in at[0]]}"
         return "a value that the net does not have"
 
-    def expected(self, digests: Sequence[bytes]) -> tuple[int, str] | None:
+    def expected(self, kernel: FuncOp, digests: Sequence[bytes]) -> tuple[int, str] | None:
         """The operand that is most likely wrong and its name, from the kernel of the net that reads the most alike."""
-        alike = [
-            (sum(a == b for a, b in zip(digests, d, strict=True)), n, d)
-            for n, d in self.calls
-            if len(d) == len(digests)
-        ]
-        if not alike:
+        form = _form(kernel.body)
+        calls = [call for call in self.calls if call.form == form]
+        if not calls:
             return None
-        _, names, wanted = max(alike, key=lambda c: c[0])
-        wrong = [k for k, (a, b) in enumerate(zip(digests, wanted, strict=True)) if a != b]
-        return (wrong[0], names[wrong[0]]) if wrong else None
+        best = max(calls, key=lambda call: sum(a == b for a, b in zip(digests, call.digests, strict=True)))
+        wrong = [k for k, (a, b) in enumerate(zip(digests, best.digests, strict=True)) if a != b]
+        return (wrong[0], best.names[wrong[0]]) if wrong else None
+
+
+def _form(block: Block) -> tuple[object, ...]:
+    """What tells kernels apart roughly: types of arguments, names of operations."""
+    return (*(a.type for a in block.args), *(op.name for op in block.ops[:-1]))
 
 
 # -- what the plan does -----------------------------------------------------------------------------------------------
@@ -174,8 +187,8 @@ class _Memory:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.owner = {b.name: np.zeros(b.size_bytes, np.uint64) for b in plan.bases.values()}
-        self.writer = {b.name: np.full(b.size_bytes, -1, np.int32) for b in plan.bases.values()}
+        self.owner: dict[str, Array] = {b.name: np.zeros(b.size_bytes, np.uint64) for b in plan.bases.values()}
+        self.writer: dict[str, Array] = {b.name: np.full(b.size_bytes, -1, np.int32) for b in plan.bases.values()}
         self.arguments: dict[str, Numbers] = {}
 
     def place_arguments(self, net: FuncOp | None) -> list[Diagnostic]:
@@ -193,7 +206,7 @@ class _Memory:
                 self.store(segment.window, _part(self.arguments[key], segment), -1)
         return []
 
-    def bytes_of(self, memory: dict[str, np.ndarray[Any, Any]], window: Window) -> np.ndarray[Any, Any]:
+    def bytes_of(self, memory: dict[str, Array], window: Window) -> Array:
         """A view ``[.., itemsize]`` of one number a byte."""
         step = ELEMENT_BYTES[window.dtype]
         flat = memory[window.base]
@@ -264,7 +277,7 @@ class _Memory:
             old, _ = self.load(launch.writes[strange[0]])
             return [f"write {strange[0]} adds to {self.describe(launch.writes[strange[0]], old, meaning)}"]
         notes = [f"read {r} is {self.describe(launch.reads[r], n, meaning)}" for r, n in enumerate(reads)]
-        guess = meaning.expected([_digest(n) for n in reads])
+        guess = meaning.expected(self.plan.kernels[launch.kernel], [_digest(n) for n in reads])
         return [*notes, f"read {guess[0]} should be %{guess[1]}"] if guess else notes
 
     def describe(self, window: Window, numbers: Numbers, meaning: _Meaning) -> str:
@@ -304,7 +317,7 @@ def _value_shape(segments: Sequence[Segment]) -> tuple[int, ...]:
     return tuple(max(axis) for axis in zip(*ends, strict=True))
 
 
-def _index(at: np.ndarray[Any, Any]) -> list[int]:
+def _index(at: Array) -> list[int]:
     return [int(i) for i in at]
 
 

@@ -1,0 +1,326 @@
+"""The checker: right plans pass, wrong ones do not.
+
+Hundreds of small mutations of right plans (offsets, order, lifetimes, add flags, segments, aliases, ..) are run in the
+plan interpreter; every one that changes a result must be found by the checker.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from concatc.diagnostics import ConcatcError
+from concatc.ir.core import FuncOp
+from concatc.loops.bases import argument_key, result_keys
+from concatc.loops.plan import Launch, Plan, Segment, Window
+from concatc.passes.check_lattice import overlap, overlaps_itself
+from concatc.passes.check_plan import check_plan, verify_plan
+from concatc.targets.reference.interpreter import run_function
+from concatc.targets.reference.plan_interpreter import PlanMemory, run_launch
+from tests.nets.section5 import NETS
+from tests.planning import arguments, to_plan
+
+NAMES = [
+    "two_batches",
+    "concat_with_itself",
+    "shared_cotangent",
+    "dense_block",
+    "read_before_complete",
+    "shared_weights",
+]
+MUTANTS_A_NET = 100
+
+
+# -- mutations -------------------------------------------------------------------------------------------------------
+
+
+def move_window(plan: Plan, rng: random.Random) -> Plan:
+    """One window of one launch, by an element or a cache line, or to the place of another."""
+    k = rng.randrange(len(plan.launches))
+    launch = plan.launches[k]
+    windows = [*launch.reads, *launch.writes]
+    w = rng.randrange(len(windows))
+    others = [x.offset_bytes for x in _windows(plan) if x.base == windows[w].base]
+    offset = rng.choice([windows[w].offset_bytes + rng.choice([4, -4, 64, -64]), rng.choice(others)])
+    return _with_window(plan, k, w, replace(windows[w], offset_bytes=max(0, offset)))
+
+
+def move_block(plan: Plan, rng: random.Random) -> Plan:
+    """A lifetime: all windows of the arena that start in one block go to the place of another."""
+    starts = sorted({w.offset_bytes // 64 * 64 for w in _windows(plan) if w.base == "arena"})
+    start, end = rng.choice(starts), rng.choice(starts)
+
+    def moved(w: Window) -> Window:
+        if w.base != "arena" or w.offset_bytes // 64 * 64 != start:
+            return w
+        return replace(w, offset_bytes=w.offset_bytes - start + end)
+
+    launches = [replace(x, reads=tuple(map(moved, x.reads)), writes=tuple(map(moved, x.writes))) for x in plan.launches]
+    return replace(plan, launches=launches)
+
+
+def swap_launches(plan: Plan, rng: random.Random) -> Plan:
+    k = rng.randrange(len(plan.launches) - 1)
+    launches = list(plan.launches)
+    launches[k], launches[k + 1] = launches[k + 1], launches[k]
+    return replace(plan, launches=launches)
+
+
+def drop_launch(plan: Plan, rng: random.Random) -> Plan:
+    k = rng.randrange(len(plan.launches))
+    return replace(plan, launches=plan.launches[:k] + plan.launches[k + 1 :])
+
+
+def repeat_launch(plan: Plan, rng: random.Random) -> Plan:
+    k, at = rng.randrange(len(plan.launches)), rng.randrange(len(plan.launches))
+    return replace(plan, launches=[*plan.launches[:at], plan.launches[k], *plan.launches[at:]])
+
+
+def flip_add(plan: Plan, rng: random.Random) -> Plan:
+    adding = [k for k, launch in enumerate(plan.launches) if any(launch.add)]
+    k = rng.choice(adding) if adding and rng.random() < 0.5 else rng.randrange(len(plan.launches))
+    launch = plan.launches[k]
+    w = rng.randrange(len(launch.add))
+    add = tuple(not a if j == w else a for j, a in enumerate(launch.add))
+    return _with_launch(plan, k, replace(launch, add=add))
+
+
+def alias(plan: Plan, rng: random.Random) -> Plan:
+    """A launch writes where it reads."""
+    fits = [
+        (k, r, w)
+        for k, x in enumerate(plan.launches)
+        for r, read in enumerate(x.reads)
+        for w, write in enumerate(x.writes)
+        if np.prod(read.shape) >= np.prod(write.shape) and read.dtype == write.dtype
+    ]
+    k, r, w = rng.choice(fits)
+    launch = plan.launches[k]
+    read = launch.reads[r]
+    target = replace(launch.writes[w], base=read.base, offset_bytes=read.offset_bytes)
+    return _with_window(plan, k, len(launch.reads) + w, target)
+
+
+def move_segment(plan: Plan, rng: random.Random) -> Plan:
+    """Where an argument or result is said to lie."""
+    key = rng.choice([name for name in plan.values if ":" in name])
+    (segment,) = plan.values[key]
+    window = replace(segment.window, offset_bytes=max(0, segment.window.offset_bytes + rng.choice([4, -4, 64])))
+    return replace(plan, values={**plan.values, key: (Segment(segment.start, window),)})
+
+
+def change_strides(plan: Plan, rng: random.Random) -> Plan:
+    k = rng.randrange(len(plan.launches))
+    windows = [*plan.launches[k].reads, *plan.launches[k].writes]
+    w = rng.randrange(len(windows))
+    if not windows[w].strides:
+        return move_window(plan, rng)
+    d = rng.randrange(len(windows[w].strides))
+    strides = tuple(s + rng.choice([1, -1, s]) if j == d else s for j, s in enumerate(windows[w].strides))
+    return _with_window(plan, k, w, replace(windows[w], strides=strides))
+
+
+def swap_reads(plan: Plan, rng: random.Random) -> Plan:
+    """A launch reads what another one reads."""
+    k, j = rng.randrange(len(plan.launches)), rng.randrange(len(plan.launches))
+    here, there = plan.launches[k], plan.launches[j]
+    r = rng.randrange(len(here.reads)) if here.reads else 0
+    same = [w for w in there.reads if here.reads and w.shape == here.reads[r].shape and w.dtype == here.reads[r].dtype]
+    if not same:
+        return move_window(plan, rng)
+    return _with_window(plan, k, r, rng.choice(same))
+
+
+def change_phase(plan: Plan, rng: random.Random) -> Plan:
+    k = rng.randrange(len(plan.launches))
+    launch = plan.launches[k]
+    other = "forward" if launch.phase == "backward" else "backward"
+    return _with_launch(plan, k, replace(launch, phase=other))
+
+
+def shrink_base(plan: Plan, rng: random.Random) -> Plan:
+    name = rng.choice([b.name for b in plan.bases.values() if b.size_bytes > 64])
+    size = plan.bases[name].size_bytes - 64
+    return replace(plan, bases={**plan.bases, name: replace(plan.bases[name], size_bytes=size)})
+
+
+MUTATIONS: list[Callable[[Plan, random.Random], Plan]] = [
+    move_window,
+    move_block,
+    swap_launches,
+    drop_launch,
+    repeat_launch,
+    flip_add,
+    alias,
+    move_segment,
+    change_strides,
+    swap_reads,
+    change_phase,
+    shrink_base,
+]
+
+
+def _windows(plan: Plan) -> list[Window]:
+    return [w for x in plan.launches for w in (*x.reads, *x.writes)]
+
+
+def _with_launch(plan: Plan, k: int, launch: Launch) -> Plan:
+    return replace(plan, launches=[*plan.launches[:k], launch, *plan.launches[k + 1 :]])
+
+
+def _with_window(plan: Plan, k: int, w: int, window: Window) -> Plan:
+    launch = plan.launches[k]
+    windows = [*launch.reads, *launch.writes]
+    windows[w] = window
+    reads = len(launch.reads)
+    return _with_launch(plan, k, replace(launch, reads=tuple(windows[:reads]), writes=tuple(windows[reads:])))
+
+
+# -- what a plan computes --------------------------------------------------------------------------------------------
+
+
+def _computes(plan: Plan, net: FuncOp, seed: int) -> bool:
+    """Whether forward, then backward, leave all results in their places, and arguments as they were."""
+    args = arguments(net, seed)
+    expected = dict(zip(result_keys(net), run_function(net, args), strict=True))
+    given = {argument_key(a): x for a, x in zip(net.args, args, strict=True)}
+    memory = PlanMemory(plan)
+    for key, x in given.items():
+        memory.set(key, x)
+    for phase in ("forward", "backward"):
+        for launch in plan.phase(phase):
+            run_launch(memory, launch)
+        wanted = {k: v for k, v in expected.items() if phase == "backward" or not k.split(":")[0].endswith("grad")}
+        wanted |= {k: v for k, v in given.items() if not k.startswith("state:")}
+        if not all(np.allclose(memory.get(k), v, rtol=1e-5, atol=1e-6) for k, v in wanted.items()):
+            return False
+    return not memory.spoiled()
+
+
+# -- tests -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_right_plans_pass(name: str) -> None:
+    net, plan = to_plan(NETS[name]())
+    assert check_plan(plan, net) == []
+    assert check_plan(plan, net, simulated_bytes=0) == []
+    assert check_plan(plan) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mutation_that_changes_a_result_is_found(name: str) -> None:
+    net, plan = to_plan(NETS[name]())
+    rng = random.Random(name)
+    caught: Counter[str] = Counter()
+    harmless: Counter[str] = Counter()
+    for k in range(MUTANTS_A_NET):
+        mutate = MUTATIONS[k % len(MUTATIONS)]
+        mutant = mutate(plan, rng)
+        if check_plan(mutant, net):
+            caught[mutate.__name__] += 1
+            continue
+        # What the checker lets pass must compute the same from any data: here from two draws.
+        assert all(_computes(mutant, net, seed) for seed in (1, 2)), f"{mutate.__name__} (mutant {k}) is wrong"
+        harmless[mutate.__name__] += 1
+    assert sum(caught.values()) >= MUTANTS_A_NET // 2, (caught, harmless)
+    assert all(caught[m.__name__] for m in (drop_launch, change_strides, move_segment, shrink_base)), caught
+
+
+def test_mutants_are_wrong() -> None:
+    """Most mutants that the checker finds do compute something else (it is not merely strict)."""
+    net, plan = to_plan(NETS["shared_cotangent"]())
+    rng = random.Random(0)
+    wrong = 0
+    for _ in range(40):
+        mutant = drop_launch(plan, rng)
+        assert check_plan(mutant, net)
+        wrong += not _computes(mutant, net, 1)
+    assert wrong == 40
+
+
+def test_messages_name_the_launch_and_what_it_read() -> None:
+    net, plan = to_plan(NETS["two_batches"]())
+    launches = plan.launches
+    relu_b, sum_b, relu_a = (next(k for k, x in enumerate(launches) if x.kernel == name) for name in RELU_SUM_RELU)
+    early = [*launches[: relu_b + 1], launches[relu_a], *launches[relu_b + 1 : relu_a], *launches[relu_a + 1 :]]
+    assert check_plan(replace(plan, launches=early), net)[0].render() == (
+        "error: launch 11 @k10_sum: computes a value that the net does not have\n"
+        "note: read 0 is %la.grad[0, 0] to %la.grad[1, 5], written by launch 10\n"
+        "note: read 0 should be %lb.grad.use0"
+    )
+    moved = _with_window(plan, 2, 0, replace(launches[2].reads[0], offset_bytes=4))
+    assert check_plan(moved, net)[0].render() == (
+        "error: launch 2 @k2_linear_bias: read 0 of arena+4 [5, 6] strides [6, 1]: element [4, 5] was never written"
+    )
+    added = _with_launch(plan, sum_b, replace(launches[sum_b], add=(True,)))
+    assert (
+        "write 0 adds to grads+320 [6] strides [1]: element [0] was never written" in check_plan(added, net)[0].message
+    )
+
+
+RELU_SUM_RELU = ("k9_relu_grad", "k10_sum", "k13_relu_grad")
+
+
+def test_verify_raises_everything() -> None:
+    net, plan = to_plan(NETS["two_batches"]())
+    bad = _with_window(plan, 0, 0, replace(plan.launches[0].reads[0], offset_bytes=1 << 20))
+    bad = _with_window(bad, 1, 0, replace(bad.launches[1].reads[0], offset_bytes=2))
+    with pytest.raises(ConcatcError) as error:
+        verify_plan(bad, net)
+    assert "touches bytes 1048576 to 1048624 of inputs" in str(error.value)
+    assert "is not aligned for f32" in str(error.value)
+
+
+# -- lattices --------------------------------------------------------------------------------------------------------
+
+
+def _bytes(window: Window) -> set[int]:
+    step = {"f32": 4, "f64": 8, "i1": 1}[window.dtype]
+    offsets = [
+        window.offset_bytes + step * sum(i * s for i, s in zip(at, window.strides, strict=True))
+        for at in np.ndindex(window.shape)
+    ]
+    return {offset + k for offset in offsets for k in range(step)}
+
+
+def _random_window(rng: random.Random) -> Window:
+    rank = rng.randrange(0, 4)
+    shape = tuple(rng.randrange(1, 5) for _ in range(rank))
+    strides = tuple(rng.choice([0, 1, 2, 3, 4, 5, 8, 12, 16, 20]) for _ in range(rank))
+    dtype = rng.choice(["f32", "f32", "f64", "i1"])
+    return Window("arena", rng.randrange(0, 120), shape, strides, dtype)
+
+
+def test_overlap_is_exact() -> None:
+    rng = random.Random(7)
+    outcomes = Counter()
+    for _ in range(4000):
+        a, b = _random_window(rng), _random_window(rng)
+        meet = bool(_bytes(a) & _bytes(b))
+        assert overlap(a, b) == meet, (a, b)
+        outcomes[meet] += 1
+    assert min(outcomes.values()) > 500
+
+
+def test_overlap_with_itself_is_exact() -> None:
+    rng = random.Random(8)
+    for _ in range(4000):
+        window = _random_window(rng)
+        step = {"f32": 4, "f64": 8, "i1": 1}[window.dtype]
+        repeats = len(_bytes(window)) < step * int(np.prod(window.shape))
+        assert overlaps_itself(window) == repeats, window
+
+
+def test_interleaved_windows_do_not_overlap() -> None:
+    """Channels 0..12 and 12..24 of a channels-last buffer share every row of pixels, and no byte."""
+    a = Window("arena", 0, (64, 12, 32, 32), (32 * 32 * 32, 1, 32 * 32, 32))
+    b = replace(a, offset_bytes=48)
+    assert not overlap(a, b)
+    assert overlap(a, replace(b, offset_bytes=44))
+    assert not overlap(a, replace(b, base="grads"))
