@@ -20,7 +20,7 @@ linear: lists of operations are rebuilt once, at the end.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from concatc.diagnostics import ConcatcError
@@ -99,11 +99,14 @@ class Rewriter:
 
     def erase(self, op: Operation) -> None:
         """Remove an operation whose results nobody reads."""
-        self._touched += [v.op for v in op.operands if v.op is not None]
+        operands = op.operands
+        self._touched += [v.op for v in operands if v.op is not None]
         # Without a block it is not searched for in the block's list; `finish` drops it from there.
         op.block = None
         op.erase()
         self._erased[op] = None
+        # Patterns ask whether an operation is the only reader of a value; now one may be.
+        self._touched += [v.uses[0].op for v in operands if len(v.uses) == 1]
 
     def is_erased(self, op: Operation) -> bool:
         """Whether the operation was removed."""
@@ -136,10 +139,13 @@ class Rewriter:
         return [made for made in reversed(backwards) if made not in self._erased]
 
 
-def apply_patterns(function: FuncOp, patterns: Iterable[Pattern]) -> int:
+def apply_patterns(
+    function: FuncOp, patterns: Iterable[Pattern], removable: Callable[[Operation], bool] = lambda op: False
+) -> int:
     """Apply patterns to the operations of a function (not inside kernels) until none applies.
 
-    Returns the number of rewrites.  Raises :class:`ConcatcError` where the patterns do not end.
+    An operation that is ``removable`` and whose results nobody reads (any more) is erased, so that it does not count
+    as a reader.  Returns the number of rewrites.  Raises :class:`ConcatcError` where the patterns do not end.
     """
     patterns = list(patterns)
     candidates: dict[str, list[Pattern]] = {}
@@ -155,12 +161,15 @@ def apply_patterns(function: FuncOp, patterns: Iterable[Pattern]) -> int:
             continue
         if op.name not in candidates:
             candidates[op.name] = [p for p in patterns if not p.roots or op.name in p.roots]
-        applied = next((p for p in candidates[op.name] if p.rewrite(op, rw)), None)
-        if applied is None:
-            continue
-        count += 1
-        if count > limit:
-            raise ConcatcError(f"rewriting @{function.sym_name} does not end; the last pattern is {applied.name}")
+        if not any(result.uses for result in op.results) and removable(op):
+            rw.erase(op)
+        else:
+            applied = next((p for p in candidates[op.name] if p.rewrite(op, rw)), None)
+            if applied is None:
+                continue
+            count += 1
+            if count > limit:
+                raise ConcatcError(f"rewriting @{function.sym_name} does not end; the last pattern is {applied.name}")
         for touched in [*rw.take_touched(), op]:
             if touched not in queued and not rw.is_erased(touched):
                 queued[touched] = None

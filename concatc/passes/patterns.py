@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.rewrite import Pattern, Rewriter, apply_patterns
 from concatc.op import Builder, is_op
-from concatc.passes.dce import dce
+from concatc.passes.dce import has_effect
 from concatc.passes.free_of_splits import free_of_splits
 
 
 def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
-    """Apply patterns to all functions, free of splits, and drop what became dead."""
+    """Apply patterns to all functions, free of splits, and drop what is dead."""
     patterns = list(patterns)
     for func in module.functions:
         if func.declared is None:
@@ -20,10 +20,9 @@ def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
 
 
 def rewrite_function(func: FuncOp, patterns: Iterable[Pattern]) -> None:
-    """Apply patterns to a function, free of splits, and drop what became dead."""
+    """Apply patterns to a function, free of splits, and drop what is dead."""
     with free_of_splits(func):
-        if apply_patterns(func, patterns):
-            dce(func)
+        apply_patterns(func, patterns, removable=lambda op: not has_effect(op))
 
 
 def made_by(value: Value, *names: str) -> Operation | None:

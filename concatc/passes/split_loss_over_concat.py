@@ -1,0 +1,252 @@
+"""``split-loss-over-concat`` and ``merge-losses-over-concat``: one loss over joined batches, or one a branch.
+
+    %h = "cnet.concat"(%a, %b) {axis = 0}             %sa, %sb = "cnet.slice"(%label) {axis = 0, sizes = [64, 32]}
+    %y = "cnet.linear"(%h, %w)                        %ya = "cnet.linear"(%a, %w)
+    %l = "cnet.softmax_loss"(%y, %label)     <->      %yb = "cnet.linear"(%b, %w)
+                                                      %la = "cnet.softmax_loss"(%ya, %sa)
+                                                      %lb = "cnet.softmax_loss"(%yb, %sb)
+                                                      %l = 2/3 * %la + 1/3 * %lb
+
+A mean over x + y rows is the mean over x rows times x/(x+y) plus the mean over y rows times y/(x+y); a sum needs no
+weights.  Operations between concat and loss go along where they map rows one by one, which is derived from their
+pieces.  Invariant: the loss and all gradients are the same but for rounding.
+
+Not for ``reduction="valid"`` with an ``ignore``: how many labels are valid is known at run time only.  Both passes
+rewrite the forward graph and leave a function that has its backward half alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from concatc.ir.core import Module, Operation, Value
+from concatc.ir.rewrite import Pattern, Rewriter
+from concatc.ir.types import TensorType
+from concatc.loops.expr import Ref
+from concatc.loops.independence import independent_axes
+from concatc.loops.pieces import Piece
+from concatc.op import Builder, Op, ShapeError, is_op, op_of
+from concatc.ops.concat import Concat
+from concatc.ops.mul_scalar import MulScalar
+from concatc.ops.softmax_loss import SoftmaxLoss
+from concatc.passes.concat_algebra import ConcatOfSlices, SliceOfConcat
+from concatc.passes.graph import is_backward
+from concatc.passes.patterns import builder_before, made_by, rewrite_function
+
+
+@dataclass(frozen=True)
+class SplitLossOverConcat:
+    """From one loss over joined batches to one a branch."""
+
+    name = "split-loss-over-concat"
+
+    def run(self, module: Module) -> None:
+        """Rewrite every forward function of the module in place."""
+        _rewrite_forward(module, [LossOfConcat(), SliceOfConcat()])
+
+
+@dataclass(frozen=True)
+class MergeLossesOverConcat:
+    """From one loss a branch to one over joined batches."""
+
+    name = "merge-losses-over-concat"
+
+    def run(self, module: Module) -> None:
+        """Rewrite every forward function of the module in place."""
+        _rewrite_forward(module, [SumOfLosses(), ConcatOfSame(), ConcatOfSlices()])
+
+
+def _rewrite_forward(module: Module, patterns: Sequence[Pattern]) -> None:
+    for func in module.functions:
+        if func.declared is None and not any(is_backward(op) for op in func.ops):
+            rewrite_function(func, patterns)
+
+
+class LossOfConcat(Pattern):
+    """``loss(f(concat(a, b)), label) -> wa * loss(f(a), label_a) + wb * loss(f(b), label_b)``   along axis 0, when
+    ``f`` maps rows one by one, with ``wa = rows(a) / rows(a, b)`` for a mean over all rows, 1 for a sum.
+    """
+
+    roots = ("cnet.softmax_loss",)
+
+    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
+        loss = _loss(op)
+        scores, label = op.operands
+        if not _separable(loss) or scores.shape[0] == 0:
+            return False
+        chain = _rows_from_concat(scores)
+        if chain is None:
+            return False
+        concat, between = chain
+        b = builder_before(op, rw)
+        parts = list(concat.operands)
+        for step in between:
+            b_step = builder_before(step, rw)
+            parts = [_on_part(step, part, k, b_step) for k, part in enumerate(parts)]
+            rw.replace(step, [b_step.concat(*parts, axis=0, names=[step.result.name])])
+        sizes = tuple(part.shape[0] for part in parts)
+        labels = b.slice(label, axis=0, sizes=sizes, names=[f"{label.name}.part{k}" for k in range(len(sizes))])
+        terms = []
+        for k, (part, rows, part_label) in enumerate(zip(parts, sizes, labels, strict=True)):
+            (term,) = b.emit(loss, [part, part_label], names=[f"{op.result.name}.part{k}"])
+            if loss.reduction != "sum":
+                term = b.mul_scalar(term, value=rows / scores.shape[0], names=[f"{op.result.name}.weighted{k}"])
+            terms.append(term)
+        total = terms[0]
+        for term in terms[1:]:
+            total = b.add(total, term)
+        rw.replace(op, [total])
+        return True
+
+
+class SumOfLosses(Pattern):
+    """``wa * loss(a, label_a) + wb * loss(b, label_b) -> loss(concat(a, b), concat(label_a, label_b))``   along axis 0,
+    when the weights are those of :class:`LossOfConcat`.  A sum of more terms, from the left, is one loss at once.
+    """
+
+    roots = ("cnet.add",)
+
+    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
+        if any(is_op(use.op, "add") and use.index == 0 for use in op.result.uses):
+            return False  # a part of a longer sum
+        terms = [_weighted_loss(term) for term in _terms(op)]
+        found = [term for term in terms if term is not None]
+        if len(found) < len(terms) or any(not _separable(_loss(made)) for made, _ in found):
+            return False
+        first = _loss(found[0][0])
+        rows = [made.operands[0].shape[0] for made, _ in found]
+        wanted = [1.0 if first.reduction == "sum" else n / max(sum(rows), 1) for n in rows]
+        if any(_loss(made) != first or abs(w - want) > 1e-12 for (made, w), want in zip(found, wanted, strict=True)):
+            return False
+        scores = [made.operands[0] for made, _ in found]
+        labels = [made.operands[1] for made, _ in found]
+        if any(s.shape[1:] != scores[0].shape[1:] or s.dtype != scores[0].dtype for s in scores):
+            return False
+        if any(label.dtype != labels[0].dtype for label in labels):
+            return False
+        b = builder_before(op, rw)
+        joined = [b.concat(*values, axis=0, names=[_joined_name(values)]) for values in (scores, labels)]
+        rw.replace(op, b.emit(first, joined))
+        return True
+
+
+class ConcatOfSame(Pattern):
+    """``concat(f(a), f(b)) -> f(concat(a, b))``   along axis 0, when ``f`` maps rows one by one, its other operands are
+    the same, and nothing else reads its results.
+    """
+
+    roots = ("cnet.concat",)
+
+    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
+        concat = op_of(op)
+        assert isinstance(concat, Concat)
+        makers = [x.op for x in op.operands]
+        first = makers[0]
+        at = None if first is None else _row_operand(first)
+        if first is None or at is None or concat.axis != 0 or len(op.operands) < 2:
+            return False
+        for maker, x in zip(makers, op.operands, strict=True):
+            if maker is None or maker.name != first.name or len(x.uses) > 1 or _row_operand(maker) != at:
+                return False
+            others = [v for k, v in enumerate(maker.operands) if k != at]
+            if others != [v for k, v in enumerate(first.operands) if k != at] or op_of(maker) != op_of(first):
+                return False
+        parts = [maker.operands[at] for maker in makers if maker is not None]
+        b = builder_before(op, rw)
+        joined = b.concat(*parts, axis=0, names=[_joined_name(parts)])
+        operands = [joined if k == at else v for k, v in enumerate(first.operands)]
+        rw.replace(op, b.emit(op_of(first), operands))
+        return True
+
+
+def _loss(op: Operation) -> SoftmaxLoss:
+    loss = op_of(op)
+    assert isinstance(loss, SoftmaxLoss)
+    return loss
+
+
+def _separable(loss: SoftmaxLoss) -> bool:
+    """Whether the loss of joined rows is a sum over the parts with weights that are known now."""
+    return loss.axis != 0 and (loss.reduction != "valid" or loss.ignore is None)
+
+
+def _rows_from_concat(value: Value) -> tuple[Operation, list[Operation]] | None:
+    """The concat on axis 0 above ``value``, and the operations between, the uppermost first."""
+    between: list[Operation] = []
+    while True:
+        concat = made_by(value, "concat")
+        if concat is not None:
+            typed = op_of(concat)
+            joins_rows = isinstance(typed, Concat) and typed.axis == 0
+            return (concat, between[::-1]) if joins_rows else None
+        at = None if value.op is None else _row_operand(value.op)
+        if value.op is None or at is None:
+            return None
+        between.append(value.op)
+        value = value.op.operands[at]
+
+
+def _row_operand(op: Operation) -> int | None:
+    """The operand whose rows (axis 0) the operation maps one by one to those of its one result; the others, if any,
+    are shared by all rows."""
+    if len(op.results) != 1 or not op.operands or any(not isinstance(v.type, TensorType) for v in op.operands):
+        return None
+    rule = op_of(op)
+
+    def lower(types: Sequence[TensorType]) -> tuple[Sequence[Piece], Sequence[TensorType]] | None:
+        return _lowered(rule, types)
+
+    for axes in independent_axes(lower, [v.tensor for v in op.operands]):
+        joined = [k for k, axis in enumerate(axes.operands) if axis is not None]
+        if axes.results == (0,) and len(joined) == 1 and axes.operands[joined[0]] == 0:
+            return joined[0]
+    return None
+
+
+def _lowered(rule: Op, types: Sequence[TensorType]) -> tuple[Sequence[Piece], Sequence[TensorType]] | None:
+    try:
+        results = rule.infer(types)
+    except ShapeError:
+        return None
+    xs = [Ref("operand", k, t) for k, t in enumerate(types)]
+    ys = [Ref("result", k, t) for k, t in enumerate(results)]
+    return list(rule.lower(xs, ys)), results
+
+
+def _on_part(op: Operation, part: Value, k: int, b: Builder) -> Value:
+    at = _row_operand(op)
+    operands = [part if index == at else v for index, v in enumerate(op.operands)]
+    (value,) = b.emit(op_of(op), operands, names=[f"{op.result.name}.part{k}"])
+    return value
+
+
+def _terms(op: Operation) -> list[Value]:
+    """What a chain of additions from the left adds, in order."""
+    terms: list[Value] = []
+    value = op.result
+    while True:
+        add = made_by(value, "add")
+        if add is None or (add is not op and len(value.uses) > 1):
+            return [value, *terms]
+        terms.insert(0, add.operands[1])
+        value = add.operands[0]
+
+
+def _weighted_loss(value: Value) -> tuple[Operation, float] | None:
+    """The loss in ``loss`` or ``w * loss``, and its weight, where nothing else reads either."""
+    weight = 1.0
+    scaled = made_by(value, "mul_scalar")
+    if scaled is not None and len(value.uses) == 1:
+        typed = op_of(scaled)
+        assert isinstance(typed, MulScalar)
+        weight, value = typed.value, scaled.operands[0]
+    loss = made_by(value, "softmax_loss")
+    if loss is None or len(value.uses) > 1:
+        return None
+    return loss, weight
+
+
+def _joined_name(values: Sequence[Value]) -> str:
+    first = values[0].name
+    return first.removesuffix(".part0") if first.endswith(".part0") else f"{first}.joined"
