@@ -132,8 +132,8 @@ class SumOfLosses(Pattern):
 
 
 class ConcatOfSame(Pattern):
-    """``concat(f(a), f(b)) -> f(concat(a, b))``   along axis 0, when ``f`` maps rows one by one, its other operands are
-    the same, and nothing else reads its results.
+    """``concat(f(a, w), f(b, w)) -> f(concat(a, b), w)``   along axis 0, when ``f`` maps rows one by one and nothing
+    else reads its results.  Without an operand such as ``w`` that both share, there is nothing to gain.
     """
 
     roots = ("cnet.concat",)
@@ -144,7 +144,7 @@ class ConcatOfSame(Pattern):
         makers = [x.op for x in op.operands]
         first = makers[0]
         at = None if first is None else _row_operand(first)
-        if first is None or at is None or concat.axis != 0 or len(op.operands) < 2:
+        if first is None or at is None or concat.axis != 0 or len(op.operands) < 2 or len(first.operands) < 2:
             return False
         for maker, x in zip(makers, op.operands, strict=True):
             if maker is None or maker.name != first.name or len(x.uses) > 1 or _row_operand(maker) != at:
