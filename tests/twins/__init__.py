@@ -19,9 +19,15 @@ Tensor = torch.Tensor
 class Twin:
     """Parameters and states by path, and layers that read them.  ``read`` lists the paths that were read."""
 
-    def __init__(self, params: Mapping[str, np.ndarray], states: Mapping[str, np.ndarray], train: bool = True) -> None:
-        self.params = {k: torch.from_numpy(np.array(v, np.float64)).requires_grad_() for k, v in params.items()}
-        self.states = {k: torch.from_numpy(np.array(v, np.float64)) for k, v in states.items()}
+    def __init__(
+        self,
+        params: Mapping[str, np.ndarray],
+        states: Mapping[str, np.ndarray],
+        train: bool = True,
+        dtype: type[np.floating[Any]] = np.float64,
+    ) -> None:
+        self.params = {k: torch.from_numpy(np.array(v, dtype)).requires_grad_() for k, v in params.items()}
+        self.states = {k: torch.from_numpy(np.array(v, dtype)) for k, v in states.items()}
         self.train = train
         self.read: list[str] = []
 
