@@ -1,0 +1,197 @@
+"""What a plan does with memory, as data: bytes of each base, who lives in the arena and when, what is copied.
+
+All of it is read off the plan: a store begins a stored value, which lives until the last launch that reads or adds to
+its bytes.  The live set at a launch is what is alive while it runs; no arena can be smaller than the largest one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from concatc.ir.types import ELEMENT_BYTES
+from concatc.loops.plan import Launch, Plan, Remark, Window
+
+
+@dataclass
+class Stored:
+    """What one launch stored in the arena: ``first`` is that launch, ``last`` the last one that uses these bytes."""
+
+    name: str
+    window: Window
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements, gaps between them left out."""
+        return _numel(self.window) * ELEMENT_BYTES[self.window.dtype]
+
+
+@dataclass
+class PlanReport:
+    """Bytes of a plan.  ``live_bytes[k]`` is the live set of launch ``k``."""
+
+    net: str
+    bases: dict[str, int]
+    launches: int
+    kernels: int
+    stored: list[Stored]
+    live_bytes: list[int]
+    scratch_bytes: int
+    fill_bytes: int
+    remarks: tuple[Remark, ...] = field(default=())
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the arena, scratch included."""
+        return self.bases.get("arena", 0)
+
+    @property
+    def live_set_bytes(self) -> int:
+        """The largest live set: what a perfect placement would need."""
+        return max(self.live_bytes, default=0)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes moved by launches that only copy or add what lies elsewhere."""
+        return sum(remark.bytes for remark in self.remarks)
+
+    def at_peak(self) -> list[Stored]:
+        """What is alive at the launch with the largest live set, the largest first."""
+        if not self.live_bytes:
+            return []
+        peak = self.live_bytes.index(self.live_set_bytes)
+        alive = [s for s in self.stored if s.first <= peak <= s.last]
+        return sorted(alive, key=lambda s: (-s.bytes, s.first))
+
+
+def plan_report(plan: Plan) -> PlanReport:
+    """Read the report off a plan."""
+    trace = _Trace(plan)
+    for k, launch in enumerate(plan.launches):
+        trace.launch(k, launch)
+    scratch = [w for launch in plan.launches if (w := launch.scratch) is not None]
+    fills = [launch for launch in plan.launches if _is_fill(plan, launch)]
+    return PlanReport(
+        net=plan.name,
+        bases={base.name: base.size_bytes for base in plan.bases.values()},
+        launches=len(plan.launches),
+        kernels=len(plan.kernels),
+        stored=trace.stored,
+        live_bytes=_live_bytes(trace.stored, trace.in_place, len(plan.launches)),
+        scratch_bytes=max((_numel(w) for w in scratch), default=0),
+        fill_bytes=sum(_numel(w) * ELEMENT_BYTES[w.dtype] for launch in fills for w in launch.writes),
+        remarks=tuple(plan.remarks),
+    )
+
+
+class _Trace:
+    """Which stored value each read of the arena reads."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.names: dict[Window, list[str]] = {}
+        for name, segments in plan.values.items():
+            for segment in segments:
+                self.names.setdefault(segment.window, []).append(name)
+        self.stored: list[Stored] = []
+        self.visible: list[Stored] = []  # not covered by a later store, the newest last
+        self.in_place: dict[int, int] = {}  # bytes that a launch stores over what it reads last
+
+    def launch(self, k: int, launch: Launch) -> None:
+        added = [w for w, add in zip(launch.writes, launch.add, strict=True) if add]
+        for window in (*launch.reads, *added):
+            if window.base == "arena":
+                for stored in self.sources(window):
+                    stored.last = k
+        for window, add in zip(launch.writes, launch.add, strict=True):
+            if window.base != "arena" or add or _numel(window) == 0:
+                continue
+            if window in launch.reads:
+                self.in_place[k] = self.in_place.get(k, 0) + _numel(window) * ELEMENT_BYTES[window.dtype]
+            self.visible = [s for s in self.visible if not _covers(window, s.window)]
+            names = self.names.get(window, [])
+            name = names.pop(0) if len(names) > 1 else (names or [f"arena+{window.offset_bytes}"])[0]
+            made = Stored(name, window, k, k)
+            self.visible.append(made)
+            self.stored.append(made)
+
+    def sources(self, window: Window) -> list[Stored]:
+        """The stored values whose bytes a window shows, the newest first, until all its elements are found."""
+        found: list[Stored] = []
+        missing = _numel(window)
+        for stored in reversed(self.visible):
+            if missing <= 0:
+                break
+            if not _may_overlap(stored.window, window):
+                continue
+            found.append(stored)
+            missing -= _numel(window) if _covers(stored.window, window) else min(_numel(stored.window), missing)
+        return found
+
+
+def _live_bytes(stored: list[Stored], in_place: dict[int, int], launches: int) -> list[int]:
+    changes = [0] * (launches + 1)
+    for value in stored:
+        changes[value.first] += value.bytes
+        changes[value.last + 1] -= value.bytes
+    live, alive = [], 0
+    for k in range(launches):
+        alive += changes[k]
+        live.append(alive - in_place.get(k, 0))
+    return live
+
+
+def _is_fill(plan: Plan, launch: Launch) -> bool:
+    kernel = plan.kernels[launch.kernel]
+    return not launch.reads and all(op.name in ("cnet.constant", "func.return") for op in kernel.ops)
+
+
+def _may_overlap(a: Window, b: Window) -> bool:
+    return a.offset_bytes < b.end_bytes and b.offset_bytes < a.end_bytes and not _interleaved(a, b)
+
+
+def _interleaved(a: Window, b: Window) -> bool:
+    """Whether both are parts of one block along one axis, beside each other: ``[n, 0:3]`` and ``[n, 3:5]``."""
+    if a.strides != b.strides or a.dtype != b.dtype:
+        return False
+    step = ELEMENT_BYTES[a.dtype]
+    distance = abs(a.offset_bytes - b.offset_bytes)
+    first, second = (a, b) if a.offset_bytes < b.offset_bytes else (b, a)
+    return any(
+        stride > 0
+        and distance % (stride * step) == 0
+        and n <= distance // (stride * step)
+        and _row(first, second, axis)
+        for axis, (n, stride) in enumerate(zip(first.shape, first.strides, strict=True))
+    )
+
+
+def _row(first: Window, second: Window, axis: int) -> bool:
+    """Whether the step from one to the other along ``axis`` stays within the next larger stride."""
+    stride = first.strides[axis]
+    larger = [s for s in first.strides if s > stride]
+    reach = (second.offset_bytes - first.offset_bytes) // ELEMENT_BYTES[first.dtype] + second.shape[axis] * stride
+    return not larger or reach <= min(larger)
+
+
+def _covers(a: Window, b: Window) -> bool:
+    """Whether every byte of ``b`` is one of ``a``; may be false where it is so."""
+    if a == b:
+        return True
+    dense = a.end_bytes - a.offset_bytes == _numel(a) * ELEMENT_BYTES[a.dtype]
+    inside = a.offset_bytes <= b.offset_bytes and b.end_bytes <= a.end_bytes
+    return inside and (dense or (a.strides == b.strides and _holds_box(a, b)))
+
+
+def _holds_box(a: Window, b: Window) -> bool:
+    rest = (b.offset_bytes - a.offset_bytes) // ELEMENT_BYTES[a.dtype]
+    for d in sorted(range(len(a.shape)), key=lambda d: -a.strides[d]):
+        start, rest = divmod(rest, a.strides[d]) if a.strides[d] else (0, rest)
+        if start + b.shape[d] > a.shape[d]:
+            return False
+    return rest == 0
+
+
+def _numel(window: Window) -> int:
+    return math.prod(window.shape)
