@@ -20,7 +20,11 @@ from concatc.ir.printer import Style
 from concatc.loops.bases import Interface, interface_of
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
+from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
+from concatc.passes.concat_algebra import ConcatAlgebra
+from concatc.passes.cse import Cse
+from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import READING, dump_text
 from concatc.passes.fuse import Fuse
@@ -68,6 +72,9 @@ class Options:
                 )
 
 
+SIMPLIFY: tuple[Pass, ...] = (Canonicalize(), ConcatAlgebra(), Cse(), Dce())
+
+
 def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The passes that make each graph level of the training phase from the one before."""
     net = graph.main
@@ -76,8 +83,8 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (derive,) if net.returned("total") else (),
-        "optimized": (),
+        "joint": (*SIMPLIFY, derive) if net.returned("total") else (),
+        "optimized": SIMPLIFY,
         "kernels": (Fuse(), OrderKernels()),
     }
 
