@@ -26,10 +26,10 @@ from concatc.ops.split import Split
 from concatc.passes.arena import Lifetime, aligned, assign_offsets
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.fuse import is_view
-from concatc.passes.graph import is_backward
+from concatc.passes.graph import is_backward, split_source
 from concatc.passes.kernel_table import KernelTable
 from concatc.passes.placement import Placement
-from concatc.passes.storage import Place, Root, concat_parts, views_of
+from concatc.passes.storage import Part, Place, Root, concat_parts, views_of
 
 Phase = Literal["forward", "backward"]
 
@@ -107,7 +107,7 @@ class _Planner:
     def _emit_concat(self, position: int, op: Operation) -> None:
         whole = self.placement[op.result]
         for x, part in zip(op.operands, concat_parts(op), strict=True):
-            self._copy(position, op, x, whole.apply(part), f"concat copies %{x.name}")
+            self._copy(position, op, x, whole.apply(part), f"concat copies {_blob(x)}")
 
     def _emit_views(self, position: int, op: Operation) -> None:
         for view in views_of(op):
@@ -117,7 +117,7 @@ class _Planner:
             made = self.placement[view.result]
             if made.same_as(place):
                 continue
-            message = f"{_short(op)} copies %{view.operand.name}: no strides express the new shape"
+            message = f"{_short(op)} copies {_blob(view.operand)}: no strides express the new shape"
             self._remark(message, view.result, op)
             self._put(position, op, self.kernels.of_operation(op), [self.placement[view.operand]], made, add=False)
 
@@ -129,16 +129,16 @@ class _Planner:
         if start > 1:
             operands = made.operands[:start]
             for x in operands:
-                self._remark(f"accumulate reads %{x.name}, which lies elsewhere: {self._reason(x)}", x, op)
+                self._remark(f"accumulate reads {_blob(x)}, which lies elsewhere: {self._reason(x)}", x, op)
             kernel = self.kernels.of_op(Accumulate(), operands)
             self._put(made.times[start - 1] // 2, op, kernel, [self.placement[x] for x in operands], whole, add=False)
         elif start == 1:
             x = made.operands[0]
-            self._copy(made.times[0] // 2, op, x, whole, f"accumulate copies %{x.name}")
+            self._copy(made.times[0] // 2, op, x, whole, f"accumulate copies {_blob(x)}")
         for k in range(max(start, 1), len(missing)):
             if missing[k]:
                 x = made.operands[k]
-                self._remark(f"accumulate adds %{x.name} apart: {self._reason(x)}", x, op)
+                self._remark(f"accumulate adds {_blob(x)} apart: {self._reason(x)}", x, op)
                 kernel = self.kernels.of_op(Accumulate(), [x])
                 self._put(made.times[k] // 2, op, kernel, [self.placement[x]], whole, add=True)
 
@@ -152,7 +152,7 @@ class _Planner:
             position = len(self.schedule) - 1
             if key.partition(":")[0] in ("output", "loss", "total", "kept", "state"):
                 position = max(self.placement.backward_start - 1, 0)
-            self._copy(position, self.net.ret, value, slot, f"{key.replace(':', ' ')} is copied from %{value.name}")
+            self._copy(position, self.net.ret, value, slot, f"{key.replace(':', ' ')} is copied from {_blob(value)}")
 
     def _copy(self, position: int, op: Operation, x: Value, to: Place | None, message: str) -> None:
         """Copy ``x`` to where it should lie, unless it does."""
@@ -178,14 +178,20 @@ class _Planner:
     def _reason(self, x: Value) -> str:
         """Why ``x`` is not where an operation would have it."""
         root = self.placement[x].root
-        source, _, _ = self.placement.source(x)
+        source, steps, _ = self.placement.source(x)
         if source.op is None:
             return f"it is the {argument_key(source).replace(':', ' ')}"
         if root.slot is not None:
             return f"it lies in {root.slot.base}"
         if root.owner != source.name:
             return f"it lies in %{root.owner}"
-        return "others read it"
+        if any(isinstance(step, Part) for step in steps):
+            return f"it is a part of {_blob(source)}"
+        if source is not x:
+            return "others read it too"
+        if source.op is not None and is_op(source.op, "concat"):
+            return "not all of its parts can be added in place"
+        return "it is made before what it is added to"
 
     # -- addresses -----------------------------------------------------------------------------------------------------
     def _finish(self, steps: Sequence[_Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
@@ -287,6 +293,11 @@ def _segment(window: Window) -> Segment:
 
 def _phase(op: Operation) -> Phase:
     return "backward" if is_backward(op) else "forward"
+
+
+def _blob(value: Value) -> str:
+    """A value as messages name it: what splits hand out is the blob itself."""
+    return f"%{split_source(value).name or 'a value without a name'}"
 
 
 def _short(op: Operation) -> str:
