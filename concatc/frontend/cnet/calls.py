@@ -18,7 +18,7 @@ from concatc.frontend.cnet.context import Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import OperandError
 from concatc.frontend.cnet.names import Callee, CallNames, FunctionCallee, LocalCallee
-from concatc.frontend.cnet.project import Block
+from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.site import ParamOptions, Site
 from concatc.frontend.cnet.values import NumberError, as_float, as_layer, describe, is_blob, plain, show
 from concatc.ir.core import Value
@@ -59,6 +59,7 @@ class Calls:
     expressions: Expressions
     statements: RunsBlocks
     _signatures: dict[str, Signature] = field(default_factory=dict)
+    _file_defaults: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
 
     def call(self, frame: Frame, call: ast.Call, piped: tuple[Argument, ...]) -> Any:
         """The value of a call; ``piped`` comes first."""
@@ -151,6 +152,8 @@ class Calls:
         keywords: dict[str, tuple[ast.Keyword, Any]],
     ) -> None:
         formals = {f.name.text: f for f in block.definition.formals}
+        if len(formals) < len(block.definition.formals):
+            raise Poisoned  # a name stands twice, which is reported
         takes = f"`{block.name}({', '.join(formals)})`, from {block.definition.loc.file}:{block.definition.loc.line}"
         if len(positional) > len(formals):
             extra = positional[len(formals)][0]
@@ -163,7 +166,8 @@ class Calls:
                 given[key] = value
                 continue
             problem = "is given twice" if key in formals else f"is no parameter of block `{block.name}`"
-            self.run.report(frame, f"`{key}` {problem}", keyword.loc, [takes], did_you_mean(key, formals))
+            help = None if key in formals else did_you_mean(key, formals)
+            self.run.report(frame, f"`{key}` {problem}", keyword.loc, [takes], help)
             failed = True
         missing = [name for name, f in formals.items() if name not in given and f.default is None]
         if missing and not failed:
@@ -264,6 +268,9 @@ class Calls:
         layers: tuple[object, ...],
     ) -> Any:
         signature = self.signature(op)
+        named_data = [k for key, (k, _) in keywords.items() if key in (d.lstrip("*") for d in signature.data)]
+        if any(not self._is_known(frame, op, signature, keyword) for keyword in named_data):
+            raise Poisoned
         data, size = self._split_positional(frame, op, signature, call, positional)
         values: dict[str, Any] = dict(defaults)
         given: dict[str, tuple[Loc, Any]] = {}
@@ -440,17 +447,25 @@ class Calls:
     def _defaults(self, frame: Frame, names: CallNames) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for default in names.defaults:
-            if default.uid not in frame.defaults:
-                # A default of the file: it sees no names of the net or block.
-                outer = Frame(frame.unit, self.run.analysis.of_file(frame.unit))
-                frame.defaults[default.uid] = self.default_values(outer, default)
-            values.update(frame.defaults[default.uid])
+            known = frame.defaults if default.uid in frame.defaults else self.file_defaults(frame.unit)
+            values.update(known[default.uid])
         return values
+
+    def file_defaults(self, unit: Unit) -> dict[int, dict[str, Any]]:
+        """The attributes of the ``default`` items of a file, which see no names of a net or block."""
+        if id(unit) not in self._file_defaults:
+            frame = Frame(unit, self.run.analysis.of_file(unit))
+            self._file_defaults[id(unit)] = {
+                item.uid: self.default_values(frame, item) for item in unit.file.items if isinstance(item, ast.Default)
+            }
+        return self._file_defaults[id(unit)]
 
     def default_values(self, frame: Frame, default: ast.Default) -> dict[str, Any]:
         """The attributes of a ``default`` statement, checked against its op; an erroneous one is
         reported and left out."""
-        op = self._default_op(frame, default)
+        op = self.run.analysis.op(default.op.text)
+        if op is None:
+            return {}  # reported where the names are resolved
         signature = self.signature(op)
         values: dict[str, Any] = {}
         if default.positional:
@@ -463,15 +478,6 @@ class Calls:
             except Poisoned:
                 continue
         return values
-
-    def _default_op(self, frame: Frame, default: ast.Default) -> type[Op]:
-        op = self.run.analysis.op(default.op.text)
-        if op is not None:
-            return op
-        known = self.run.analysis.op_names()
-        raise self.run.fail(
-            frame, f"there is no op `{default.op.text}`", default.op.loc, help=did_you_mean(default.op.text, known)
-        )
 
     # -- shape errors --------------------------------------------------------------------------------------------------
     def shape_error(self, frame: Frame, error: ShapeError, loc: Loc, operands: Sequence[Argument]) -> NoReturn:

@@ -47,6 +47,7 @@ def elaborate(
     values = _dims(definition, dims)
     frame = Frame(unit, names)
     statements = Statements(run)
+    statements.calls.file_defaults(unit)
     given = statements.net(frame, values)
     kept = _kept(run, keep, train=run.train)
     sink.raise_if_errors()

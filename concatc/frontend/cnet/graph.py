@@ -50,7 +50,7 @@ def check_size(type: TensorType) -> None:
     if type.rank > limits.RANK:
         raise ShapeError(f"{type} has {type.rank} axes; a blob may have {limits.RANK}")
     if type.numel > limits.ELEMENTS:
-        raise ShapeError(f"{type} has more than {limits.ELEMENTS:.0e} elements")
+        raise ShapeError(f"{type} has more than 2^48 elements")
 
 
 @dataclass(frozen=True)

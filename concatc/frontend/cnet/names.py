@@ -19,6 +19,8 @@ from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.walk import bodies, expressions_of, walk
 from concatc.op import Op, load_all_ops_once
 
+_NET_ONLY: dict[type, str] = {ast.Input: "input", ast.Output: "output", ast.Loss: "loss"}
+
 
 @dataclass(frozen=True)
 class LocalCallee:
@@ -117,7 +119,7 @@ class Analysis:
         items = tuple(item for item in unit.file.items if isinstance(item, ast.Default))
         if id(unit) not in self._files:
             place = items[0].loc if items else Loc(unit.file.name, 1, 1)
-            definition = ast.Definition("block", ast.Name("default", place), (), items, place)
+            definition = ast.Definition("defaults", ast.Name("default", place), (), items, place)
             self._files[id(unit)] = _BodyAnalysis(self, unit, definition).run()
         return self._files[id(unit)]
 
@@ -160,6 +162,7 @@ class _BodyAnalysis:
             if formal.default is not None:
                 self._calls([formal.default], (), None, ())
         self._body(self.definition.body, (), self._file_defaults())
+        self._check_return()
         self._give_segments()
         self._give_loss_names()
         return self.names
@@ -183,6 +186,7 @@ class _BodyAnalysis:
                 defaults = (*defaults, statement)
 
     def _statement(self, statement: ast.Statement, scope: tuple[str, ...], defaults: tuple[ast.Default, ...]) -> None:
+        self._check_place(statement)
         self._calls(list(expressions_of(statement)), scope, _target(statement, self.names.bound), defaults)
         if isinstance(statement, ast.Parameter | ast.State | ast.Layer):
             self._claim_explicit(scope, statement.name)
@@ -199,6 +203,26 @@ class _BodyAnalysis:
         inner = (*scope, statement.names[0].text) if isinstance(statement, ast.For) else scope
         for body in bodies(statement):
             self._body(body, inner, defaults)
+
+    def _check_place(self, statement: ast.Statement) -> None:
+        if isinstance(statement, ast.Default) and self.analysis.op(statement.op.text) is None:
+            help = did_you_mean(statement.op.text, self.analysis.op_names())
+            self.sink.error(f"there is no op `{statement.op.text}`", statement.op.loc, help=help)
+        if not is_misplaced(statement, self.definition.kind):
+            return
+        if isinstance(statement, ast.Return):
+            help = "`output h` hands a blob to the caller"
+            self.sink.error("`return` stands in a block, not in a net", statement.loc, help=help)
+            return
+        word = _NET_ONLY[type(statement)]
+        help = "give the block an argument" if word == "input" else "return the blob and write this in the net"
+        self.sink.error(f"`{word}` stands in a net, not in a block", statement.loc, help=help)
+
+    def _check_return(self) -> None:
+        broken = any(isinstance(s, ast.Bad) for s in _all_statements(self.definition.body))
+        if self.definition.kind == "block" and not broken and not holds_return(self.definition.body):
+            message = f"block `{self.definition.name.text}` has no `return`"
+            self.sink.error(message, self.definition.loc, help="`return y` gives its result")
 
     # -- calls ---------------------------------------------------------------------------------------------------------
     def _calls(
@@ -295,14 +319,18 @@ class _BodyAnalysis:
                 continue
             key = (claim.scope, claim.name)
             if key in taken:
+                lines = f"in line {taken[key].line} and in line {claim.loc.line}"
+                if taken[key].line == claim.loc.line:
+                    lines = f"twice in line {claim.loc.line}"
                 self.sink.error(
-                    f"the label `{claim.name}` stands in line {taken[key].line} and in line {claim.loc.line}",
+                    f"the label `{claim.name}` stands {lines}",
                     claim.loc,
                     help="labels, parameters and layers of one net or block need names of their own",
                 )
-            taken.setdefault(key, claim.loc)
+                key = (claim.scope, _free(claim.name, lambda n, scope=claim.scope: (scope, n) in taken))
+            taken[key] = claim.loc
             if claim.call is not None:
-                claim.call.segment = claim.name
+                claim.call.segment = key[1]
         for claim in self.claims:
             if claim.explicit or claim.call is None:
                 continue
@@ -355,6 +383,18 @@ def _all_statements(body: tuple[ast.Statement, ...]) -> Iterator[ast.Statement]:
         yield statement
         for inner in bodies(statement):
             yield from _all_statements(inner)
+
+
+def is_misplaced(statement: ast.Statement, kind: str) -> bool:
+    """Whether a statement stands in a block but belongs into a net, or the other way round."""
+    if kind == "net":
+        return isinstance(statement, ast.Return)
+    return kind == "block" and type(statement) in _NET_ONLY
+
+
+def holds_return(body: tuple[ast.Statement, ...]) -> bool:
+    """Whether a `return` stands in the body, at any depth."""
+    return any(isinstance(statement, ast.Return) for statement in _all_statements(body))
 
 
 def all_bound_names(body: tuple[ast.Statement, ...]) -> list[str]:

@@ -92,9 +92,9 @@ def _parse_once(text: str, filename: str) -> tuple[Any, _SyntaxError | None]:
         token = error.token
         message = f"more than {limits.NESTING} brackets or operators are nested here"
         diagnostic = Diagnostic(message, _token_loc(filename, token), help="name the inner parts")
-        return None, _SyntaxError(diagnostic, token.line)
+        return None, _SyntaxError(diagnostic, token.line or 0)
     except UnexpectedCharacters as error:
-        return None, _SyntaxError(_character_error(text, filename, error), error.line)
+        return None, _SyntaxError(_character_error(text, filename, error), error.line or 0)
     except UnexpectedToken as error:
         return None, _token_error(text, filename, error)
 
@@ -121,7 +121,7 @@ def _token_error(text: str, filename: str, error: Any) -> _SyntaxError:
         here = _line_end(text, filename, token.line)
         notes, help = list(_expected_note(expected)), _newline_help(text, token)
         return _SyntaxError(Diagnostic("the line ends too early", here, tuple(notes), help), token.line * in_body)
-    # A bracket of an earlier line that is still open is the likelier culprit, and its statement is the one to leave out.
+    # A bracket of an earlier line that is still open is the likelier culprit: its statement is the one to leave out.
     unclosed = [b for b in open_brackets if b is not token and b.line < token.line and str(b) in "(["]
     if unclosed:
         bracket = unclosed[-1]
@@ -130,7 +130,7 @@ def _token_error(text: str, filename: str, error: Any) -> _SyntaxError:
         else:
             note = f"the `{bracket}` of line {bracket.line} is still open"
             diagnostic = Diagnostic(f"unexpected `{token}`", loc, (note, *_expected_note(expected)))
-        return _SyntaxError(diagnostic, bracket.line)
+        return _SyntaxError(diagnostic, bracket.line or 0)
     help = _token_help(text, token, expected, in_body)
     notes = [] if help else list(_expected_note(expected))
     return _SyntaxError(Diagnostic(f"unexpected `{token}`", loc, tuple(notes), help), token.line * in_body)

@@ -12,14 +12,13 @@ from concatc.frontend.cnet.calls import Calls
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import LossResult
-from concatc.frontend.cnet.names import all_bound_names, bound_names
+from concatc.frontend.cnet.names import all_bound_names, bound_names, holds_return, is_misplaced
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
 from concatc.ir.core import Value
 from concatc.ir.types import FLOATS, INTEGERS, TensorType
 from concatc.op import XAVIER, Init, ShapeError, constant
 
 DTYPES = (*FLOATS, *INTEGERS)
-_NET_ONLY = {ast.Input: "input", ast.Output: "output", ast.Loss: "loss"}
 
 
 class _Returned(Exception):
@@ -90,12 +89,10 @@ class Statements:
                 self._body(frame, definition.body)
         except _Returned as returned:
             return returned.values[0] if len(returned.values) == 1 else returned.values
-        raise self.run.fail(
-            frame,
-            f"block `{definition.name.text}` ends without `return`",
-            definition.loc,
-            help="`return y` gives its result",
-        )
+        if not holds_return(definition.body):
+            raise Poisoned  # reported where the names are resolved
+        message = f"block `{definition.name.text}` ends without `return`"
+        raise self.run.fail(frame, message, definition.loc, ["no branch with a `return` was taken"])
 
     def _body(self, frame: Frame, body: Sequence[ast.Statement]) -> None:
         for statement in body:
@@ -103,11 +100,9 @@ class Statements:
 
     def _statement(self, frame: Frame, statement: ast.Statement) -> None:
         self.run.charge(frame, statement.loc)
-        word = _NET_ONLY.get(type(statement))
         try:
-            if word is not None and frame.names.definition.kind == "block":
-                help = "give the block an argument" if word == "input" else "return the blob and write this in the net"
-                raise self.run.fail(frame, f"`{word}` stands in a net, not in a block", statement.loc, help=help)
+            if is_misplaced(statement, frame.names.definition.kind):
+                raise Poisoned  # reported where the names are resolved
             with self.run.deeper(frame, statement.loc):
                 self._rules[type(statement)](frame, statement)
         except Poisoned:
@@ -122,7 +117,7 @@ class Statements:
             names = [name for body in _if_bodies(statement) for name in all_bound_names(body)]
         for name in names:
             frame.bind(name, POISON)
-        if isinstance(statement, ast.Return) or _holds_return(statement):
+        if frame.names.definition.kind == "block" and holds_return((statement,)):
             raise Poisoned
 
     def _bad(self, frame: Frame, statement: ast.Bad) -> None:
@@ -346,6 +341,10 @@ class Statements:
         self._check_poison(value)
         if not is_blob(value):
             raise self.run.fail(frame, f"a loss is a blob of one element, not {describe(value)}", statement.value.loc)
+        first = next(iter(self.run.graph.losses.values()), None)
+        if first is not None and first.value.dtype != value.dtype:
+            message = f"this loss is {value.dtype}, but the first one, `{first.name}`, is {first.value.dtype}"
+            raise self.run.fail(frame, message, statement.loc, help="losses are added, so they need one element type")
         value = self._scalar(frame, statement, value)
         self._add_result(frame, name, statement.loc)
         full = self._result_name(frame, name)
@@ -369,10 +368,6 @@ class Statements:
 
     def _add_result(self, frame: Frame, name: str, loc: Loc) -> None:
         full = self._result_name(frame, name)
-        if full == "loss":
-            raise self.run.fail(
-                frame, "`loss` is the name of the weighted total", loc, help="choose another name: `as NAME`"
-            )
         if full in self.run.graph.locs:
             line = self.run.graph.locs[full].line
             raise self.run.fail(
@@ -391,11 +386,9 @@ class Statements:
             raise self.run.fail(frame, message, statement.iterable.loc, help=help)
         if len(statement.names) != (2 if pairs else 1):
             help = "`for i, x in enumerate(xs)` counts" if not pairs else "`for i, x in enumerate(xs)`"
-            message = (
-                f"this loop yields {'pairs' if pairs else 'one value each time'}, not {len(statement.names)} names"
-            )
+            message = "a loop over pairs binds two names" if pairs else "this loop binds one name"
             raise self.run.fail(frame, message, statement.names[0].loc, help=help)
-        if len(items) > limits.STEPS - self.run.steps:
+        if len(items) > limits.STEPS:
             raise self.run.fail(
                 frame,
                 f"this loop runs {len(items)} times; a net takes at most {limits.STEPS} steps to build",
@@ -424,9 +417,6 @@ class Statements:
         self._body(frame, statement.otherwise)
 
     def _return(self, frame: Frame, statement: ast.Return) -> None:
-        if frame.names.definition.kind == "net":
-            help = "`output h` hands a blob to the caller"
-            raise self.run.fail(frame, "`return` stands in a block, not in a net", statement.loc, help=help)
         values = tuple(self.expressions.evaluate(frame, value) for value in statement.values)
         raise _Returned(values)
 
@@ -444,14 +434,6 @@ def _iterations(items: tuple[Any, ...] | Range, pairs: bool) -> Iterator[tuple[s
 def _if_bodies(statement: ast.If) -> Iterator[tuple[ast.Statement, ...]]:
     yield from (body for _, body in statement.branches)
     yield statement.otherwise
-
-
-def _holds_return(statement: ast.Statement) -> bool:
-    if isinstance(statement, ast.Return):
-        return True
-    if isinstance(statement, ast.For):
-        return any(map(_holds_return, statement.body))
-    return isinstance(statement, ast.If) and any(_holds_return(s) for body in _if_bodies(statement) for s in body)
 
 
 def _first(value: Value, statements: Statements) -> str:

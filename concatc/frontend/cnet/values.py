@@ -111,7 +111,7 @@ def describe(value: CnetValue) -> str:
     if isinstance(value, LayerValue):
         return f"the layer `{value.name}`"
     if isinstance(value, Value):
-        return f"a blob, {value.type}"
+        return f"a blob ({value.type})"
     raise AssertionError(f"no value of the language: {value!r}")
 
 
