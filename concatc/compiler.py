@@ -80,10 +80,12 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     net = graph.main
     frozen = tuple(name for name, value in net.arguments("param").items() if value.attrs.get("cnet.lr") == 0.0)
     derive = DeriveBackward(input_grads=options.input_grads, freeze=frozen)
+    # A kept blob that is merged with another one would get the gradient of both.
+    before = () if net.returned("kept") else SIMPLIFY
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, derive) if net.returned("total") else (),
+        "joint": (*before, derive) if net.returned("total") else (),
         "optimized": SIMPLIFY,
         "kernels": (Fuse(), OrderKernels()),
     }

@@ -8,7 +8,8 @@
       %h.grad         linear               through linear %logits                thread.cnet:9:10
       %ha.grad        slice                rows 0..64 of %h.grad                 thread.cnet:8:9
 
-Paths are read off the split graph, from the blob to the losses; what computes each gradient off the joint graph.
+Paths are read off the split graph, from the blob to the losses; what computes each gradient off the backward pass that
+is derived from it.  The joint graph of the net says which gradients are asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module, Operation, Use, Value
 from concatc.op import is_op
-from concatc.passes.derive_backward import depends_on
+from concatc.passes.derive_backward import DeriveBackward, depends_on
 from concatc.passes.graph import describe, short_name, split_source
 
 # A blob of a densely connected net is on exponentially many paths; so many are shown for each contribution.
@@ -59,7 +61,7 @@ class Contribution:
 
 def explain(joint: Module, split: Module, name: str) -> str:
     """The text of :func:`contributions`.  Raises :class:`UsageError` for a name that the net does not have."""
-    graph = _Graph(joint.main, split.main)
+    graph = _Graph(joint.main, split)
     value = graph.find(name)
     found = contributions(joint, split, name)
     lines = [f"gradient of {name}: {value.type}{_made_by(value)}"]
@@ -88,7 +90,7 @@ def explain(joint: Module, split: Module, name: str) -> str:
 
 def contributions(joint: Module, split: Module, name: str) -> list[Contribution]:
     """What is added up to the gradient of a blob, parameter or input, in the order in which it is added."""
-    graph = _Graph(joint.main, split.main)
+    graph = _Graph(joint.main, split)
     value = graph.find(name)
     if not value.tensor.is_float:
         return []
@@ -102,7 +104,15 @@ def contributions(joint: Module, split: Module, name: str) -> list[Contribution]
 class _Graph:
     """The split graph, walked from a blob to the losses."""
 
-    def __init__(self, joint: FuncOp, split: FuncOp) -> None:
+    def __init__(self, joint: FuncOp, module: Module) -> None:
+        split = module.main
+        # The backward pass is derived anew: the joint graph at hand may have been simplified before.
+        derived = clone_module(module)
+        asked = [str(a["cnet.name"]) for a in joint.result_attrs if a["cnet.kind"] == "input_grad"]
+        trained = [str(a["cnet.name"]) for a in joint.result_attrs if a["cnet.kind"] == "grad"]
+        frozen = [name for name in split.arguments("param") if name not in trained]
+        DeriveBackward(input_grads=tuple(asked), freeze=tuple(frozen)).run(derived)
+        joint = derived.main
         self.func = split
         self.position = {op: k for k, op in enumerate(split.ops)}
         self.makers = {r.name: op for op in joint.ops for r in op.results if "transposes" in op.attributes}
