@@ -166,7 +166,8 @@ class _Planner:
     def _put(self, position: int, op: Operation, kernel: str, reads: list[Place], to: Place, add: bool) -> None:
         phase: Phase = _phase(op)
         if op is self.net.ret:
-            phase = "forward" if position < self.placement.backward_start else "backward"
+            # A net without operations has no kernel before which its results could be copied.
+            phase = "forward" if position < max(self.placement.backward_start, 1) else "backward"
         if phase == "backward":
             position = max(position, self.placement.backward_start)
         self.schedule[position].append(_Step(kernel, None, reads, [to], (add,), phase, op.loc))
