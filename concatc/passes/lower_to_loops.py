@@ -21,11 +21,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from concatc.ir.core import FuncOp, Module, Operation, Value
+from concatc.ir.core import FuncOp, Module, Value
 from concatc.ir.types import ELEMENT_BYTES, I1, MemRefType, TensorType, dense_strides
 from concatc.loops.kernel_loops import KernelLoops, dense_memref, kernel_loops, scratch_of
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Window
+from concatc.loops.structure import structure_of
 from concatc.op import lowered
 
 STEP = "step"
@@ -162,26 +163,3 @@ def _scratch_windows(types: Sequence[TensorType], space: Window) -> tuple[list[W
         windows.append(Window.dense(space.base, space.offset_bytes + used, type))
         used += -(-type.size_bytes // ALIGN_BYTES) * ALIGN_BYTES
     return windows, used
-
-
-def structure_of(function: FuncOp) -> str:
-    """The function as text without names: equal texts compute the same."""
-    numbers: dict[Value, int] = {}
-    lines: list[str] = []
-
-    def visit(op: Operation) -> None:
-        operands = ",".join(str(numbers[v]) for v in op.operands)
-        lines.append(f"{op.name} {operands} {sorted(op.attributes.items())} {[str(r.type) for r in op.results]}")
-        for region in op.regions:
-            for block in region.blocks:
-                for arg in block.args:
-                    numbers[arg] = len(numbers)
-                    lines.append(f"arg {arg.type} {sorted(arg.attrs.items())}")
-                for inner in block.ops:
-                    visit(inner)
-                lines.append("end")
-        for result in op.results:
-            numbers[result] = len(numbers)
-
-    visit(function)
-    return "\n".join(lines)

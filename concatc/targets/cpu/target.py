@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from concatc.diagnostics import UsageError
 from concatc.ir.core import FuncOp, Module
+from concatc.loops.structure import structure_of
 from concatc.targets import Lowered
 from concatc.targets.cpu.abi import adapters, kernel_symbol
 from concatc.targets.cpu.cache import Cache, default_directory, digest
-from concatc.targets.cpu.native import Library, assembly, build_id, link, object_code, optimize
+from concatc.targets.cpu.contraction import contraction_ir
+from concatc.targets.cpu.native import Library, assembly, build_id, host, link, object_code, optimize
+from concatc.targets.cpu.nest import Nest, recognize
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.step import RUNNER, RUNNER_IR, NativeStep, step_table
+from concatc.targets.cpu.tile import Tile, choose_tile
 
 
 @dataclass(frozen=True)
@@ -37,74 +42,105 @@ class CpuTarget:
 
     def build_loops(self, loops: Module) -> CpuExecutable:
         """Compile and load a loops module."""
-        units = _units(loops.functions[1:], self.cache or Cache(default_directory()))
-        return self.load(loops, [unit.object_code() for unit in units], units)
-
-    def load(self, loops: Module, objects: Sequence[bytes], units: Sequence[Unit] = ()) -> CpuExecutable:
-        """Load object code that :attr:`CpuExecutable.objects` of the same loops module gave."""
-        library = Library(objects)
-        addresses = {k.sym_name: library.address(kernel_symbol(k.sym_name)) for k in loops.functions[1:]}
+        kernels = loops.functions[1:]
+        units, symbols = _units(kernels, self.cache or Cache(default_directory()))
+        library = Library([_object_of(unit) for unit in units])
+        addresses = {k.sym_name: library.address(kernel_symbol(symbols[k.sym_name])) for k in kernels}
         step = NativeStep(step_table(loops.main), library.address(RUNNER), addresses)
         return CpuExecutable(step, library, units)
 
 
-def _units(kernels: Sequence[FuncOp], cache: Cache) -> list[Unit]:
+def _units(kernels: Sequence[FuncOp], cache: Cache) -> tuple[list[Unit], dict[str, str]]:
+    """What is compiled, and the symbol of each kernel."""
     units: list[Unit] = [StepUnit(cache)]
-    if kernels:
-        units.append(NumbaUnit(cache, list(kernels)))
-    return units
+    symbols: dict[str, str] = {}
+    rest: list[FuncOp] = []
+    for kernel in kernels:
+        nest = recognize(kernel)
+        tile = choose_tile(nest, host()) if nest is not None else None
+        if nest is None or tile is None:
+            symbols[kernel.sym_name] = kernel.sym_name
+            rest.append(kernel)
+            continue
+        unit = ContractionUnit(cache, nest, tile)
+        symbols[kernel.sym_name] = unit.symbol
+        units.append(unit)
+    if rest:
+        units.append(NumbaUnit(cache, rest))
+    return units, symbols
 
 
-@dataclass
-class Unit:
-    """What is compiled together, and its place in the cache."""
+class Unit(Protocol):
+    """What is compiled together, and its place in the cache: ``key``."""
 
     cache: Cache
-
-    @property
-    def key(self) -> str:
-        """The cache's key."""
-        raise NotImplementedError
+    key: str
 
     def llvm_ir(self) -> str:
         """Generate LLVM IR."""
-        raise NotImplementedError
+        ...
 
-    def object_code(self) -> bytes:
-        """From the cache, or compiled now."""
-        found = self.cache.load(self.key)
-        if found is None:
-            found = object_code(self.llvm_ir())
-            self.cache.store(self.key, found)
-        return found
+
+def _object_of(unit: Unit) -> bytes:
+    """From the cache, or compiled now."""
+    found = unit.cache.load(unit.key)
+    if found is None:
+        found = object_code(unit.llvm_ir())
+        unit.cache.store(unit.key, found)
+    return found
+
+
+def _signature(kernel: FuncOp) -> str:
+    return " ".join(f"{arg.type}{sorted(arg.attrs)}" for arg in kernel.args)
 
 
 @dataclass
-class StepUnit(Unit):
+class StepUnit:
     """The function that runs tables."""
 
-    @property
-    def key(self) -> str:
-        return digest("step", build_id())
+    cache: Cache
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = digest("step", build_id())
 
     def llvm_ir(self) -> str:
         return RUNNER_IR
 
 
 @dataclass
-class NumbaUnit(Unit):
+class ContractionUnit:
+    """One kernel that is a sum in a nest."""
+
+    cache: Cache
+    nest: Nest
+    tile: Tile
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = digest("contraction", build_id(), structure_of(self.nest.kernel))
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's name in the object code: not the net's, since nets share it."""
+        return f"sum.{self.key[:24]}"
+
+    def llvm_ir(self) -> str:
+        return contraction_ir(self.nest, self.tile, host(), self.symbol)
+
+
+@dataclass
+class NumbaUnit:
     """All kernels that are Numba source."""
 
+    cache: Cache
     kernels: list[FuncOp]
     source: str = field(init=False)
+    key: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.source = numba_module(self.kernels)
-
-    @property
-    def key(self) -> str:
-        signatures = [str(k.type) for k in self.kernels]
-        return digest("numba", build_id(), self.source, *signatures)
+        self.key = digest("numba", build_id(), self.source, *(_signature(k) for k in self.kernels))
 
     def llvm_ir(self) -> str:
         from concatc.targets.cpu.numba_compile import numba_ir
@@ -124,7 +160,7 @@ class CpuExecutable:
     @property
     def objects(self) -> list[bytes]:
         """The object code, for :meth:`CpuTarget.load` on this kind of machine."""
-        return [unit.object_code() for unit in self._units]
+        return [_object_of(unit) for unit in self._units]
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""

@@ -1,0 +1,272 @@
+"""Values in lanes: one element for all lanes, a vector of them, or an index that grows by a fixed step a lane.
+
+    i                 Scalar(i)                     the same in all lanes
+    j, the vector axis   Lanes(base, step=1)        base, base + 1, base + 2, ..  kept as one number
+    x[i, j]           Vector                        <16 x float>
+
+:class:`LaneBuilder` turns ops of ``arith`` and ``math`` into LLVM instructions on them.  What is the same in all lanes
+stays scalar, so that addresses and broadcast loads cost what they cost in scalar code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from concatc.ir.core import Operation
+from concatc.targets.cpu.native import Host
+
+BIT = ir.IntType(1)
+I32, I64 = ir.IntType(32), ir.IntType(64)
+POINTER = ir.PointerType()
+LLVM_TYPES: dict[str, Any] = {
+    **{"f32": ir.FloatType(), "f64": ir.DoubleType(), "i1": BIT},
+    **{"i32": I32, "i64": I64, "index": I64},
+}
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """An index that is ``base + lane * step``."""
+
+    base: Any
+    step: int
+
+
+_FLOAT_OPS = {"arith.addf": "fadd", "arith.subf": "fsub", "arith.mulf": "fmul", "arith.divf": "fdiv"}
+_INTEGER_OPS = {
+    **{"arith.addi": "add", "arith.subi": "sub", "arith.muli": "mul"},
+    **{"arith.divsi": "sdiv", "arith.remsi": "srem", "arith.andi": "and_", "arith.ori": "or_", "arith.xori": "xor"},
+    **{"arith.shli": "shl", "arith.shrui": "lshr"},
+}
+_INTRINSICS = {
+    **{"arith.maximumf": "llvm.maximum", "arith.minimumf": "llvm.minimum", "math.absf": "llvm.fabs"},
+    **{"math.exp": "llvm.exp", "math.log": "llvm.log", "math.sqrt": "llvm.sqrt", "math.floor": "llvm.floor"},
+}
+_ORDERED = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "one": "!="}
+_UNORDERED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">=", "ueq": "==", "une": "!="}
+_SIGNED = {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
+_SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+_CASTS = {
+    **{"arith.sitofp": "sitofp", "arith.uitofp": "uitofp", "arith.fptosi": "fptosi"},
+    **{"arith.extf": "fpext", "arith.truncf": "fptrunc", "arith.extsi": "sext"},
+    **{"arith.extui": "zext", "arith.trunci": "trunc"},
+}
+
+
+class LaneBuilder:
+    """Emits instructions for values of ``lanes`` lanes."""
+
+    def __init__(self, module: Any, builder: Any, lanes: int, host: Host) -> None:
+        self.module = module
+        self.b = builder
+        self.lanes = lanes
+        self.host = host
+
+    # -- shapes ----------------------------------------------------------------------------------------------------
+    def is_vector(self, value: Any) -> bool:
+        """Whether a value is an LLVM vector."""
+        return not isinstance(value, Lanes) and isinstance(value.type, ir.VectorType)
+
+    def splat(self, value: Any) -> Any:
+        """The same element in all lanes."""
+        type = ir.VectorType(value.type, self.lanes)
+        if isinstance(value, ir.Constant):
+            return ir.Constant(type, [value.constant] * self.lanes)
+        undefined = ir.Constant(type, ir.Undefined)
+        first = self.b.insert_element(undefined, value, I32(0))
+        return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def vector(self, value: Any) -> Any:
+        """A value as an LLVM vector."""
+        if isinstance(value, Lanes):
+            steps = ir.Constant(ir.VectorType(I64, self.lanes), [value.step * k for k in range(self.lanes)])
+            return self.b.add(self.splat(value.base), steps)
+        return value if self.is_vector(value) else self.splat(value)
+
+    def together(self, *values: Any) -> list[Any]:
+        """All values as vectors, or none."""
+        if not any(isinstance(v, Lanes) or self.is_vector(v) for v in values):
+            return list(values)
+        return [self.vector(v) for v in values]
+
+    def zero(self, dtype: str) -> Any:
+        """A vector of zeros."""
+        return ir.Constant(ir.VectorType(LLVM_TYPES[dtype], self.lanes), [0] * self.lanes)
+
+    # -- operations ------------------------------------------------------------------------------------------------
+    def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        """Call a function of LLVM."""
+        function = self.module.globals.get(name)
+        if function is None:
+            type = ir.FunctionType(result, [a.type for a in arguments])
+            function = ir.Function(self.module, type, name)
+        return self.b.call(function, arguments)
+
+    def suffix(self, type: Any) -> str:
+        """``f32``, ``v16f32``: how intrinsics name a type."""
+        if isinstance(type, ir.VectorType):
+            return f"v{type.count}{self.suffix(type.element)}"
+        return {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(type) or f"i{type.width}"
+
+    def multiply_add(self, a: Any, b: Any, total: Any) -> Any:
+        """``a * b + total``, rounded once where the host can."""
+        name = "llvm.fma" if self.host.fma else "llvm.fmuladd"
+        a, b, total = self.together(a, b, total)
+        return self.intrinsic(f"{name}.{self.suffix(total.type)}", total.type, [a, b, total])
+
+    def add(self, total: Any, term: Any) -> Any:
+        """``total + term``."""
+        return self.b.fadd(*self.together(total, term))
+
+    def lane_sum(self, vector: Any) -> Any:
+        """The sum of a vector's elements, pairwise: halves are added until one is left."""
+        count = vector.type.count
+        while count > 1:
+            count //= 2
+            kind = ir.VectorType(I32, count)
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            low = self.b.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count))))
+            high = self.b.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count, 2 * count))))
+            vector = self.b.fadd(low, high)
+        return self.b.extract_element(vector, I32(0))
+
+    def apply(self, op: Operation, args: list[Any]) -> Any:
+        """An op without memory or regions."""
+        name = op.name
+        if name in ("arith.addi", "arith.subi", "arith.muli"):
+            linear = self._linear(name, args)
+            if linear is not None:
+                return linear
+        if name == "arith.cmpi":
+            return self._compare_integers(str(op.attributes["predicate"]), args)
+        if name == "arith.cmpf":
+            return self._compare_floats(str(op.attributes["predicate"]), args)
+        if name in _CASTS or name in ("arith.index_cast", "arith.index_castui"):
+            return self._cast(op, args[0])
+        args = self.together(*args)
+        if name in _FLOAT_OPS:
+            return getattr(self.b, _FLOAT_OPS[name])(*args)
+        if name in _INTEGER_OPS:
+            return getattr(self.b, _INTEGER_OPS[name])(*args)
+        if name in _INTRINSICS:
+            return self.intrinsic(f"{_INTRINSICS[name]}.{self.suffix(args[0].type)}", args[0].type, args)
+        if name == "arith.negf":
+            return self.b.fneg(*args)
+        if name == "arith.select":
+            return self.b.select(*args)
+        assert name in ("arith.maxsi", "arith.minsi"), name
+        return self.b.select(self.b.icmp_signed(">" if name == "arith.maxsi" else "<", *args), *args)
+
+    def _linear(self, name: str, args: list[Any]) -> Any:
+        """Index arithmetic that stays ``base + lane * step``."""
+        a, b = args
+        if not any(isinstance(v, Lanes) for v in args) or any(
+            self.is_vector(v) for v in args if not isinstance(v, Lanes)
+        ):
+            return None
+        bases = [v.base if isinstance(v, Lanes) else v for v in args]
+        steps = [v.step if isinstance(v, Lanes) else 0 for v in args]
+        if name == "arith.addi":
+            return Lanes(self.b.add(*bases), steps[0] + steps[1])
+        if name == "arith.subi":
+            return Lanes(self.b.sub(*bases), steps[0] - steps[1])
+        factor, step = (b, steps[0]) if steps[0] else (a, steps[1])
+        if isinstance(factor, ir.Constant):
+            return Lanes(self.b.mul(*bases), step * int(factor.constant))
+        return None
+
+    def _compare_integers(self, predicate: str, args: list[Any]) -> Any:
+        sign = _SIGNED.get(predicate)
+        a, b = args
+        scalar_other = not self.is_vector(b) if isinstance(a, Lanes) else not self.is_vector(a)
+        if sign is None:
+            unsigned = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">="}[predicate]
+            return self.b.icmp_unsigned(unsigned, *self.together(a, b))
+        if not (isinstance(a, Lanes) or isinstance(b, Lanes)) or not scalar_other:
+            return self.b.icmp_signed(sign, *self.together(a, b))
+        # base + lane * step < bound   is   lane * step < bound - base, on short numbers: extents fit 31 bits.
+        if not isinstance(a, Lanes):
+            a, b, sign = b, a, _SWAPPED[sign]
+        bound, step = (b.base, a.step - b.step) if isinstance(b, Lanes) else (b, a.step)
+        distance = self.b.trunc(self.b.sub(bound, a.base), I32)
+        steps = ir.Constant(ir.VectorType(I32, self.lanes), [step * k for k in range(self.lanes)])
+        return self.b.icmp_signed(sign, steps, self.splat(distance))
+
+    def _compare_floats(self, predicate: str, args: list[Any]) -> Any:
+        args = self.together(*args)
+        if predicate in _ORDERED:
+            return self.b.fcmp_ordered(_ORDERED[predicate], *args)
+        return self.b.fcmp_unordered(_UNORDERED[predicate], *args)
+
+    def _cast(self, op: Operation, value: Any) -> Any:
+        target = LLVM_TYPES[str(op.result.type)]
+        source = LLVM_TYPES[str(op.operands[0].type)]
+        if source == target:
+            return value
+        if isinstance(value, Lanes):
+            value = self.vector(value)
+        kind = ir.VectorType(target, self.lanes) if self.is_vector(value) else target
+        name = _CASTS.get(op.name)
+        if name is None:
+            wider = target.width > source.width
+            name = ("zext" if op.name == "arith.index_castui" else "sext") if wider else "trunc"
+        return getattr(self.b, name)(value, kind)
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+    def below(self, count: Any) -> Any:
+        """The mask of the lanes whose number is below ``count`` (i64)."""
+        limit = ir.Constant(I64, self.lanes)
+        short = self.b.trunc(self.b.select(self.b.icmp_signed("<", count, limit), count, limit), I32)
+        numbers = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
+        return self.b.icmp_signed("<", numbers, self.splat(short))
+
+    def both(self, a: Any, b: Any) -> Any:
+        """The conjunction of two masks; None is no mask."""
+        if a is None or b is None:
+            return b if a is None else a
+        return self.b.and_(*self.together(a, b))
+
+    def load(self, pointer: Any, dtype: str, mask: Any) -> Any:
+        """Neighbouring elements; 0 where the mask is off."""
+        element = LLVM_TYPES[dtype]
+        type = ir.VectorType(element, self.lanes)
+        align = _bytes_of(dtype)
+        if mask is None:
+            return self.b.load(pointer, typ=type, align=align)
+        name = f"llvm.masked.load.{self.suffix(type)}.p0"
+        return self.intrinsic(name, type, [pointer, I32(align), self.vector(mask), self.zero(dtype)])
+
+    def store(self, value: Any, pointer: Any, dtype: str, mask: Any) -> None:
+        """Store neighbouring elements where the mask is on."""
+        align = _bytes_of(dtype)
+        if mask is None:
+            self.b.store(value, pointer, align=align)
+            return
+        name = f"llvm.masked.store.{self.suffix(value.type)}.p0"
+        self.intrinsic(name, ir.VoidType(), [value, pointer, I32(align), self.vector(mask)])
+
+    def pointers(self, pointer: Any, offsets: Any, dtype: str) -> Any:
+        """A vector of pointers: ``pointer`` plus offsets in elements, one a lane."""
+        base = self.splat(self.b.ptrtoint(pointer, I64))
+        step = self.splat(ir.Constant(I64, _bytes_of(dtype)))
+        return self.b.inttoptr(self.b.add(base, self.b.mul(offsets, step)), ir.VectorType(POINTER, self.lanes))
+
+    def gather(self, pointers: Any, dtype: str, mask: Any) -> Any:
+        """Elements from anywhere; 0 where the mask is off."""
+        type = ir.VectorType(LLVM_TYPES[dtype], self.lanes)
+        mask = self.vector(ir.Constant(BIT, 1) if mask is None else mask)
+        name = f"llvm.masked.gather.{self.suffix(type)}.v{self.lanes}p0"
+        return self.intrinsic(name, type, [pointers, I32(_bytes_of(dtype)), mask, self.zero(dtype)])
+
+    def scatter(self, value: Any, pointers: Any, dtype: str, mask: Any) -> None:
+        """Store elements anywhere where the mask is on."""
+        mask = self.vector(ir.Constant(BIT, 1) if mask is None else mask)
+        name = f"llvm.masked.scatter.{self.suffix(value.type)}.v{self.lanes}p0"
+        self.intrinsic(name, ir.VoidType(), [value, pointers, I32(_bytes_of(dtype)), mask])
+
+
+def _bytes_of(dtype: str) -> int:
+    return {"f32": 4, "i32": 4, "f64": 8, "i64": 8, "i1": 1}[dtype]

@@ -1,0 +1,149 @@
+"""Chooses how a nest is vectorised and unrolled: the vector axis, and how many rows live in registers.
+
+    y[i, o] += x[i, k] * w[o, k]      vector k (a sum along lanes), 4 rows of i times 4 of o
+    y[i, o] += x[i, k] * w[k, o]      vector o, 2 vectors of o times 8 rows of i
+
+Of all choices it takes the one with the least estimated time a multiplication: loads are shared by the rows that do
+not index them, and what a tile computes beyond the end of an axis is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from concatc.ir.core import Operation, Value
+from concatc.ir.types import ELEMENT_BYTES, MemRefType
+from concatc.targets.cpu.native import Host
+from concatc.targets.cpu.nest import Nest, NestAxis, condition_of
+from concatc.targets.cpu.numba_source import known_strides
+
+ROWS = (2, 3, 4, 6, 8, 12)
+VECTORS = (1, 2, 3, 4)
+
+# Estimated cost of a load, in fused multiply-adds.
+CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
+GATHER_LANE = 0.8  # per lane
+UNKNOWN_EXTENT = 64  # what an extent that is known at run time is taken for
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``lanes`` elements of ``vector`` in a register, ``rows[axis]`` iterations of the other axes at a time.
+
+    ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.
+    """
+
+    vector: NestAxis
+    lanes: int
+    rows: dict[NestAxis, int]
+
+    def row(self, axis: NestAxis) -> int:
+        """How many iterations (or vectors) of an axis are in flight."""
+        return self.rows.get(axis, 1)
+
+
+def choose_tile(nest: Nest, host: Host) -> Tile | None:
+    """The best tile; None where no axis is worth a vector."""
+    best: tuple[float, Tile] | None = None
+    width = host.vector_bytes // ELEMENT_BYTES[nest.dtype]
+    for vector in nest.axes:
+        if vector.extent is not None and vector.extent < 2:
+            continue
+        lanes = width
+        while vector.extent is not None and lanes // 2 >= vector.extent:
+            lanes //= 2
+        model = _CostModel(nest, vector, lanes)
+        for rows in _candidates(nest, vector, lanes, 24 if host.registers >= 32 else 12):
+            cost = model.cost(rows)
+            if best is None or cost < best[0] * (1 - 1e-9):
+                best = (cost, Tile(vector, lanes, rows))
+    return best[1] if best is not None else None
+
+
+def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator[dict[NestAxis, int]]:
+    others = [a for a in nest.parallel if a is not vector and a.extent != 1]
+    for n in VECTORS if not vector.reduce else VECTORS[:1]:
+        if not _fits(vector, n * lanes, lanes):
+            continue
+        yield {vector: n}
+        for axis in others:
+            yield from ({vector: n, axis: r} for r in ROWS if n * r <= room and _fits(axis, r, 1))
+        for first, second in itertools.combinations(others, 2):
+            for r, q in itertools.product(ROWS, ROWS):
+                if n * r * q <= room and _fits(first, r, 1) and _fits(second, q, 1):
+                    yield {vector: n, first: r, second: q}
+
+
+def _fits(axis: NestAxis, tile: int, unit: int) -> bool:
+    # A tile may overhang an axis by less than one unit.
+    return axis.extent is None or tile < axis.extent + unit
+
+
+def _extent(axis: NestAxis) -> int:
+    return axis.extent if axis.extent is not None else UNKNOWN_EXTENT
+
+
+def _used(axis: NestAxis, step: int) -> float:
+    """Which part of the tiles along an axis is used."""
+    return _extent(axis) / (-(-_extent(axis) // step) * step)
+
+
+class _CostModel:
+    """Estimated cost of one useful multiplication of one lane, for one choice of the vector axis."""
+
+    def __init__(self, nest: Nest, vector: NestAxis, lanes: int) -> None:
+        self.vector, self.lanes = vector, lanes
+        self.loads = [(load_cost(nest, vector, lanes, load), nest.axes_of(load.result)) for load in nest.loads()]
+        terms = math.prod(_extent(a) for a in nest.reduce)
+        if vector.reduce:
+            # Sums along lanes, once a result: cheap where many terms are added.
+            self.per_result = 4.0 * lanes / terms
+        else:
+            self.per_result = sum(_store_cost(nest, vector, lanes, store) for store in nest.stores) / terms
+
+    def cost(self, rows: Mapping[NestAxis, int]) -> float:
+        accumulators = math.prod(rows.values())
+        cost = accumulators * (1.0 + self.per_result)
+        for each, axes in self.loads:
+            cost += each * math.prod(n for axis, n in rows.items() if axis in axes)
+        # Fewer chains than the latency of an addition leave the pipes idle.
+        cost = max(cost, 8.0)
+        used = _used(self.vector, self.lanes * rows[self.vector])
+        for axis, n in rows.items():
+            if axis is not self.vector:
+                used *= _used(axis, n)
+        return cost / (accumulators * self.lanes * used)
+
+
+def lane_step(nest: Nest, axis: NestAxis, memory: Value, at: tuple[Value, ...]) -> int | None:
+    """How many elements lie between the elements of neighbouring lanes; None where that is not a known number."""
+    assert isinstance(memory.type, MemRefType)
+    total = 0
+    for index, stride in zip(at, known_strides(memory.type), strict=True):
+        step = nest.step(index, axis)
+        if step == 0:
+            continue
+        if step is None or stride is None:
+            return None
+        total += step * stride
+    return total
+
+
+def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> float:
+    """The cost of one load of a tile."""
+    if vector not in nest.axes_of(load.result):
+        return BROADCAST
+    step = lane_step(nest, vector, load.operands[0], load.operands[1:])
+    if step == 0:
+        return BROADCAST
+    if step == 1:
+        return CONTIGUOUS if condition_of(load) is None else MASKED
+    return GATHER_LANE * lanes
+
+
+def _store_cost(nest: Nest, vector: NestAxis, lanes: int, store: Operation) -> float:
+    step = lane_step(nest, vector, store.operands[1], store.operands[2:])
+    return 1.0 if step == 1 else 2.0 * lanes
