@@ -148,7 +148,7 @@ class Lowering:
         step = PlanMemory(self.interface)
         plan = self._timed(step.name, lambda: place_scratch(step.plan(self.kernels)))
         if self._options.verify_each:
-            verify_plan(plan, self.joint.main)
+            verify_plan(plan, self.kernels.main)
         return plan
 
     @cached_property

@@ -21,7 +21,7 @@ from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.passes.check_lattice import overlap, overlaps_itself
 from concatc.passes.check_plan import check_plan, verify_plan
 from concatc.targets.reference.interpreter import run_function
-from concatc.targets.reference.plan_interpreter import PlanMemory, run_launch
+from concatc.targets.reference.plan_interpreter import BaseMemory, run_launch
 from tests.nets.section5 import NETS
 from tests.planning import arguments, to_plan
 
@@ -189,7 +189,7 @@ def _computes(plan: Plan, net: FuncOp, seed: int) -> bool:
     args = arguments(net, seed)
     expected = dict(zip(result_keys(net), run_function(net, args), strict=True))
     given = {argument_key(a): x for a, x in zip(net.args, args, strict=True)}
-    memory = PlanMemory(plan)
+    memory = BaseMemory(plan)
     for key, x in given.items():
         memory.set(key, x)
     for phase in ("forward", "backward"):

@@ -13,7 +13,7 @@ from concatc.ir.printer import MACHINE, print_module
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of, plan_of
 from concatc.passes.check_plan import check_plan
-from concatc.targets.reference.plan_interpreter import PlanMemory, run_launch, run_plan
+from concatc.targets.reference.plan_interpreter import BaseMemory, run_launch, run_plan
 from tests.plans.densenet_block import densenet_block_plan
 
 # f64: rounding alone.  f32: sums of up to 9 * 28 terms in the convolutions and 2 * 49 in the statistics, three layers
@@ -76,7 +76,7 @@ def test_text_round_trip_computes_the_same() -> None:
 def test_a_missing_correction_is_a_wrong_gradient() -> None:
     """The comparison can fail: without the correction of the statistics the stem's gradient is wrong."""
     plan, arguments, expected = densenet_block_plan(2, 4, 3, 4, 4, "f64")
-    memory = PlanMemory(plan)
+    memory = BaseMemory(plan)
     for key, value in arguments.items():
         memory.set(key, value)
     for launch in plan.launches:

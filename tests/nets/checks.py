@@ -34,7 +34,7 @@ from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
 from concatc.targets.reference.interpreter import argument_name, run_function
-from concatc.targets.reference.plan_interpreter import PlanMemory as Memory
+from concatc.targets.reference.plan_interpreter import BaseMemory as Memory
 from concatc.targets.reference.plan_interpreter import run_plan
 
 Array = np.ndarray[Any, Any]

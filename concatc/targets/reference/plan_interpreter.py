@@ -27,7 +27,7 @@ POISON = 0xFF
 
 
 @dataclass
-class PlanMemory:
+class BaseMemory:
     """The bases of a plan as aligned ``uint8`` arrays, each with a guard behind it."""
 
     plan: Plan
@@ -102,7 +102,7 @@ class PlanMemory:
 class PlanRun:
     """What a run of a plan left behind."""
 
-    memory: PlanMemory
+    memory: BaseMemory
 
     @property
     def arena_bytes(self) -> int:
@@ -122,7 +122,7 @@ def run_plan(
     plan: Plan,
     values: Mapping[str, Array],
     phases: Sequence[str] = ("forward", "backward", "update"),
-    memory: PlanMemory | None = None,
+    memory: BaseMemory | None = None,
 ) -> PlanRun:
     """Run the launches of ``phases`` in order on NumPy arrays.
 
@@ -130,7 +130,7 @@ def run_plan(
     continues an earlier run.  Raises :class:`UsageError` where an argument is missing or of another shape, and
     ``AssertionError`` where a launch wrote outside all values (canaries).
     """
-    memory = memory if memory is not None else PlanMemory(plan)
+    memory = memory if memory is not None else BaseMemory(plan)
     known = [k for k in plan.values if k.partition(":")[0] in ARGUMENT_BASES]
     missing = [k for k in known if k not in values]
     if missing:
@@ -144,7 +144,7 @@ def run_plan(
     return PlanRun(memory)
 
 
-def run_launch(memory: PlanMemory, launch: Launch) -> None:
+def run_launch(memory: BaseMemory, launch: Launch) -> None:
     """Run one launch: all reads, then the kernel, then all writes."""
     reads = [memory.view(w).copy() for w in launch.reads]
     results = run_function(memory.plan.kernels[launch.kernel], reads)
