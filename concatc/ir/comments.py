@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from concatc.diagnostics import Loc
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import TensorType
 
@@ -24,7 +25,7 @@ def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: b
     tensors = [r.type for r in op.results if isinstance(r.type, TensorType)]
     full, short = "", ""
     if op.loc and (show_line or tensors):
-        full = f"{PurePosixPath(op.loc.file).name}:{op.loc.line}"
+        full = f"{_file_name(op.loc)}:{op.loc.line}"
         short = f":{op.loc.line}"
     amounts = [bytes_text(t.size_bytes) for t in tensors]
     if len(amounts) > 1 and len(set(amounts)) == 1:
@@ -37,6 +38,11 @@ def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: b
         short,
     ]
     return [c for c in dict.fromkeys(candidates) if c]
+
+
+def _file_name(loc: Loc) -> str:
+    # A comment must not end before its line does, whatever a file is called.
+    return "".join(c if c.isprintable() else "?" for c in PurePosixPath(loc.file).name)
 
 
 def _joined(*parts: str) -> str:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 CONTINUATION = 4
-_WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^\s"])+')
+# Strings and types with a layout hold spaces at which a line may not end.
+_WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|memref<[^<>]*(?:<[^<>]*>[^<>]*)?>|[^\s"])+')
 
 
 def wrap(text: str, comments: Sequence[str], margin: int, width: int) -> list[str]:

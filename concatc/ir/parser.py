@@ -366,7 +366,7 @@ class Parser:
             token = self.take("value", f"an argument such as %x or `{closing}`")
             self.expect(":")
             value = block.add_arg(self.type(), token.text[1:])
-            value.attrs = _with_name(self.optional_dictionary(), value.name)
+            value.attrs = self.optional_dictionary()
             self.location()
             self.define(token, [value])
 
@@ -593,13 +593,6 @@ _FLOATS = ("f32", "f64")
 _BOOLS = {"true": True, "false": False, "0": False, "1": True}
 _LAYOUT = re.compile(r"\s*strided<\s*\[([^\[\]]*)\]\s*(?:,\s*offset:([^<>]*))?>\s*\Z")
 _OP_NAME = re.compile(r"[A-Za-z_][\w$]*(?:\.[\w$]+)+\Z", re.ASCII)
-
-
-def _with_name(attrs: dict[str, Attr], name: str) -> dict[str, Attr]:
-    """An argument of the net that does not say its name has the name of its value."""
-    if "cnet.kind" not in attrs or "cnet.name" in attrs:
-        return attrs
-    return {"cnet.kind": attrs["cnet.kind"], "cnet.name": name, **attrs}
 
 
 def _dynamic(text: str) -> int | None:

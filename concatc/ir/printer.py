@@ -44,7 +44,7 @@ class Style:
     implied: Callable[[Operation], Mapping[str, Attr]] | None = None
 
 
-READING = Style(comments=True, aliases=True, short=True, width=109)
+READING = Style(comments=True, aliases=True, width=109)
 MACHINE = Style(locations=True)
 PLAIN = Style()
 
@@ -199,7 +199,7 @@ class Printer:
 
     def _blocks(self, blocks: Sequence[Block]) -> None:
         for k, block in enumerate(blocks):
-            if k or block.args:
+            if k or block.args or not block.ops:
                 args = ", ".join(f"{self.name(a)}: {self.type(a.type)}" for a in block.args)
                 self.line(f"^bb{k}({args}):" if args else f"^bb{k}:")
             self._indent += 1

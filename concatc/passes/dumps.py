@@ -3,8 +3,8 @@
     %y = "cnet.linear"(%x, %w) : (!t4x8, !t3x8) -> !t4x3          {transpose = false} is the default
     %p, %q = "cnet.split"(%y) : (!t4x3) -> (!t4x3, !t4x3)         {ways = 2} is seen
 
-Attributes that have their default, or that the types of the results say, are left out; :func:`load_dump` puts them
-back.  The module that is read is the one that was printed, but for locations: an operation of an edited dump has its
+Attributes that have their default, or that the types of the results say, and names of arguments that their values show,
+are left out; :func:`load_dump` puts them back.  The module that is read is the one that was printed, but for locations: an operation of an edited dump has its
 place in the dump, so that errors point there.
 """
 
@@ -70,7 +70,7 @@ def _shown(short: str) -> tuple[str, ...]:
     return tuple(name for name in load_all_ops_once()[short].attribute_fields() if name in _SHOWN)
 
 
-READING = replace(printer.READING, implied=implied_attributes)
+READING = replace(printer.READING, short=True, implied=implied_attributes)
 
 
 def dump_text(module: Module, style: Style = READING) -> str:
@@ -83,6 +83,10 @@ def load_dump(text: str, filename: str) -> Module:
     module = parse_module(text, filename)
     for op in module.walk():
         complete(op)
+    for function in module.functions:
+        for arg in function.args:
+            if "cnet.kind" in arg.attrs and "cnet.name" not in arg.attrs:
+                arg.attrs = {"cnet.kind": arg.attrs["cnet.kind"], "cnet.name": arg.name, **arg.attrs}
     verify(module)
     return module
 
