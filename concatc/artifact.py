@@ -2,7 +2,7 @@
 
     DIR/__init__.py      import DIR; net = DIR.load()
     DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
-    DIR/train/           graph.mlir, joint.mlir, .., loops.mlir, kernels.py (to read), code0.o, code1.o
+    DIR/train/           graph.mlir, joint.mlir, .., loops.mlir, kernels.py (to read), symbols.json, code0.o, ..
     DIR/infer/           the same for inference
 
 A written module is for the dims that it was compiled with, and runs native code: load only what you trust.  Hashes find
@@ -34,7 +34,7 @@ from concatc.runtime.module import CompiledModule
 from concatc.runtime.source import Dim, Phase
 from concatc.targets import Executable, Lowered
 from concatc.targets.cpu.native import host
-from concatc.targets.cpu.target import CpuExecutable, CpuTarget
+from concatc.targets.cpu.target import CpuExecutable, CpuTarget, ObjectCode
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -92,7 +92,8 @@ def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     executable = cast(CpuExecutable, compilation.target.build(lowering))
     files = {f"{phase}/{level}.mlir": lowering.dump(level, MACHINE).encode() for level in LEVELS}
     files[f"{phase}/kernels.py"] = executable.text("kernels").encode()
-    files.update((f"{phase}/code{k}.o", data) for k, data in enumerate(executable.objects))
+    files.update((f"{phase}/code{k}.o", data) for k, data in enumerate(executable.code.objects))
+    files[f"{phase}/symbols.json"] = json.dumps(executable.code.symbols, indent=2).encode()
     return files
 
 
@@ -233,9 +234,10 @@ class WrittenLowering(Lowering):
         return self.level("loops") if self.update is None else LowerToLoops().run(self.plan)
 
     @property
-    def objects(self) -> list[bytes]:
+    def code(self) -> ObjectCode:
         """The object code, in order."""
-        return [data for name, data in self.files.items() if name.endswith(".o")]
+        objects = [data for name, data in self.files.items() if name.endswith(".o")]
+        return ObjectCode(objects, json.loads(self.files["symbols.json"]))
 
 
 @dataclass(frozen=True)
@@ -248,5 +250,5 @@ class WrittenTarget:
     def build(self, lowered: Lowered) -> Executable:
         """Load the code of a phase."""
         if isinstance(lowered, WrittenLowering) and lowered.update is None:
-            return CpuTarget().load(lowered.loops, lowered.objects)
+            return CpuTarget().load(lowered.loops, lowered.code)
         return CpuTarget().build(lowered)

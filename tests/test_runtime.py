@@ -259,7 +259,8 @@ def test_batch_sizes_that_do_not_fit_are_explained() -> None:
         "net f(n = 2, k = 3) { input x: f32[n, k]; output linear(x, 2) as y }", filename="f.cnet", target="reference"
     )
     assert error_of(net.eval, x=np.zeros((2, 4), np.float32)) == (
-        "error: the arrays given mean k=4, but parameter `linear.weight` is tensor<2x4xf32> then and tensor<2x3xf32> here\n"
+        "error: the arrays given mean k=4, "
+        "but parameter `linear.weight` is tensor<2x4xf32> then and tensor<2x3xf32> here\n"
         "help: compile with dims={'k': 4}"
     )
     net = concatc.compile_source(
@@ -398,9 +399,8 @@ def test_one_module_in_several_threads() -> None:
     wrong: list[int] = []
 
     def work(k: int) -> None:
-        for _ in range(50):
-            if not np.array_equal(net.eval(data[k])["logits"], expected[k]):
-                wrong.append(k)
+        results = [net.eval(data[k])["logits"] for _ in range(50)]
+        wrong.extend(k for result in results if not np.array_equal(result, expected[k]))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
     for thread in threads:

@@ -16,7 +16,7 @@ from concatc.diagnostics import Diagnostic, Loc, UsageError
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.memory import Array
-from concatc.op import is_op, op_of
+from concatc.op import is_op, load_all_ops_once, op_of
 
 VIEWS = ("split", "slice", "concat", "reshape", "flatten", "transpose")
 
@@ -35,6 +35,7 @@ class IndexCheck:
 
 def index_checks(func: FuncOp) -> list[IndexCheck]:
     """The checks that the ops of a forward function ask for."""
+    load_all_ops_once()
     sources = [(name, v) for name, v in func.arguments("input").items() if v.dtype in INTEGERS]
     starts = np.cumsum([0, *(v.tensor.numel for _, v in sources)])
     # Where each element of an integer value comes from: its number among all elements of all integer inputs.

@@ -136,4 +136,5 @@ def _check(
 
 
 def _fits(dtype: str, wanted: np.dtype[np.generic]) -> bool:
-    return dtype in DTYPES and np.can_cast(DTYPES[dtype], wanted, "same_kind")
+    """Floats of either width are taken for floats; all else must be what the net holds."""
+    return dtype in DTYPES and (np.dtype(DTYPES[dtype]) == wanted or (dtype in ("F32", "F64") and wanted.kind == "f"))

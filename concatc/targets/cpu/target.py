@@ -28,6 +28,14 @@ from concatc.targets.cpu.tile import Tile, choose_tile
 
 
 @dataclass(frozen=True)
+class ObjectCode:
+    """What a loops module compiles to: object files, and the symbol of each kernel in them."""
+
+    objects: list[bytes]
+    symbols: dict[str, str]
+
+
+@dataclass(frozen=True)
 class CpuTarget:
     """Native code for the CPU of this machine.  ``cache`` defaults to :func:`default_directory`."""
 
@@ -44,10 +52,14 @@ class CpuTarget:
         """Compile and load a loops module."""
         kernels = loops.functions[1:]
         units, symbols = _units(kernels, self.cache or Cache(default_directory()))
-        library = Library([_object_of(unit) for unit in units])
-        addresses = {k.sym_name: library.address(kernel_symbol(symbols[k.sym_name])) for k in kernels}
+        return self.load(loops, ObjectCode([_object_of(unit) for unit in units], symbols), units)
+
+    def load(self, loops: Module, code: ObjectCode, units: Sequence[Unit] = ()) -> CpuExecutable:
+        """Load object code that was made of the same loops module."""
+        library = Library(code.objects)
+        addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in code.symbols.items()}
         step = NativeStep(step_table(loops.main), library.address(RUNNER), addresses)
-        return CpuExecutable(step, library, units)
+        return CpuExecutable(step, library, code, units)
 
 
 def _units(kernels: Sequence[FuncOp], cache: Cache) -> tuple[list[Unit], dict[str, str]]:
@@ -152,15 +164,11 @@ class NumbaUnit:
 class CpuExecutable:
     """A net's native code, loaded."""
 
-    def __init__(self, step: NativeStep, library: Library, units: Sequence[Unit]) -> None:
+    def __init__(self, step: NativeStep, library: Library, code: ObjectCode, units: Sequence[Unit]) -> None:
+        self.code = code
         self._step = step
         self._library = library
         self._units = units
-
-    @property
-    def objects(self) -> list[bytes]:
-        """The object code, for :meth:`CpuTarget.load` on this kind of machine."""
-        return [_object_of(unit) for unit in self._units]
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
