@@ -30,7 +30,6 @@ from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
 
 Offsets = dict[NestAxis, int]  # which row (or vector) of each unrolled axis
-TAPS = 7  # a reduce axis of at most so many iterations goes outside where guards depend on it
 
 
 def contraction_ir(nest: Nest, tile: Tile, host: Host, symbol: str) -> str:
@@ -51,9 +50,9 @@ class _Emitter:
         self.base: dict[NestAxis, Any] = {}
         self.upper: dict[NestAxis, Any] = {}
         self.exact: dict[NestAxis, bool] = {a: self._is_exact(a) for a in nest.axes}
-        self.open: frozenset[NestAxis] = frozenset()
+        self.open = frozenset(tile.taps)
         self.in_tail = False
-        self.unrolled = [a for a in nest.axes if tile.row(a) > 1]
+        self.unrolled = [a for a in nest.axes if tile.row(a) > 1 or a in tile.taps]
         self.term_values = _values_of(nest)
 
     def _is_exact(self, axis: NestAxis) -> bool:
@@ -135,26 +134,21 @@ class _Emitter:
         self.scopes.append({})
         self._hoist()
         totals = [self.lane.zero(self.nest.dtype)] * len(offsets)
-        totals = self._reduce(self._reduce_order(), offsets, totals)
+        totals = self._reduce(self.nest.reduce, offsets, totals)
         self._epilogue(offsets, totals)
         self.scopes.pop()
-
-    def _reduce_order(self) -> list[NestAxis]:
-        """Small axes on which guards depend go outside, so that masks are computed once for the loops inside."""
-        guards = frozenset[NestAxis]().union(*(self.nest.axes_of(g) for g in self.nest.conditions()))
-        axes = self.nest.reduce
-        taps = [
-            a for a in axes if a in guards and a is not self.tile.vector and a.extent is not None and a.extent <= TAPS
-        ]
-        return [*taps, *(a for a in axes if a not in taps)]
 
     def _reduce(self, axes: Sequence[NestAxis], offsets: list[Offsets], totals: list[Any]) -> list[Any]:
         if not axes:
             return [self._step(at, total) for at, total in zip(offsets, totals, strict=True)]
         axis, b = axes[0], self.b
+        if axis in self.tile.taps:
+            for tap in range(self._count(axis)):
+                totals = self._reduce(axes[1:], [{**at, axis: tap} for at in offsets], totals)
+            return totals
 
         def body(carried: list[Any]) -> list[Any]:
-            if axes[1:]:
+            if any(a not in self.tile.taps for a in axes[1:]):
                 self._hoist()
             return self._reduce(axes[1:], offsets, carried)
 
@@ -172,8 +166,15 @@ class _Emitter:
             self.in_tail = False
             return totals
 
+    def _count(self, axis: NestAxis) -> int:
+        """How many iterations of an unrolled axis are written out."""
+        if axis not in self.tile.taps:
+            return self.tile.row(axis)
+        assert axis.extent is not None
+        return axis.extent
+
     def _combinations(self, axes: Sequence[NestAxis]) -> list[Offsets]:
-        choices = itertools.product(*(range(self.tile.row(a)) for a in axes))
+        choices = itertools.product(*(range(self._count(a)) for a in axes))
         return [dict(zip(axes, choice, strict=True)) for choice in choices]
 
     def _hoist(self) -> None:
@@ -257,6 +258,8 @@ class _Emitter:
         return self.lane.apply(op, [self._value(v, offsets) for v in op.operands])
 
     def _index(self, axis: NestAxis, row: int) -> Any:
+        if axis in self.tile.taps:
+            return self.b.add(self._bound(axis.lower), I64(row))
         base = self.base[axis]
         if axis is self.tile.vector:
             return Lanes(self.b.add(base, I64(row * self.tile.lanes)) if row else base, 1)

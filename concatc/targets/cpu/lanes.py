@@ -22,8 +22,12 @@ BIT = ir.IntType(1)
 I32, I64 = ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 LLVM_TYPES: dict[str, Any] = {
-    **{"f32": ir.FloatType(), "f64": ir.DoubleType(), "i1": BIT},
-    **{"i32": I32, "i64": I64, "index": I64},
+    "f32": ir.FloatType(),
+    "f64": ir.DoubleType(),
+    "i1": BIT,
+    "i32": I32,
+    "i64": I64,
+    "index": I64,
 }
 
 
@@ -37,22 +41,39 @@ class Lanes:
 
 _FLOAT_OPS = {"arith.addf": "fadd", "arith.subf": "fsub", "arith.mulf": "fmul", "arith.divf": "fdiv"}
 _INTEGER_OPS = {
-    **{"arith.addi": "add", "arith.subi": "sub", "arith.muli": "mul"},
-    **{"arith.divsi": "sdiv", "arith.remsi": "srem", "arith.andi": "and_", "arith.ori": "or_", "arith.xori": "xor"},
-    **{"arith.shli": "shl", "arith.shrui": "lshr"},
+    "arith.addi": "add",
+    "arith.subi": "sub",
+    "arith.muli": "mul",
+    "arith.divsi": "sdiv",
+    "arith.remsi": "srem",
+    "arith.andi": "and_",
+    "arith.ori": "or_",
+    "arith.xori": "xor",
+    "arith.shli": "shl",
+    "arith.shrui": "lshr",
 }
 _INTRINSICS = {
-    **{"arith.maximumf": "llvm.maximum", "arith.minimumf": "llvm.minimum", "math.absf": "llvm.fabs"},
-    **{"math.exp": "llvm.exp", "math.log": "llvm.log", "math.sqrt": "llvm.sqrt", "math.floor": "llvm.floor"},
+    "arith.maximumf": "llvm.maximum",
+    "arith.minimumf": "llvm.minimum",
+    "math.absf": "llvm.fabs",
+    "math.exp": "llvm.exp",
+    "math.log": "llvm.log",
+    "math.sqrt": "llvm.sqrt",
+    "math.floor": "llvm.floor",
 }
 _ORDERED = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "one": "!="}
 _UNORDERED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">=", "ueq": "==", "une": "!="}
 _SIGNED = {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
 _SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _CASTS = {
-    **{"arith.sitofp": "sitofp", "arith.uitofp": "uitofp", "arith.fptosi": "fptosi"},
-    **{"arith.extf": "fpext", "arith.truncf": "fptrunc", "arith.extsi": "sext"},
-    **{"arith.extui": "zext", "arith.trunci": "trunc"},
+    "arith.sitofp": "sitofp",
+    "arith.uitofp": "uitofp",
+    "arith.fptosi": "fptosi",
+    "arith.extf": "fpext",
+    "arith.truncf": "fptrunc",
+    "arith.extsi": "sext",
+    "arith.extui": "zext",
+    "arith.trunci": "trunc",
 }
 
 

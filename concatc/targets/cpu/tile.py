@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType
@@ -26,19 +26,24 @@ VECTORS = (1, 2, 3, 4)
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
-UNKNOWN_EXTENT = 64  # what an extent that is known at run time is taken for
+UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)  # what an extent that is known at run time is taken for
+UNKNOWN_EXTENT = 64
+TAPS = 7  # a reduce axis of at most so many iterations may be written out
+WRITTEN_OUT = 256  # at most so many multiplications in the innermost loop
 
 
 @dataclass(frozen=True)
 class Tile:
     """``lanes`` elements of ``vector`` in a register, ``rows[axis]`` iterations of the other axes at a time.
 
-    ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.
+    ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.  ``taps`` are reduce axes that
+    are written out, so that guards which depend on them are computed outside of the loops.
     """
 
     vector: NestAxis
     lanes: int
     rows: dict[NestAxis, int]
+    taps: tuple[NestAxis, ...] = ()
 
     def row(self, axis: NestAxis) -> int:
         """How many iterations (or vectors) of an axis are in flight."""
@@ -60,11 +65,25 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
                 best = (cost, Tile(vector, lanes, rows))
-    return best[1] if best is not None else None
+    return replace(best[1], taps=_taps(nest, best[1])) if best is not None else None
+
+
+def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
+    guards = frozenset[NestAxis]().union(*(nest.axes_of(g) for g in nest.conditions()))
+    size = math.prod(tile.rows.values())
+    taps: list[NestAxis] = []
+    for axis in reversed(nest.reduce):
+        if axis is tile.vector or axis.extent is None or not 1 < axis.extent <= TAPS or axis not in guards:
+            continue
+        if size * axis.extent <= WRITTEN_OUT:
+            size *= axis.extent
+            taps.append(axis)
+    return tuple(taps)
 
 
 def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator[dict[NestAxis, int]]:
-    others = [a for a in nest.parallel if a is not vector and a.extent != 1]
+    # Inner axes first: of equal tiles the one whose rows lie close in memory is taken.
+    others = [a for a in reversed(nest.parallel) if a is not vector and a.extent != 1]
     for n in VECTORS if not vector.reduce else VECTORS[:1]:
         if not _fits(vector, n * lanes, lanes):
             continue
@@ -88,7 +107,8 @@ def _extent(axis: NestAxis) -> int:
 
 def _used(axis: NestAxis, step: int) -> float:
     """Which part of the tiles along an axis is used."""
-    return _extent(axis) / (-(-_extent(axis) // step) * step)
+    extents = UNKNOWN_EXTENTS if axis.extent is None else (axis.extent,)
+    return sum(n / (-(-n // step) * step) for n in extents) / len(extents)
 
 
 class _CostModel:
