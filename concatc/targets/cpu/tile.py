@@ -29,7 +29,7 @@ GATHER_LANE = 0.8  # per lane
 UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)  # what an extent that is known at run time is taken for
 UNKNOWN_EXTENT = 64
 TAPS = 7  # a reduce axis of at most so many iterations may be written out
-WRITTEN_OUT = 256  # at most so many multiplications in the innermost loop
+WRITTEN_OUT = 96  # at most so many multiplications in the innermost loop
 
 
 @dataclass(frozen=True)
