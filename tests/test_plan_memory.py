@@ -34,6 +34,7 @@ COPIED = {
     "shared_cotangent": 128,  # s.grad goes to a and to b
     "loss_on_part_last": 32,  # g(a) is differentiated first, then c.grad
     "kept_blobs": 112,  # kept parts and their gradients are results of their own
+    "kept_part": 160,
 }
 
 

@@ -123,7 +123,7 @@ def _check_aliases(plan: Plan, launch: Launch) -> Iterator[str]:
         for j, read in enumerate(launch.reads):
             if not overlap(window, read):
                 continue
-            if window != read:
+            if not _is_same(window, read):
                 yield f"write {k} overlaps read {j} and is another window"
             elif not _in_place(plan.kernels[launch.kernel], j, k):
                 yield f"write {k} is read {j}, but the kernel does not map it element by element"
@@ -133,6 +133,13 @@ def _check_aliases(plan: Plan, launch: Launch) -> Iterator[str]:
         for k, window in enumerate(windows):
             if overlap(window, launch.scratch):
                 yield f"the scratch overlaps {role} {k}"
+
+
+def _is_same(a: Window, b: Window) -> bool:
+    """Whether two windows are one; strides of axes of one element do not count."""
+    if (a.offset_bytes, a.shape, a.dtype) != (b.offset_bytes, b.shape, b.dtype):
+        return False
+    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
 def _in_place(kernel: FuncOp, read: int, write: int) -> bool:

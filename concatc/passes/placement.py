@@ -185,22 +185,24 @@ class Placement:
     def _may_change(self, made: Sum) -> bool:
         first = made.operands[0]
         source, steps, path = self.source(first)
-        if source.op is None or self._has_other_readers_inside(source):
+        if source.op is None:
             return False
         region = _region(source, steps)
         change = made.times[1]
-        return all(time < change for time, _ in self._reads(source, region, path, made.op))
+        # If the whole source comes to lie in the sum, it lies in no concat: those copy it.
+        copied = self._top(first) is not None
+        reads = [*self._reads(source, region, path, made.op, copied), *self._reads_inside(source)]
+        return all(time < change for time, _ in reads)
 
-    def _has_other_readers_inside(self, value: Value) -> bool:
-        """Whether a concat holds the bytes of a value that something else reads too."""
+    def _reads_inside(self, value: Value) -> Iterator[tuple[int, Operation | None]]:
+        """When something else reads what a concat holds: its operands may lie in it (then other concats copy them)."""
         if value.op is None or not is_op(value.op, "concat"):
-            return False
+            return
         for x in value.op.operands:
-            while x.op is not None and len(x.uses) == 1 and len(views_of(x.op)) == 1:
-                x = views_of(x.op)[0].operand
-            if len(x.uses) != 1 or self._has_other_readers_inside(x):
-                return True
-        return False
+            source = self._top(x)
+            if source is not None and source.op is not None:
+                yield from self._reads(source, None, None, value.op, copied=True)
+                yield from self._reads_inside(source)
 
     def _leaves(self, value: Value, steps: tuple[Step, ...], result: Value) -> list[tuple[Value, tuple[Step, ...]]]:
         """The kernel results that a value is made of, if nothing else reads them; empty where there are none."""
@@ -271,19 +273,24 @@ class Placement:
         return value, steps, path
 
     def _reads(
-        self, value: Value, region: _Region | None, path: Sequence[Value] | None, without: Operation | None = None
+        self,
+        value: Value,
+        region: _Region | None,
+        path: Sequence[Value] | None,
+        without: Operation | None = None,
+        copied: bool = False,
     ) -> Iterator[tuple[int, Operation | None]]:
         """When the bytes of a value are read, and by which kernel, through whatever views of it.
 
-        Only reads that meet ``region`` (of the source of ``path``) count, and not the one by ``without`` at the end of
-        ``path``.
+        Only reads that meet ``region`` (of the source of ``path``) count, and not those by ``without``: of the value at
+        the end of ``path`` where there is a path, else all.  ``copied`` says that concats copy the value.
         """
         pending: list[tuple[Value, _Region | None]] = [(value, _whole(value))]
         while pending:
             value, here = pending.pop()
             for use in value.uses:
                 op = use.op
-                if op is without and path is not None and value is path[0] and use.index == 0:
+                if op is without and (path is None or (value is path[0] and use.index == 0)):
                     continue
                 if op is self.net.ret:
                     yield END, None
@@ -297,7 +304,7 @@ class Placement:
                     continue
                 if is_op(op, "concat"):
                     yield 2 * self.index[op] + 1, None
-                    pending.append((op.result, None))
+                    pending += [] if copied else [(op.result, None)]
                     continue
                 if is_op(op, "accumulate"):
                     yield (END if value in self.mutated and use.index == 0 else 2 * self.index[op] + 1), None

@@ -95,7 +95,7 @@ class Place:
     def window(self, base: str, offset_bytes: int) -> Window:
         """As a window, where the root starts at ``offset_bytes`` of ``base``."""
         start = offset_bytes + self.offset * ELEMENT_BYTES[self.root.dtype]
-        return Window(base, start, self.shape, self.strides, self.root.dtype)
+        return Window(base, start, self.shape, _plain_strides(self.shape, self.strides), self.root.dtype)
 
 
 def reshaped_strides(shape: Sequence[int], strides: Sequence[int], new_shape: Sequence[int]) -> tuple[int, ...] | None:
@@ -111,16 +111,28 @@ def reshaped_strides(shape: Sequence[int], strides: Sequence[int], new_shape: Se
             continue
         runs.append([n, s])
     result: list[int] = []
+    next_outer = 1  # the stride of an axis of one element: as if it lay without gaps around the inner ones
     for n in reversed(new_shape):
         if n == 1:
-            result.append(runs[-1][1] * runs[-1][0] if runs else 1)
+            result.append(next_outer)
             continue
         while runs and runs[-1][0] == 1:
             runs.pop()
         if not runs or runs[-1][0] % n:
             return None
         result.append(runs[-1][1])
+        next_outer = runs[-1][1] * n
         runs[-1] = [runs[-1][0] // n, runs[-1][1] * n]
+    return tuple(reversed(result))
+
+
+def _plain_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """The same strides, those of axes of one element as if they lay without gaps: equal places get equal windows."""
+    result: list[int] = []
+    next_outer = 1
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        result.append(next_outer if n == 1 else s)
+        next_outer = result[-1] * n
     return tuple(reversed(result))
 
 

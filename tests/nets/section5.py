@@ -323,3 +323,21 @@ def kept_blobs(n: NetBuilder) -> None:
     for name, value in (("a", a), ("c", c), ("z", z)):
         n.keep(name, value)
     square_loss(n, z)
+
+
+@net
+def kept_part(n: NetBuilder) -> None:
+    """The gradient of a kept part is a result, and a part of a sum."""
+    x = n.input("x", 3, 4)
+    p, q = n.b.slice(linear(n, "h", x, 4), axis=0, sizes=(2, 1), names=["p", "q"])
+    n.keep("p", p)
+    square_loss(n, n.b.exp(p))
+    square_loss(n, linear(n, "z", n.b.concat(p, q, axis=0), 2))
+
+
+@net
+def axes_of_one_element(n: NetBuilder) -> None:
+    """A kernel works in place; its result is reshaped, so its strides come from another shape."""
+    h = n.named("h", n.b.exp(linear(n, "l", n.input("x", 4, 3), 2)))
+    t = n.named("t", n.b.tanh(n.b.reshape(h, shape=(4, 1, 2))))
+    square_loss(n, n.b.reshape(t, shape=(2, 4)))
