@@ -17,6 +17,7 @@ from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE, READING, print_module
+from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.plan import Plan
 from concatc.passes.canonicalize import Canonicalize
@@ -77,6 +78,9 @@ class _Run:
         self.rng = np.random.default_rng([seed, int(hashlib.sha256(source.encode()).hexdigest()[:8], 16)])
 
     def run(self) -> None:
+        # Most nets are planned in f64, where a difference is a mistake; some in f32, where it may be rounding.
+        self.dtype = "f32" if self.rng.integers(4) == 0 else "f64"
+        self.tolerance = 1e-4 if self.dtype == "f32" else 1e-9
         # A kept blob that is merged with another one gets the gradient of both: nets with any are simplified later.
         before = bool(self.rng.integers(2))
         graph = self.stage("front end", lambda: self.load(0 if before else self.check.keep))
@@ -117,11 +121,11 @@ class _Run:
 
     # -- stages ----------------------------------------------------------------------------------------------------
     def load(self, count: int) -> Module:
-        module, _ = load(self.source, "random.cnet")
+        module, _ = load(self.source, "random.cnet", dtype=self.dtype)
         # Blobs of random nets are called v1, v2, ..
         named = [r.name for op in module.main.ops for r in op.results if re.fullmatch(r"v\d+", r.name)]
         keep = [named[k] for k in sorted(self.rng.permutation(len(named))[:count])]
-        module, _ = load(self.source, "random.cnet", keep=keep)
+        module, _ = load(self.source, "random.cnet", keep=keep, dtype=self.dtype)
         return module
 
     def stage(self, name: str, step: Callable[[], Any]) -> Any:
@@ -143,13 +147,16 @@ class _Run:
                 raise NetFailure(name, f"{key} differs by {difference:.3g} of its largest element")
 
     def text(self, level: str, module: Module) -> None:
-        """Text -> IR -> text is a fixed point, in both styles."""
-        for style in (MACHINE, READING):
-            text = print_module(module, style)
-            again = self.stage(f"text of {level}", lambda text=text: print_module(parse_module(text), MACHINE))
+        """Text -> IR -> text is a fixed point; now and then in the style for people too."""
+        styles = (MACHINE, READING) if self.rng.integers(4) == 0 else (MACHINE,)
+        text = print_module(module, MACHINE)
+        for style in styles:
+            shown = print_module(module, style)
+            again = self.stage(f"text of {level}", lambda shown=shown: print_module(parse_module(shown), MACHINE))
+            # The style for people leaves locations out.
             if style is MACHINE and again != text:
                 raise NetFailure(f"text of {level}", "printing, parsing and printing again changes it")
-        self.check.counts["round trips"] += 2
+            self.check.counts["round trips"] += 1
 
     def differences(self, func: FuncOp) -> None:
         """A few elements of each gradient against central differences."""
@@ -197,7 +204,7 @@ class _Run:
         wrong = self.stage("check-plan", lambda: check_plan(plan, module.main))
         if wrong:
             raise NetFailure("check-plan", "; ".join(d.message for d in wrong[:3]))
-        args = [narrow(self.data[argument_name(a)]) for a in module.main.args]
+        args = [self.data[argument_name(a)].astype(NUMPY_DTYPES[a.dtype]) for a in module.main.args]
         values = {argument_key(a): x for a, x in zip(module.main.args, args, strict=True)}
         expected = run_function(module.main, args)
         exact = run_function(module.main, args, float64=True)
@@ -206,7 +213,7 @@ class _Run:
         for key, value, precise in zip(result_keys(module.main), expected, exact, strict=True):
             noise[key] = distance(value, precise)
             difference = distance(run[key], value)
-            if not difference <= 1e-5 + noise[key]:
+            if not difference <= self.tolerance + 30 * noise[key]:
                 raise NetFailure("plan interpreter", f"{key} differs by {difference:.3g} of its largest element")
         self.check.counts["plans"] += 1
         if self.check.cpu is not None:
@@ -239,7 +246,7 @@ class _Run:
             raise NetFailure("cpu run", f"bytes outside all values were written: {', '.join(spoiled)}")
         for key, value in exact.items():
             difference = distance(memory.get(key), value)
-            if not difference <= 1e-4 + 30 * noise[key]:
+            if not difference <= self.tolerance + 30 * noise[key]:
                 raise NetFailure("cpu run", f"{key} differs by {difference:.3g} of its largest element")
         self.check.counts["cpu"] += 1
 
@@ -281,7 +288,3 @@ def distance(a: Array, b: Array) -> float:
         gap = np.where(np.isnan(b) | (a == b), 0.0, np.abs(a.astype(np.float64) - b))
         finite = np.abs(b[np.isfinite(b)])
     return float(gap.max(initial=0.0)) / max(float(finite.max(initial=0.0)), 1e-3)
-
-
-def narrow(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype == np.float64 else array
