@@ -57,7 +57,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
 
     net = compiled()
     net.save(tmp_path / "f.safetensors")
-    assert os.listdir(tmp_path) == ["f.safetensors"], "nothing is left beside"
+    assert [p.name for p in tmp_path.iterdir()] == ["f.safetensors"], "nothing is left beside"
     tensors = load_file(tmp_path / "f.safetensors")
     assert set(tensors) == {*net.params, *net.states}
     assert np.array_equal(tensors["one.weight"], net.params["one.weight"])

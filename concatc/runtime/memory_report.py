@@ -9,6 +9,10 @@ from concatc.loops.plan import Remark
 from concatc.runtime.source import LoweredPhase, Phase
 
 
+SHARED = ("params", "grads", "states")  # one block each for all phases
+OWN = ("inputs", "outputs", "arena")  # one block each a phase
+
+
 @dataclass(frozen=True)
 class PhaseMemory:
     """Bytes of one phase: what the plan owns, what it copies in a step, and why."""
@@ -36,7 +40,7 @@ class MemoryReport:
         phases = {}
         for phase, levels in lowered.items():
             slots = levels.interface.slots
-            staged = sum(_bytes(w.end_bytes, w.offset_bytes) for key, w in slots.items() if key.startswith("input:"))
+            staged = sum(w.end_bytes - w.offset_bytes for key, w in slots.items() if key.startswith("input:"))
             bases = {name: base.size_bytes for name, base in levels.plan.bases.items()}
             phases[phase] = PhaseMemory(bases, staged, tuple(levels.plan.remarks))
         return MemoryReport(net, phases)
@@ -45,7 +49,7 @@ class MemoryReport:
     def shared_bytes(self) -> int:
         """Parameters, gradients and states: one block for all phases."""
         bases = self.phases["train"].bases
-        return sum(bases.get(name, 0) for name in ("params", "grads", "states"))
+        return sum(bases.get(name, 0) for name in SHARED)
 
     @property
     def arena_bytes(self) -> int:
@@ -53,10 +57,10 @@ class MemoryReport:
         return self.phases["train"].bases.get("arena", 0)
 
     def __str__(self) -> str:
-        lines = [f"net {self.net}"]
+        shared = self.phases["train"].bases
+        lines = [f"net {self.net}", f"shared: {_listed(shared, SHARED)}"]
         for phase, memory in self.phases.items():
-            bases = ", ".join(f"{name} {readable(n)}" for name, n in memory.bases.items() if n)
-            lines.append(f"{phase}: {bases}")
+            lines.append(f"{phase}: {_listed(memory.bases, OWN)}")
             lines.append(f"  copied in a step: {readable(memory.copied_bytes)}; inputs {readable(memory.staged_bytes)}")
             lines += [f"  {_where(remark)}{remark.message}: {readable(remark.bytes)}" for remark in memory.remarks]
         return "\n".join(lines)
@@ -71,8 +75,8 @@ def readable(n: int) -> str:
     return f"{n / 1024**2:.1f} MiB"
 
 
-def _bytes(end: int, start: int) -> int:
-    return end - start
+def _listed(bases: Mapping[str, int], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {readable(bases[name])}" for name in names if bases.get(name, 0))
 
 
 def _where(remark: Remark) -> str:

@@ -1,0 +1,71 @@
+"""The built wheel works where nothing else of the project is: it holds the grammar and the console script."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NET = "net f(n = 2) {\n    input x: f32[n, 3]\n    output relu(x) as y\n}\n"
+SCRIPT = """
+import sys
+import numpy as np
+import concatc
+assert concatc.__file__.startswith(sys.prefix), concatc.__file__
+net = concatc.compile("f.cnet")
+print(net.eval(x=np.float32([[1, -1, 2], [0, 3, -4]]))["y"].tolist())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = directory.glob("concatc-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that holds the wheel, and sees the packages that it depends on."""
+    directory = tmp_path_factory.mktemp("environment")
+    venv.create(directory, with_pip=False)
+    python = directory / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(command, check=True)
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(directory), "platbase": str(directory)}))
+    # Behind its own packages: the wheel's concatc comes first, and nothing is downloaded again.
+    (own / "dependencies.pth").write_text("\n".join([*site.getsitepackages(), ""]))
+    return python
+
+
+def test_the_wheel_holds_the_grammar_and_nothing_of_the_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "concatc/frontend/cnet/grammar/cnet.lark" in names
+    assert "concatc/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "examples"))]
+
+
+def test_a_net_compiles_from_the_wheel(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.cnet").write_text(NET)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["CONCATC_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [python, "-c", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]\n", done.stderr
+    script = python.parent / "concatc"
+    done = subprocess.run(
+        [script, "check", "f.cnet"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("f.cnet: net f(n=2) is well formed"), done.stderr
