@@ -192,7 +192,8 @@ class Placement:
         # If the whole source comes to lie in the sum, it lies in no concat: those copy it.
         copied = self._top(first) is not None
         reads = [*self._reads(source, region, path, made.op, copied), *self._reads_inside(source)]
-        return all(time < change for time, _ in reads)
+        # What is put behind the same kernel for another operation is put there first.
+        return all(time < change or (time == change and change % 2 and op is not made.op) for time, op in reads)
 
     def _reads_inside(self, value: Value) -> Iterator[tuple[int, Operation | None]]:
         """When something else reads what a concat holds: its operands may lie in it (then other concats copy them)."""
@@ -303,11 +304,11 @@ class Placement:
                 if views:
                     continue
                 if is_op(op, "concat"):
-                    yield 2 * self.index[op] + 1, None
+                    yield 2 * self.index[op] + 1, op
                     pending += [] if copied else [(op.result, None)]
                     continue
                 if is_op(op, "accumulate"):
-                    yield (END if value in self.mutated and use.index == 0 else 2 * self.index[op] + 1), None
+                    yield (END if value in self.mutated and use.index == 0 else 2 * self.index[op] + 1), op
                     continue
                 yield 2 * self.index[op], op
 
