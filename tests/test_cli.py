@@ -1,0 +1,298 @@
+"""The command line: what each command prints, its files, exit codes, messages."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import concatc
+from concatc.cli.main import COMMANDS, exit_code
+
+ROOT = Path(__file__).parent.parent
+THREAD = str(ROOT / "examples" / "thread.cnet")
+SMALL = """net small(n = 4, size = 3) {
+    input x: f32[n, 5]
+    input label: i32[n]
+    h = x |> linear(size) |> relu
+    y = linear(h, 3)
+    loss softmax_loss(y, label)
+    output y
+}
+"""
+BROKEN = """net broken(n = 4) {
+    input x: f32[n, 5]
+    a = liner(x, 3)
+    b = concat(x, x, axis=7)
+    output b
+}
+"""
+
+
+class Cli:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        code = exit_code([str(a) for a in arguments])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.cnet").write_text(SMALL)
+    (tmp_path / "broken.cnet").write_text(BROKEN)
+    return Cli(capsys)
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    code, out, err = cli("--help")
+    assert code == 0 and err == ""
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    for name in COMMANDS:
+        code, out, _ = cli(name, "--help")
+        assert code == 0 and "Usage:" in out
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version") == (0, f"concatc, version {concatc.__version__}\n", "")
+
+
+def test_check(cli: Cli) -> None:
+    code, out, err = cli("check", "small.cnet", "--dim", "n=7")
+    assert (code, err) == (0, "")
+    assert out == "small.cnet: net small(n=7, size=3) is well formed: 2 inputs, 4 parameters, 1 loss, 1 output\n"
+
+
+def test_check_reports_all_errors_with_their_places(cli: Cli) -> None:
+    code, out, err = cli("check", "broken.cnet")
+    assert (code, out) == (1, "")
+    assert err.startswith("broken.cnet:3:9: error: ") and "\nbroken.cnet:4:9: error: " in err
+    assert "    a = liner(x, 3)\n        ^^^^^" in err
+    assert "Traceback" not in err
+
+
+def test_warnings_go_to_stderr(cli: Cli) -> None:
+    Path("w.cnet").write_text(SMALL.replace("    h =", "    input spare: f32[n]\n    h ="))
+    code, out, err = cli("check", "w.cnet")
+    assert code == 0 and "is well formed" in out
+    assert "w.cnet:4:11: warning: input `spare` is not used" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "none.cnet"), "none.cnet cannot be read: No such file or directory"),
+        (("check", "."), "cannot be read"),
+        (("check", "small.cnet", "--dim", "n"), "--dim n: expected NAME=VALUE, such as --dim x=128"),
+        (("check", "small.cnet", "--dim", "m=2"), "has no dim `m`"),
+        (("check", "small.cnet", "--net", "smal"), "did you mean `small`?"),
+        (("compile", "small.cnet", "--target", "gpu"), "no target `gpu`"),
+        (("compile", "small.cnet", "--print-after", "fuze"), "did you mean `fuse`?"),
+        (("compile", "small.cnet", "--emit", "ir", "--level", "nine"), "no level `nine`"),
+        (("compile", "small.cnet", "--emit", "kernels", "--target", "reference"), "it has no kernels"),
+        (("compile", "small.cnet", "--emit", "wasm"), "Invalid value for '--emit'"),
+        (("compile", "small.cnet", "--keep", "q"), "no blob `q`"),
+        (("run", "small.cnet", "--data", "none.npz"), "cannot read none.npz"),
+        (("run", "small.cnet", "--data", "small.cnet"), "is no .npz file"),
+        (("train", "small.cnet"), "Missing option '--data'"),
+        (("opt", "small.cnet", "--passes", "fuze"), "did you mean `fuse`?"),
+        (("ops", "cocat"), "did you mean `concat`?"),
+        (("explain", "small.cnet", "hh", "--target", "reference"), "hh"),
+        (("chekc",), "No such command 'chekc'"),
+    ],
+)
+def test_wrong_calls_end_in_2(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err and "Traceback" not in err
+
+
+def test_json_for_tools(cli: Cli) -> None:
+    code, out, _ = cli("check", "small.cnet", "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "ok": True,
+        "diagnostics": [],
+        "net": "small",
+        "dims": {"n": 4, "size": 3},
+        "warnings": [],
+    }
+    code, out, err = cli("check", "broken.cnet", "--json")
+    result = json.loads(out)
+    assert (code, err, result["ok"]) == (1, "", False)
+    first = result["diagnostics"][0]
+    assert (first["file"], first["line"], first["column"], first["severity"]) == ("broken.cnet", 3, 9, "error")
+    code, out, _ = cli("check", "none.cnet", "--json")
+    assert code == 2 and json.loads(out)["diagnostics"][0]["message"].startswith("none.cnet cannot be read")
+
+
+def test_compile_dumps_every_level_and_every_dump_parses(cli: Cli) -> None:
+    from concatc.ir.parser import parse_module
+
+    code, out, err = cli("compile", "small.cnet", "--dump-ir", "dump", "--verify-each")
+    assert (code, err) == (0, "") and "0 B copied in a step" in out
+    levels = ("00-graph", "01-split", "02-joint", "03-optimized", "04-kernels", "05-plan", "06-loops")
+    names = sorted(p.name for p in Path("dump").glob("*.mlir"))
+    assert names == [f"{level}.mlir" for level in levels]
+    for path in sorted(Path("dump").rglob("*.mlir")):
+        parse_module(path.read_text(), str(path))
+    assert "backward" in Path("dump/02-joint.mlir").read_text()
+    assert "backward" not in Path("dump/inference/02-joint.mlir").read_text()
+
+
+@pytest.mark.parametrize(
+    ("what", "needle"),
+    [("ir", '"cnet.linear"'), ("plan", '"cnet.launch"'), ("loops", "scf.for"), ("llvm", "define"), ("asm", "ret")],
+)
+def test_emit(cli: Cli, what: str, needle: str) -> None:
+    code, out, err = cli("compile", "small.cnet", "--emit", what)
+    assert (code, err) == (0, "") and needle in out
+
+
+def test_emitted_kernels_are_python(cli: Cli) -> None:
+    code, out, _ = cli("compile", "small.cnet", "--emit", "kernels")
+    assert code == 0
+    compile(out, "kernels.py", "exec")
+
+
+def test_passes_are_shown_and_timed(cli: Cli) -> None:
+    code, _, err = cli("compile", "small.cnet", "--print-after", "insert-splits", "--time-passes")
+    assert code == 0 and "// after insert-splits" in err
+    assert "plan-memory" in err and "total" in err
+    code, _, err = cli("compile", "small.cnet", "--print-after-all")
+    assert code == 0 and "+++ after derive-backward" in err
+
+
+def test_a_written_module_runs(cli: Cli) -> None:
+    code, out, err = cli("compile", "small.cnet", "-o", "small")
+    assert (code, err) == (0, "") and "written to small" in out
+    net = concatc.load("small")
+    assert net.eval(x=np.zeros((4, 5), np.float32))["y"].shape == (4, 3)
+
+
+def test_run_reads_and_writes_npz(cli: Cli) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 5))
+    np.savez("in.npz", x=x, label=np.arange(4) % 3, other=x)
+    net = concatc.compile("small.cnet", target="reference")
+    net.init(seed=3)
+    net.save("w.safetensors")
+    code, out, err = cli("run", "small.cnet", "--data", "in.npz", "--weights", "w.safetensors", "-o", "out.npz")
+    assert (code, err) == (0, "") and out.startswith("y: float32[4, 3], mean ")
+    expected = net.eval(x=x.astype(np.float32))["y"]
+    np.testing.assert_allclose(np.load("out.npz")["y"], expected, atol=1e-6)
+    code, out, _ = cli("run", "small.cnet", "--data", "in.npz", "--train", "--seed", "3")
+    assert code == 0 and out.startswith("loss: ")
+    code, _, err = cli("run", "small.cnet", "--train")
+    assert code == 2 and "missing input `x`" in err and "missing input `label`" in err
+
+
+def test_pickled_data_are_refused(cli: Cli) -> None:
+    np.savez("evil.npz", x=np.array([{"a": 1}], dtype=object))
+    code, _, err = cli("run", "small.cnet", "--data", "evil.npz")
+    assert code == 2 and "is no .npz file of arrays" in err
+
+
+def data_of_three_clusters(rows: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, rows)
+    return {"x": np.eye(3, 5)[label] * 2 + rng.normal(0, 0.3, (rows, 5)), "label": label}
+
+
+def test_train_learns_and_writes_weights(cli: Cli) -> None:
+    np.savez("data.npz", **data_of_three_clusters(200))
+    code, out, err = cli("train", "small.cnet", "--data", "data.npz", "--epochs", "4", "--dim", "size=8")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[1] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert lines[3].endswith("held-out accuracy 100.0 %")
+    assert lines[4].endswith("compilation included; weights written to small.safetensors")
+    net = concatc.compile("small.cnet", dims={"size": 8}, target="reference")
+    net.load("small.safetensors")
+    again = cli("train", "small.cnet", "--data", "data.npz", "--epochs", "4", "--dim", "size=8")[1]
+    assert again.splitlines()[:4] == lines[:4], "the same seed gives the same run"
+
+
+def test_train_reports_as_json(cli: Cli) -> None:
+    np.savez("data.npz", **data_of_three_clusters(60))
+    code, out, _ = cli(
+        "train", "small.cnet", "--data", "data.npz", "--epochs", "2", "--optimizer", "adam", "--json", "-o", "w.st"
+    )
+    result = json.loads(out)
+    assert code == 0 and len(result["epochs"]) == 2
+    assert set(result["epochs"][0]) == {"epoch", "losses", "accuracy"}
+    assert Path("w.st").exists()
+
+
+def test_train_explains_data_that_do_not_fit(cli: Cli) -> None:
+    np.savez("data.npz", image=np.zeros((50, 5)), label=np.zeros(50, int))
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz")
+    assert code == 2 and "the data have no `x` (f32[n=4, 5])" in err
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz", "--key", "x=picture")
+    assert code == 2 and "--key x=picture" in err and "there are `image`, `label`" in err
+    np.savez("data.npz", x=np.zeros((50, 6)), label=np.zeros(50, int))
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz")
+    assert code == 2 and "`x` has shape [50, 6] in the data of 50 rows, but the net takes f32[n=4, 5]" in err
+    np.savez("data.npz", x=np.zeros((4, 5)), label=np.zeros(4, int))
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz", "--held-out", "0.5")
+    assert code == 2 and "a batch takes 4 rows, but there are 2 to train on" in err
+    np.savez("data.npz", x=np.zeros((50, 5)), label=np.full(50, 3))
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz")
+    assert code == 2 and "input `label` holds 3 at [0], but must hold 0 to 2" in err
+
+
+def test_summary(cli: Cli) -> None:
+    code, out, _ = cli("summary", THREAD)
+    assert code == 0 and "17,930" in out and "ha.weight" in out
+
+
+def test_ops(cli: Cli) -> None:
+    code, out, _ = cli("ops")
+    assert code == 0 and "concat(xs, .., axis=1)" in out.splitlines()
+    code, out, _ = cli("ops", "concat")
+    assert code == 0 and "Join blobs along `axis`" in out
+
+
+def test_explain(cli: Cli) -> None:
+    code, out, _ = cli("explain", THREAD, "ha")
+    assert code == 0 and "rows 0..64 of %h.grad" in out
+
+
+def test_opt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, graph, _ = cli("compile", "small.cnet", "--emit", "ir", "--level", "graph")
+    assert code == 0 and "cnet.split" not in graph
+    Path("graph.mlir").write_text(graph)
+    code, out, _ = cli("opt", "graph.mlir", "--passes", "insert-splits,derive-backward", "-o", "joint.mlir")
+    assert (code, out) == (0, "") and "cnet.split" in Path("joint.mlir").read_text()
+    monkeypatch.setattr("sys.stdin", io.StringIO(graph))
+    code, out, _ = cli("opt", "-", "--passes", "insert-splits")
+    assert code == 0 and "cnet.split" in out
+    code, out, _ = cli("opt", "--list")
+    assert code == 0 and out.startswith("canonicalize") and "insert-splits" in out
+    Path("bad.mlir").write_text(graph.replace("cnet.linear", "cnet.liner"))
+    code, _, err = cli("opt", "bad.mlir")
+    assert code == 1 and "cnet.liner" in err
+
+
+def test_files_are_replaced_whole(cli: Cli) -> None:
+    Path("out.npz").write_text("old")
+    np.savez("in.npz", x=np.zeros((4, 5)))
+    assert cli("run", "small.cnet", "--data", "in.npz", "-o", "out.npz")[0] == 0
+    assert not list(Path.cwd().glob("*.part"))
+    code, _, err = cli("run", "small.cnet", "--data", "in.npz", "-o", "small.cnet/out.npz")
+    assert code == 2 and "cannot write" in err
+
+
+def test_our_bugs_are_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("concatc.compiler.Compilation.__init__", fail)
+    monkeypatch.delenv("CONCATC_TRACEBACK", raising=False)
+    code, _, err = cli("check", "small.cnet")
+    assert code == 70 and "error: concatc itself failed (ZeroDivisionError: oops)" in err and "Traceback" not in err
