@@ -49,7 +49,7 @@ simple(
     square=torch.square,
     causal_mask=lambda x: x + torch.full(x.shape[-2:], -torch.inf, dtype=x.dtype).triu(1),
     global_avg_pool=lambda x: x.mean(dim=(2, 3), keepdim=True),
-    global_max_pool=lambda x: x.amax(dim=(2, 3), keepdim=True),
+    global_max_pool=lambda x: _first_max(x.flatten(2))[..., None, None],
     accumulate=lambda *xs: sum(xs[1:], xs[0]),
 )
 # torch.maximum shares a tie's gradient; here the first operand takes it.
@@ -122,7 +122,13 @@ def _conv_transpose(op: Any, x: T, w: T) -> T:
 
 @rule("max_pool")
 def _max_pool(op: Any, x: T) -> list[T | None]:
-    return [_windows(op, x, -torch.inf).amax(-1), None]
+    return [_first_max(_windows(op, x, -torch.inf)), None]
+
+
+def _first_max(x: T) -> T:
+    # amax shares the gradient of a tie; here the first of equal elements takes it
+    index = torch.from_numpy(np.argmax(x.detach().numpy(), axis=-1))
+    return x.gather(-1, index[..., None]).squeeze(-1)
 
 
 @rule("avg_pool")
