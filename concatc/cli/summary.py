@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from concatc.cli.common import compile_file, finish, net_options
 
 if TYPE_CHECKING:
     from concatc.ir.types import TensorType
+    from concatc.runtime.signature import Signature
 
 
 @click.command()
@@ -19,44 +21,57 @@ if TYPE_CHECKING:
 def command(
     file: Path, dims: tuple[str, ...], net: str | None, target: str, dtype: str, as_json: bool, memory: bool
 ) -> None:
-    """Show inputs, parameters, losses, outputs and memory of a net."""
-    from concatc.runtime.inputs import describe
-    from concatc.runtime.memory_report import readable
+    """Show inputs, operations, parameters, losses, outputs and memory of a net."""
+    from concatc.inspect.summary import summarize, text
     from concatc.runtime.module import CompiledModule
 
-    module = CompiledModule(compile_file(file, dims, net, target, dtype))
-    signature = module.signature
-    width = max((len(name) for name in (*signature.inputs, *signature.params, *signature.states)), default=0)
+    compilation = compile_file(file, dims, net, target, dtype)
+    module = CompiledModule(compilation)
+    summary = summarize(compilation.phase("train").graph)
     at = ", ".join(f"{name}={value}" for name, value in module.dims.items())
-    lines = [f"net {module.name}({at})", "", "inputs"]
-    lines += [f"  {name:<{width}}  {describe(spec)}" for name, spec in signature.inputs.items()]
-    lines += ["", "parameters"]
-    for name, parameter in signature.params.items():
-        lines.append(f"  {name:<{width}}  {_type(parameter.type):<20} {parameter.type.numel:>12,}  {parameter.init}")
-    total = sum(p.type.numel for p in signature.params.values())
-    total_bytes = sum(p.type.size_bytes for p in signature.params.values())
-    lines.append(f"  {'total':<{width}}  {'':<20} {total:>12,}  {readable(total_bytes)}")
-    if signature.states:
-        lines += ["", "states"]
-        lines += [f"  {name:<{width}}  {_type(state.type)}" for name, state in signature.states.items()]
-    if signature.loss_weights:
-        lines += ["", "losses"]
-        lines += [f"  {name:<{width}}  weight {weight:g}" for name, weight in signature.loss_weights.items()]
-    lines += ["", "outputs"]
-    lines += [f"  {name:<{width}}  {_type(type)}" for name, type in signature.outputs.items()]
-    if memory:
-        lines += ["", "memory", *(f"  {line}" for line in str(module.memory).splitlines()[1:])]
+    sections = [
+        f"net {module.name}({at})",
+        _tensors("inputs", {name: spec.type for name, spec in module.signature.inputs.items()}),
+        text(summary),
+        _parameters(module.signature),
+        _tensors("states", {name: state.type for name, state in module.signature.states.items()}),
+        _losses(module.signature),
+        _tensors("outputs", module.signature.outputs),
+        str(module.memory).partition("\n")[2] if memory else "",
+    ]
     finish(
         as_json,
-        "\n".join(lines),
+        "\n\n".join(section for section in sections if section),
         net=module.name,
         dims=module.dims,
-        inputs={name: describe(spec) for name, spec in signature.inputs.items()},
-        parameters={name: _type(p.type) for name, p in signature.params.items()},
-        parameter_count=total,
-        losses=signature.loss_weights,
-        outputs={name: _type(type) for name, type in signature.outputs.items()},
+        inputs={name: _type(spec.type) for name, spec in module.signature.inputs.items()},
+        operations=[{**asdict(row), "loc": str(row.loc) if row.loc else None} for row in summary.rows],
+        parameters={name: _type(p.type) for name, p in module.signature.params.items()},
+        parameter_count=summary.params,
+        losses=module.signature.loss_weights,
+        outputs={name: _type(type) for name, type in module.signature.outputs.items()},
     )
+
+
+def _parameters(signature: Signature) -> str:
+    width = max((len(name) for name in signature.params), default=0)
+    shape_width = max((len(_type(p.type)) for p in signature.params.values()), default=0)
+    rows = [
+        f"  {name:<{width}}  {_type(p.type):<{shape_width}}  {p.type.numel:>12,}  {p.init}"
+        for name, p in signature.params.items()
+    ]
+    return "\n".join(["parameters", *rows]) if rows else ""
+
+
+def _tensors(title: str, types: dict[str, TensorType]) -> str:
+    width = max((len(name) for name in types), default=0)
+    return "\n".join([title, *(f"  {name:<{width}}  {_type(type)}" for name, type in types.items())]) if types else ""
+
+
+def _losses(signature: Signature) -> str:
+    weights = signature.loss_weights
+    width = max((len(name) for name in weights), default=0)
+    return "\n".join(["losses", *(f"  {n:<{width}}  weight {w:g}" for n, w in weights.items())]) if weights else ""
 
 
 def _type(type: TensorType) -> str:
