@@ -139,13 +139,21 @@ class Rewriter:
         return [made for made in reversed(backwards) if made not in self._erased]
 
 
+def _never(op: Operation) -> bool:
+    return False
+
+
 def apply_patterns(
-    function: FuncOp, patterns: Iterable[Pattern], removable: Callable[[Operation], bool] = lambda op: False
+    function: FuncOp,
+    patterns: Iterable[Pattern],
+    removable: Callable[[Operation], bool] = _never,
+    fixed: Callable[[Operation], bool] = _never,
 ) -> int:
     """Apply patterns to the operations of a function (not inside kernels) until none applies.
 
     An operation that is ``removable`` and whose results nobody reads (any more) is erased, so that it does not count
-    as a reader.  Returns the number of rewrites.  Raises :class:`ConcatcError` where the patterns do not end.
+    as a reader.  No pattern is tried at one that is ``fixed``.  Returns the number of rewrites.  Raises
+    :class:`ConcatcError` where the patterns do not end.
     """
     patterns = list(patterns)
     candidates: dict[str, list[Pattern]] = {}
@@ -161,6 +169,8 @@ def apply_patterns(
             continue
         if op.name not in candidates:
             candidates[op.name] = [p for p in patterns if not p.roots or op.name in p.roots]
+        if fixed(op):
+            continue
         if not any(result.uses for result in op.results) and removable(op):
             rw.erase(op)
         else:

@@ -6,9 +6,9 @@
     %z = "cnet.normalize"(%x, %b)          %z = "cnet.normalize"(%x, %a)
 
 Two operations compute the same where name, operands, attributes and types are the same; where they stand in the
-source, and what they transpose, does not matter.  Invariant: no two operations are the same but constants and those
-with an effect, which are never merged.  Random ones carry the key of their call as an attribute, so two dropouts of
-one blob stay two.
+source, and what they transpose, does not matter.  Invariant: no two operations are the same, but for constants,
+operations with an effect, and, before the backward pass is derived, kept blobs, which have gradients of their own.
+Random operations carry the key of their call as an attribute, so two dropouts of one blob stay two.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.op import DIALECT, load_all_ops_once
 from concatc.passes.dce import has_effect
 from concatc.passes.free_of_splits import free_of_splits
+from concatc.passes.patterns import kept_blobs
 
 # Cheaper to make again, inside the kernel that reads them, than to keep.
 CHEAP = ("cnet.constant", "cnet.iota")
@@ -43,10 +44,11 @@ class Cse:
 def cse(func: FuncOp) -> int:
     """Merge equal operations of ``func``, which holds no splits, and return how many are gone."""
     first: dict[Key, Operation] = {}
+    own_gradients = kept_blobs(func)
     kept: list[Operation] = []
     numbers: dict[Value, int] = {}
     for op in func.ops:
-        merges = not (has_effect(op) or op.regions or op.name in CHEAP)
+        merges = not (has_effect(op) or op.regions or op.name in CHEAP or any(r in own_gradients for r in op.results))
         same = first.setdefault(_key(op, numbers), op) if merges else None
         if same is None or same is op:
             kept.append(op)

@@ -9,6 +9,7 @@ from concatc.ir.rewrite import Pattern, Rewriter, apply_patterns
 from concatc.op import Builder, is_op
 from concatc.passes.dce import has_effect
 from concatc.passes.free_of_splits import free_of_splits
+from concatc.passes.graph import is_backward
 
 
 def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
@@ -22,7 +23,23 @@ def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
 def rewrite_function(func: FuncOp, patterns: Iterable[Pattern]) -> None:
     """Apply patterns to a function, free of splits, and drop what is dead."""
     with free_of_splits(func):
-        apply_patterns(func, patterns, removable=lambda op: not has_effect(op))
+        kept = kept_blobs(func)
+        apply_patterns(
+            func,
+            patterns,
+            removable=lambda op: not has_effect(op),
+            fixed=lambda op: any(result in kept for result in op.results),
+        )
+
+
+def kept_blobs(func: FuncOp) -> dict[Value, None]:
+    """The values of a forward function whose own gradients the user will read.
+
+    Another value may not take their place, even an equal one: it would bring its other readers' gradients along.
+    """
+    if any(is_backward(op) for op in func.ops):
+        return {}
+    return dict.fromkeys(func.returned("kept").values())
 
 
 def made_by(value: Value, *names: str) -> Operation | None:
