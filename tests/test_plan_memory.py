@@ -119,6 +119,14 @@ def test_pointwise_kernels_work_in_place() -> None:
     compare(net, plan)
 
 
+def test_a_part_that_dies_is_stored_over() -> None:
+    """``relu_grad`` of each branch lies over its rows of ``%h.grad``."""
+    _, plan = to_plan(NETS["two_batches"]())
+    assert _window(plan, "la.grad") == _window(plan, "ha.grad")
+    assert _window(plan, "lb.grad") == _window(plan, "hb.grad")
+    assert plan.bases["arena"].size_bytes == 128 + 128 + 64
+
+
 def test_remarks_say_where_and_why() -> None:
     n = NetBuilder("remarks")
     n.b.loc = Loc("net.cnet", 3, 9)

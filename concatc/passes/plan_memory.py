@@ -6,32 +6,28 @@
     %z = "cnet.kernel"(%c) ..                      launch k2  reads arena+0 [2, 8]  writes outputs+0 [2, 3]
 
 `placement` decides which values are windows of which; what it cannot place is copied (or added) by a launch of its own,
-with a remark.  `arena` gives blocks their offsets.  Invariant: the plan computes, in the same order of additions, what
-the net says (`check_plan`), and every argument and result lies in its slot of :func:`interface_of`.
+with a remark.  `blocks` lets kernels work in place, `arena` chooses offsets.  Invariant: the plan computes, in the same
+order of additions, what the net says (`check_plan`), and every argument and result lies in its slot of
+:func:`interface_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from concatc.diagnostics import Loc
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
 from concatc.loops.plan import Base, Launch, Plan, Remark, Segment, Window
 from concatc.op import is_op, op_of
 from concatc.ops.accumulate import Accumulate
 from concatc.ops.split import Split
-from concatc.passes.arena import Lifetime, aligned, assign_offsets
-from concatc.passes.elementwise import maps_elementwise
+from concatc.passes.blocks import Phase, Step, assign_blocks
 from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward, split_source
 from concatc.passes.kernel_table import KernelTable
 from concatc.passes.placement import Placement
 from concatc.passes.storage import Part, Place, Root, concat_parts, views_of
-
-Phase = Literal["forward", "backward"]
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,6 @@ class PlanMemory:
         return _Planner(module.sym_name, net, interface).plan()
 
 
-@dataclass
-class _Step:
-    """A launch whose windows have no addresses yet."""
-
-    kernel: str
-    op: Operation | None  # the kernel operation; None for a copy
-    reads: list[Place]
-    writes: list[Place]
-    add: tuple[bool, ...]
-    phase: Phase
-    loc: Loc | None
-
-
 class _Planner:
     def __init__(self, name: str, net: FuncOp, interface: Interface) -> None:
         self.name = name
@@ -71,7 +54,7 @@ class _Planner:
         self.kernels = KernelTable()
         self.remarks: list[Remark] = []
         # One list a position of the order: the kernel that stands there, then what is put behind it.
-        self.schedule: list[list[_Step]] = [[] for _ in range(len(net.ops))]
+        self.schedule: list[list[Step]] = [[] for _ in range(len(net.ops))]
 
     def plan(self) -> Plan:
         for k, op in enumerate(self.net.ops[:-1]):
@@ -85,7 +68,7 @@ class _Planner:
                 self._emit_kernel(k, op)
         self._emit_results()
         steps = [step for steps in self.schedule for step in steps]
-        offsets, arena_bytes = _assign(steps)
+        offsets, arena_bytes = assign_blocks(steps)
         return self._finish(steps, offsets, arena_bytes)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
@@ -93,7 +76,7 @@ class _Planner:
         places = self.placement
         self.schedule[position].insert(
             0,
-            _Step(
+            Step(
                 self.kernels.of_operation(op),
                 op,
                 [places[v] for v in op.operands],
@@ -170,7 +153,7 @@ class _Planner:
             phase = "forward" if position < max(self.placement.backward_start, 1) else "backward"
         if phase == "backward":
             position = max(position, self.placement.backward_start)
-        self.schedule[position].append(_Step(kernel, None, reads, [to], (add,), phase, op.loc))
+        self.schedule[position].append(Step(kernel, None, reads, [to], (add,), phase, op.loc))
 
     def _remark(self, message: str, x: Value, op: Operation) -> None:
         loc = op.loc or (x.op.loc if x.op is not None else None)
@@ -195,7 +178,7 @@ class _Planner:
         return "it is made before what it is added to"
 
     # -- addresses -----------------------------------------------------------------------------------------------------
-    def _finish(self, steps: Sequence[_Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
+    def _finish(self, steps: Sequence[Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
         def window(place: Place) -> Window:
             slot = place.root.slot
             if slot is not None:
@@ -233,59 +216,6 @@ def _place(net: FuncOp, interface: Interface) -> Placement:
         if not failed:
             return placement
         banned.update(dict.fromkeys(failed))
-
-
-def _assign(steps: Sequence[_Step]) -> tuple[dict[Root, int], int]:
-    """Offsets of the roots in the arena, and its size."""
-    lives: dict[Root, tuple[int, int]] = {}
-    for k, step in enumerate(steps):
-        for place in (*step.reads, *step.writes):
-            if place.root.slot is None and place.root.numel:
-                first, _ = lives.get(place.root, (k, k))
-                lives[place.root] = (first, k)
-    heads = _share_in_place(steps, lives)
-    blocks: dict[Root, Lifetime] = {}
-    for root, (first, last) in lives.items():
-        head = heads[root]
-        old = blocks.get(head, Lifetime(first, last, root.size_bytes))
-        blocks[head] = Lifetime(min(old.first, first), max(old.last, last), max(old.size_bytes, root.size_bytes))
-    offsets, size = assign_offsets(list(blocks.values()))
-    by_head = dict(zip(blocks, offsets, strict=True))
-    return {root: by_head[heads[root]] for root in lives}, aligned(size)
-
-
-def _share_in_place(steps: Sequence[_Step], lives: dict[Root, tuple[int, int]]) -> dict[Root, Root]:
-    """Let a kernel store over an operand that it reads last; the block that each root lies in, by its first root."""
-    heads = {root: root for root in lives}
-    dies = {root: last for root, (_, last) in lives.items()}
-    for k, step in enumerate(steps):
-        if step.op is None:
-            continue
-        for w, made in enumerate(step.writes):
-            if made.root not in lives or lives[made.root][0] != k or not _covers(made):
-                continue
-            for r, read in enumerate(step.reads):
-                if read.root not in lives or not _covers(read) or read.shape != made.shape:
-                    continue
-                head = heads[read.root]
-                alone = all(p is read or heads.get(p.root) is not head for p in (*step.reads, *step.writes))
-                if dies[head] == k and alone and maps_elementwise(step.op, r, w):
-                    heads[made.root] = head
-                    dies[head] = lives[made.root][1]
-                    break
-    return heads
-
-
-def _covers(place: Place) -> bool:
-    """Whether a place is all of its root, row-major."""
-    return place.same_as(Place.whole(place.root, place.shape)) and place.root.numel == _numel(place.shape)
-
-
-def _numel(shape: Sequence[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
 
 
 def _segment(window: Window) -> Segment:
