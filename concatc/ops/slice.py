@@ -14,6 +14,9 @@ from concatc.loops.pieces import Piece, axes_for
 from concatc.op import Builder, CallSite, Op, Sample, ShapeError, f32
 from concatc.ops._checks import check_axis
 
+# Each window is a value of the graph: more of them are a mistake in a dim, not a net.
+LARGEST_PARTS = 10_000
+
 
 class Slice(Op):
     """Cut ``x`` along ``axis`` into windows, in order.  A call says how in one of three ways:
@@ -103,6 +106,8 @@ def _equal_sizes(parts: int, x: TensorType, axis: int) -> tuple[int, ...]:
     n = x.shape[axis]
     if parts < 1:
         raise ShapeError(f"slice: `parts` must be at least 1, not {parts}")
+    if parts > LARGEST_PARTS:
+        raise ShapeError(f"slice: `parts` must be at most {LARGEST_PARTS}, not {parts}")
     if n % parts:
         raise ShapeError(
             f"slice: axis {axis} of {{0}}, {x}, has {n}, which is not {parts} equal parts",

@@ -88,7 +88,6 @@ class Run:
     depth: int = 0
     blobs: dict[str, Any] = field(default_factory=dict)  # by path: what `keep` finds
     param_calls: dict[str, tuple[int, tuple[object, ...]]] = field(default_factory=dict)
-    _reported: set[Loc] = field(default_factory=set)
 
     def dtype(self, dtype: str) -> str:
         """The element type that a declaration of ``dtype`` gets."""
@@ -98,9 +97,8 @@ class Run:
         self, frame: Frame | None, message: str, loc: Loc, notes: Iterable[str] = (), help: str | None = None
     ) -> None:
         """Record an error, once for each place, with the calls that lead there."""
-        if loc in self._reported:
+        if any(known.loc == loc for known in self.sink.errors):
             return
-        self._reported.add(loc)
         calls = frame.calls[::-1][:3] if frame is not None else ()
         self.sink.error(message, loc, [*notes, *(f"called from {call}" for call in calls)], help)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from concatc.diagnostics import Loc, Sink, did_you_mean
-from concatc.frontend.cnet import ast
+from concatc.frontend.cnet import ast, limits
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.walk import bodies, expressions_of, walk
@@ -80,6 +80,7 @@ class Analysis:
         self._files: dict[int, BodyNames] = {}
         self._open: list[Block] = []
         self._circular: set[int] = set()
+        self._too_deep = False
 
     def of_net(self, unit: Unit, definition: ast.Definition) -> BodyNames:
         """The facts of a net."""
@@ -87,7 +88,7 @@ class Analysis:
 
     def of_block(self, block: Block) -> BodyNames:
         """The facts of a block; a block that calls itself is an error."""
-        if block in self._open:
+        if block in self._open or len(self._open) > limits.CALL_DEPTH:
             return BodyNames(block.definition)
         self._open.append(block)
         names = self._of(block.unit, block.definition)
@@ -124,9 +125,14 @@ class Analysis:
         return self._files[id(unit)]
 
     def check_circle(self, block: Block, loc: Loc) -> bool:
-        """Report a call that closes a circle of blocks."""
+        """Report a call that closes a circle of blocks, or a chain of them that is too long."""
         if block not in self._open:
-            return False
+            if len(self._open) < limits.CALL_DEPTH or id(block.definition) in self._done:
+                return False
+            if not self._too_deep:
+                self.sink.error(f"more than {limits.CALL_DEPTH} blocks call each other here", loc)
+            self._too_deep = True
+            return True
         circle = self._open[self._open.index(block) :]
         if not any(id(b) in self._circular for b in circle):
             chain = " -> ".join([b.name for b in circle] + [block.name])

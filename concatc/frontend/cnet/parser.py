@@ -191,5 +191,5 @@ def check_size(length: int, filename: str) -> None:
     """Raise :class:`ConcatcError` where a file is larger than the limit."""
     if length <= limits.SOURCE_BYTES:
         return
-    message = f"{filename} holds {length / 1e6:.1f} MB; a source file may hold {limits.SOURCE_BYTES / 1e6:.0f} MB"
+    message = f"{filename} holds {length / 1e6:.2f} MB; a source file may hold {limits.SOURCE_BYTES // 1000} kB"
     raise ConcatcError(Diagnostic(message, help="data belongs into arrays, repeated code into blocks and loops"))

@@ -161,12 +161,15 @@ class Statements:
     def _finish(self, frame: Frame, start: int, targets: list[tuple[str, Any]]) -> None:
         for name, value in targets:
             self._bind(frame, name, value)
+        made = {id(result) for op in self.run.graph.func.ops[start:] for result in op.results}
+        if not made:
+            return
         blobs: list[tuple[str, Value]] = []
         for name, value in targets:
             if is_blob(value):
                 blobs.append((name, value))
             elif isinstance(value, tuple):
-                blobs += [(f"{name}.{k}", v) for k, v in enumerate(value) if is_blob(v)]
+                blobs += [(f"{name}.{k}", v) for k, v in enumerate(value) if id(v) in made]
         self.run.graph.name_values(start, blobs, targets[0][0])
 
     # -- declarations --------------------------------------------------------------------------------------------------
