@@ -75,8 +75,9 @@ def _units(kernels: Sequence[FuncOp], cache: Cache) -> tuple[list[Unit], dict[st
             rest.append(kernel)
             continue
         unit = ContractionUnit(cache, nest, tile)
+        if unit.symbol not in symbols.values():
+            units.append(unit)
         symbols[kernel.sym_name] = unit.symbol
-        units.append(unit)
     if rest:
         units.append(NumbaUnit(cache, rest))
     return units, symbols
@@ -137,6 +138,14 @@ class ContractionUnit:
         """The kernel's name in the object code: not the net's, since nets share it."""
         return f"sum.{self.key[:24]}"
 
+    @property
+    def description(self) -> str:
+        """How it is vectorised, as a comment for readers of generated source."""
+        tile = self.tile
+        rows = [f"{n} rows of {axis.index.name}" for axis, n in tile.rows.items() if axis is not tile.vector]
+        vectors = f"{tile.row(tile.vector)} vectors of {tile.lanes} along {tile.vector.index.name}"
+        return f"# {self.nest.kernel.sym_name}: LLVM IR, a tile is {', '.join([vectors, *rows])}"
+
     def llvm_ir(self) -> str:
         return contraction_ir(self.nest, self.tile, host(), self.symbol)
 
@@ -178,7 +187,8 @@ class CpuExecutable:
         """``kernels``, ``llvm`` or ``asm``."""
         match what:
             case "kernels":
-                return "\n".join(unit.source for unit in self._units if isinstance(unit, NumbaUnit))
+                sums = [unit.description for unit in self._units if isinstance(unit, ContractionUnit)]
+                return "\n".join(sums + [unit.source for unit in self._units if isinstance(unit, NumbaUnit)])
             case "llvm":
                 return "\n".join(str(optimize(unit.llvm_ir())) for unit in self._units)
             case "asm":
