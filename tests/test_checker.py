@@ -251,7 +251,7 @@ def test_messages_name_the_launch_and_what_it_read() -> None:
     # relu_grad works in place, so without it its reader finds what it would have read.
     assert check_plan(replace(plan, launches=[*launches[:relu], *launches[relu + 1 :]]), net)[0].render() == (
         "error: launch 9 @k10_sum: computes a value that the net does not have\n"
-        "note: read 0 is %hb.grad[0, 0] to %hb.grad[1, 5], written by launch 7\n"
+        "note: read 0 is %hb[0, 0] to %hb[1, 5], written by launch 1\n"
         "note: read 0 should be %lb.grad.use0"
     )
     moved = _with_window(plan, 2, 0, replace(launches[2].reads[0], offset_bytes=4))

@@ -120,10 +120,10 @@ def test_pointwise_kernels_work_in_place() -> None:
 
 
 def test_a_part_that_dies_is_stored_over() -> None:
-    """``relu_grad`` of each branch lies over its rows of ``%h.grad``."""
+    """``relu_grad`` of each branch lies over its rows of ``%h``."""
     _, plan = to_plan(NETS["two_batches"]())
-    assert _window(plan, "la.grad") == _window(plan, "ha.grad")
-    assert _window(plan, "lb.grad") == _window(plan, "hb.grad")
+    assert _window(plan, "la.grad") == _window(plan, "ha")
+    assert _window(plan, "lb.grad") == _window(plan, "hb")
     assert plan.bases["arena"].size_bytes == 128 + 128 + 64
 
 
