@@ -5,8 +5,8 @@
     %c = "cnet.concat"(%b)                              (readers of %c read %b)
 
 Invariant: none of the patterns below applies.  Values do not change by a bit, with NaN, infinities and signed zeros:
-``x * 1``, ``x - 0`` and ``-(-x)`` go, ``x + 0`` stays (it turns -0 into 0), and so do products of two factors (each
-rounds).
+``x * 1``, ``x - 0`` and ``-(-x)`` go; ``x + 0`` and sums over nothing stay (they turn -0 into 0), and so do products
+of two factors (each rounds).
 """
 
 from __future__ import annotations
@@ -128,18 +128,6 @@ class TransposeOfOnes(Pattern):
         return True
 
 
-class SumOverNothing(Pattern):
-    """``sum(x, axes=[]) -> x``.  A sum over an axis of size 1 stays: sums start at 0, which turns -0 into 0."""
-
-    roots = ("cnet.sum",)
-
-    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        if op.attributes["axes"]:
-            return False
-        rw.replace(op, op.operands)
-        return True
-
-
 class NegOfNeg(Pattern):
     """``neg(neg(x)) -> x``."""
 
@@ -234,7 +222,6 @@ PATTERNS = (
     TransposeToItself(),
     TransposeOfTranspose(),
     TransposeOfOnes(),
-    SumOverNothing(),
     NegOfNeg(),
     ReluOfRelu(),
     ScaleByOne(),

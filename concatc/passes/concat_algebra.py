@@ -65,6 +65,9 @@ class SliceOfConcat(Pattern):
             found = [parts[k].pop(0) for k, _ in window]
             values.append(found[0] if len(found) == 1 else b.concat(*found, axis=axis))
         rw.replace(op, values)
+        for cut in rw.before(op).ops:
+            for k, part in enumerate(cut.results):
+                part.name = part.name or f"{cut.operands[0].name}.part{k}"
         return True
 
 
@@ -181,7 +184,7 @@ def _overlaps(windows: list[int], inputs: list[int]) -> list[list[tuple[int, int
 def _cut(x: Value, axis: int, sizes: tuple[int, ...], b: Builder) -> list[Value]:
     if len(sizes) == 1:
         return [x]
-    return list(b.slice(x, axis=axis, sizes=sizes, names=[f"{x.name}.part{k}" for k in range(len(sizes))]))
+    return list(b.slice(x, axis=axis, sizes=sizes))
 
 
 def _rejoin(op: Operation, operands: list[Value], rw: Rewriter) -> bool:

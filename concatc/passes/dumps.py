@@ -3,9 +3,9 @@
     %y = "cnet.linear"(%x, %w) : (!t4x8, !t3x8) -> !t4x3          {transpose = false} is the default
     %p, %q = "cnet.split"(%y) : (!t4x3) -> (!t4x3, !t4x3)         {ways = 2} is seen
 
-Attributes that have their default, or that the types of the results say, and names of arguments that their values show,
-are left out; :func:`load_dump` puts them back.  The module that is read is the one that was printed, but for locations: an operation of an edited dump has its
-place in the dump, so that errors point there.
+Attributes that have their default, or that the types of the results say, and names of arguments that their values
+show, are left out; :func:`load_dump` puts them back.  The module that is read is the one that was printed, but for
+locations: an operation of an edited dump has its place in the dump, so that errors point there.
 """
 
 from __future__ import annotations

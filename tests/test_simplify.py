@@ -1,0 +1,411 @@
+"""canonicalize, concat-algebra, cse, dce: text before and after, values unchanged bit for bit, levels kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from concatc.frontend.cnet import load
+from concatc.ir.clone import clone_module
+from concatc.ir.core import Module
+from concatc.ir.parser import parse_module
+from concatc.ir.passes import Pass
+from concatc.passes.canonicalize import Canonicalize
+from concatc.passes.concat_algebra import ConcatAlgebra
+from concatc.passes.cse import Cse
+from concatc.passes.dce import Dce
+from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.verify import verify
+from tests.ir_text import dedent, plain, short_text
+from tests.nets.random_nets import seeded_recipe
+from tests.nets.section5 import NETS
+from tests.short_ir import function
+from tests.small_nets import NetBuilder, data_for, run64
+from tests.values import assert_same_values
+
+SIMPLIFY: tuple[Pass, ...] = (Canonicalize(), ConcatAlgebra(), Cse(), Dce())
+
+# The types of the arguments are given; those of the operations follow from infer.
+X = "%x: tensor<2x3x4xf32>"
+AB = "%a: tensor<2x3xf32>, %b: tensor<4x3xf32>"
+
+
+def check(pass_: Pass, args: str, before: str, after: str) -> None:
+    module = function(args, before)
+    verify(module)
+    changed = assert_same_values(module, pass_.run)
+    verify(changed)
+    assert _short(changed) == dedent(after)
+    again = plain(changed)
+    pass_.run(changed)
+    assert plain(changed) == again, "a second run changes nothing"
+
+
+def _short(module: Module) -> str:
+    return short_text(module.main.body).replace("'", "")
+
+
+CANONICALIZE = {
+    "concat of one": (X, "%y = concat(%x) {axis=1}\nreturn(%y)", "return(%x)"),
+    "slice of one": (X, "%y = slice(%x) {axis=1, sizes=[3]}\nreturn(%y)", "return(%x)"),
+    "accumulate of one": (X, "%y = accumulate(%x)\nreturn(%y)", "return(%x)"),
+    "accumulate of accumulate": (
+        "%a: tensor<3xf32>, %b: tensor<3xf32>, %c: tensor<3xf32>",
+        "%s = accumulate(%a, %b)\n%t = accumulate(%s, %c)\nreturn(%t)",
+        "%t = accumulate(%a, %b, %c)\nreturn(%t)",
+    ),
+    "the order of additions is kept": (
+        "%a: tensor<3xf32>, %b: tensor<3xf32>, %c: tensor<3xf32>",
+        "%s = accumulate(%a, %b)\n%t = accumulate(%c, %s)\nreturn(%t)",
+        "%s = accumulate(%a, %b)\n%t = accumulate(%c, %s)\nreturn(%t)",
+    ),
+    "an accumulate that others read": (
+        "%a: tensor<3xf32>, %b: tensor<3xf32>, %c: tensor<3xf32>",
+        "%s = accumulate(%a, %b)\n%t = accumulate(%s, %c)\nreturn(%t, %s)",
+        "%s = accumulate(%a, %b)\n%t = accumulate(%s, %c)\nreturn(%t, %s)",
+    ),
+    "reshape to itself": (X, "%y = reshape(%x) {shape=[2, 3, 4]}\nreturn(%y)", "return(%x)"),
+    "flatten of the last axis": ("%x: tensor<2x3xf32>", "%y = flatten(%x) {axis=1}\nreturn(%y)", "return(%x)"),
+    "reshape of reshape": (
+        X,
+        "%y = reshape(%x) {shape=[6, 4]}\n%z = flatten(%y) {axis=0}\nreturn(%z)",
+        "%z = reshape(%x) {shape=[24]}\nreturn(%z)",
+    ),
+    "there and back": (
+        X,
+        "%y = flatten(%x)\n%r = relu(%y)\n%z = reshape(%y) {shape=[2, 3, 4]}\nreturn(%z, %r)",
+        "%y = flatten(%x) {axis=1}\n%r = relu(%y)\nreturn(%x, %r)",
+    ),
+    "transpose of transpose": (
+        X,
+        "%y = transpose(%x) {perm=[1, 2, 0]}\n%z = transpose(%y) {perm=[0, 2, 1]}\nreturn(%z)",
+        "%z = transpose(%x) {perm=[1, 0, 2]}\nreturn(%z)",
+    ),
+    "transpose and back": (
+        X,
+        "%y = transpose(%x) {perm=[1, 2, 0]}\n%z = transpose(%y) {perm=[2, 0, 1]}\nreturn(%z)",
+        "return(%x)",
+    ),
+    "transpose of axes of size 1": (
+        "%x: tensor<2x1x3x1xf32>",
+        "%y = transpose(%x) {perm=[1, 0, 3, 2]}\nreturn(%y)",
+        "%y = reshape(%x) {shape=[1, 2, 1, 3]}\nreturn(%y)",
+    ),
+    "neg of neg": (X, "%y = neg(%x)\n%z = neg(%y)\nreturn(%z)", "return(%x)"),
+    "relu of relu": (X, "%y = relu(%x)\n%z = relu(%y)\nreturn(%z)", "%y = relu(%x)\nreturn(%y)"),
+    "times one": (X, "%y = mul_scalar(%x) {value=1.0}\nreturn(%y)", "return(%x)"),
+    "times two": (X, "%y = mul_scalar(%x) {value=2.0}\nreturn(%y)", "%y = mul_scalar(%x) {value=2.0}\nreturn(%y)"),
+    "times minus one": (X, "%y = mul_scalar(%x) {value=-1.0}\nreturn(%y)", "%y = neg(%x)\nreturn(%y)"),
+    "a sign into a factor": (
+        X,
+        "%y = neg(%x)\n%z = mul_scalar(%y) {value=0.3}\nreturn(%z)",
+        "%z = mul_scalar(%x) {value=-0.3}\nreturn(%z)",
+    ),
+    "a sign behind a factor": (
+        X,
+        "%y = mul_scalar(%x) {value=0.3}\n%z = neg(%y)\nreturn(%z)",
+        "%z = mul_scalar(%x) {value=-0.3}\nreturn(%z)",
+    ),
+    "two factors round twice": (
+        X,
+        "%y = mul_scalar(%x) {value=0.3}\n%z = mul_scalar(%y) {value=0.7}\nreturn(%z)",
+        "%y = mul_scalar(%x) {value=0.3}\n%z = mul_scalar(%y) {value=0.7}\nreturn(%z)",
+    ),
+    "minus zero": (X, "%y = add_scalar(%x) {value=-0.0}\nreturn(%y)", "return(%x)"),
+    "plus zero turns -0 into 0": (
+        X,
+        "%y = add_scalar(%x) {value=0.0}\nreturn(%y)",
+        "%y = add_scalar(%x) {value=0.0}\nreturn(%y)",
+    ),
+    "expand of a constant": (
+        X,
+        "%c = constant() {shape=[], value=0.5}\n%y = expand(%c) {shape=[2, 3], axes=[0, 1]}\nreturn(%y)",
+        "%y = constant() {shape=[2, 3], value=0.5, dtype=f32}\nreturn(%y)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CANONICALIZE)
+def test_canonicalize(name: str) -> None:
+    check(Canonicalize(), *CANONICALIZE[name])
+
+
+CONCAT_ALGEBRA = {
+    "windows are the inputs": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[2, 4]}\n%r = relu(%p)\nreturn(%r, %q)",
+        "%r = relu(%a)\nreturn(%r, %b)",
+    ),
+    "windows are the inputs, and the concat is read too": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[2, 4]}\nreturn(%p, %q, %h)",
+        "%h = concat(%a, %b) {axis=0}\nreturn(%a, %b, %h)",
+    ),
+    "windows within an input": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q, %r = slice(%h) {axis=0, sizes=[2, 1, 3]}\nreturn(%p, %q, %r)",
+        "%q, %r = slice(%b) {axis=0, sizes=[1, 3]}\nreturn(%a, %q, %r)",
+    ),
+    "windows across inputs": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q, %r = slice(%h) {axis=0, sizes=[1, 3, 2]}\nreturn(%p, %q, %r)",
+        "%p, %a.part1 = slice(%a) {axis=0, sizes=[1, 1]}\n%b.part0, %r = slice(%b) {axis=0, sizes=[2, 2]}\n"
+        "%q = concat(%a.part1, %b.part0) {axis=0}\nreturn(%p, %q, %r)",
+    ),
+    "windows across inputs of a concat that others read": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[3, 3]}\nreturn(%p, %q, %h)",
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[3, 3]}\nreturn(%p, %q, %h)",
+    ),
+    "another axis": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=1, sizes=[1, 2]}\nreturn(%p, %q)",
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=1, sizes=[1, 2]}\nreturn(%p, %q)",
+    ),
+    "an empty window": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q, %r = slice(%h) {axis=0, sizes=[2, 0, 4]}\nreturn(%p, %q, %r)",
+        "%h = concat(%a, %b) {axis=0}\n%p, %q, %r = slice(%h) {axis=0, sizes=[2, 0, 4]}\nreturn(%p, %q, %r)",
+    ),
+    "an empty input": (
+        "%a: tensor<2x3xf32>, %e: tensor<0x3xf32>, %b: tensor<4x3xf32>",
+        "%h = concat(%a, %e, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[2, 4]}\nreturn(%p, %q)",
+        "return(%a, %b)",
+    ),
+    "all windows in order": (
+        X,
+        "%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%p, %q) {axis=1}\nreturn(%y)",
+        "return(%x)",
+    ),
+    "all windows in order, among others": (
+        X,
+        "%r = relu(%x)\n%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%r, %p, %q, %r) {axis=1}\nreturn(%y)",
+        "%r = relu(%x)\n%y = concat(%r, %x, %r) {axis=1}\nreturn(%y)",
+    ),
+    "windows in another order": (
+        X,
+        "%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%q, %p) {axis=1}\nreturn(%y)",
+        "%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%q, %p) {axis=1}\nreturn(%y)",
+    ),
+    "nested": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%g = concat(%b, %h, %a) {axis=0}\nreturn(%g)",
+        "%g = concat(%b, %a, %b, %a) {axis=0}\nreturn(%g)",
+    ),
+    "a nested concat that others read stays a window": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%g = concat(%h, %a) {axis=0}\nreturn(%g, %h)",
+        "%h = concat(%a, %b) {axis=0}\n%g = concat(%h, %a) {axis=0}\nreturn(%g, %h)",
+    ),
+    "constants side by side": (
+        AB,
+        "%c = constant() {shape=[2, 3], value=0.0}\n%d = constant() {shape=[1, 3], value=0.0}\n"
+        "%e = constant() {shape=[1, 3], value=-0.0}\n%y = concat(%a, %c, %d, %e) {axis=0}\nreturn(%y)",
+        "%e = constant() {shape=[1, 3], value=-0.0, dtype=f32}\n%c = constant() {shape=[3, 3], value=0.0, dtype=f32}\n"
+        "%y = concat(%a, %c, %e) {axis=0}\nreturn(%y)",
+    ),
+    "there and back again": (
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%p, %q = slice(%h) {axis=0, sizes=[3, 3]}\n%g = concat(%p, %q) {axis=0}\n"
+        "%s, %t = slice(%g) {axis=0, sizes=[2, 4]}\nreturn(%t, %s)",
+        "return(%b, %a)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONCAT_ALGEBRA)
+def test_concat_algebra(name: str) -> None:
+    check(ConcatAlgebra(), *CONCAT_ALGEBRA[name])
+
+
+CSE = {
+    "equal operations": (
+        X,
+        "%a = exp(%x)\n%b = exp(%x)\n%c = add(%a, %b)\nreturn(%c)",
+        "%a = exp(%x)\n%c = add(%a, %a)\nreturn(%c)",
+    ),
+    "chains": (
+        X,
+        "%a = exp(%x)\n%b = exp(%x)\n%c = neg(%a)\n%d = neg(%b)\nreturn(%c, %d)",
+        "%a = exp(%x)\n%c = neg(%a)\nreturn(%c, %c)",
+    ),
+    "several results": (
+        X,
+        "%a, %b = slice(%x) {axis=1, sizes=[1, 2]}\n%c, %d = slice(%x) {axis=1, sizes=[1, 2]}\nreturn(%a, %b, %c, %d)",
+        "%a, %b = slice(%x) {axis=1, sizes=[1, 2]}\nreturn(%a, %b, %a, %b)",
+    ),
+    "other attributes": (
+        X,
+        "%a = mul_scalar(%x) {value=0.0}\n%b = mul_scalar(%x) {value=-0.0}\nreturn(%a, %b)",
+        "%a = mul_scalar(%x) {value=0.0}\n%b = mul_scalar(%x) {value=-0.0}\nreturn(%a, %b)",
+    ),
+    "other operands": (
+        AB,
+        "%a2 = add(%a, %a)\n%b2 = add(%b, %b)\nreturn(%a2, %b2)",
+        "%a2 = add(%a, %a)\n%b2 = add(%b, %b)\nreturn(%a2, %b2)",
+    ),
+    "dropouts of two calls": (
+        "%x: tensor<2x3xf32>, %r: tensor<2xi32>",
+        "%a = dropout(%x, %r) {key=1}\n%b = dropout(%x, %r) {key=2}\n%c = dropout(%x, %r) {key=1}\nreturn(%a, %b, %c)",
+        "%a = dropout(%x, %r) {p=0.5, key=1}\n%b = dropout(%x, %r) {p=0.5, key=2}\nreturn(%a, %b, %a)",
+    ),
+    "constants are made where they are read": (
+        X,
+        "%a = constant() {shape=[2], value=1.0}\n%b = constant() {shape=[2], value=1.0}\nreturn(%a, %b)",
+        "%a = constant() {shape=[2], value=1.0, dtype=f32}\n%b = constant() {shape=[2], value=1.0, dtype=f32}\n"
+        "return(%a, %b)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CSE)
+def test_cse(name: str) -> None:
+    check(Cse(), *CSE[name])
+
+
+def test_cse_does_not_look_at_places_or_at_what_is_transposed() -> None:
+    module = parse_module("""
+    module { func.func @f(%x: tensor<3xf32>) -> (tensor<3xf32>, tensor<3xf32>) {
+      %a = "cnet.exp"(%x) : (tensor<3xf32>) -> tensor<3xf32> loc("f.cnet":1:1)
+      %b = "cnet.exp"(%x) {transposes = "exp %a"} : (tensor<3xf32>) -> tensor<3xf32> loc("f.cnet":2:1)
+      func.return %a, %b : tensor<3xf32>, tensor<3xf32>
+    } }
+    """)
+    Cse().run(module)
+    assert (
+        short_text(module.main.body) == "%a = exp(%x)\n%a.use0, %a.use1 = split(%a) {ways=2}\nreturn(%a.use0, %a.use1)"
+    )
+
+
+def test_kept_blobs_have_gradients_of_their_own() -> None:
+    net = NetBuilder()
+    x, w = net.input("x", 2, 3), net.param("w", 2, 3)
+    h = net.named("h", net.b.mul(x, w))
+    g = net.named("g", net.b.mul(x, w))
+    twice = net.named("twice", net.b.concat(h, axis=0))
+    net.keep("h", h)
+    net.keep("twice", twice)
+    net.loss(net.call("sum", net.b.square(h)))
+    net.loss(net.call("sum", net.b.exp(g)))
+    net.loss(net.call("sum", net.b.tanh(twice)))
+    graph = net.module()
+    data = data_for(graph.main)
+    plain_joint, simplified = (derive(graph, passes) for passes in ((), SIMPLIFY))
+    assert sum(op.name == "cnet.mul" for op in simplified.main.ops if "transposes" not in op.attributes) == 2
+    expected, found = (run64(m.main, data) for m in (plain_joint, simplified))
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-12, err_msg=str(key))
+
+
+def derive(graph: Module, passes: tuple[Pass, ...]) -> Module:
+    module = clone_module(graph)
+    for pass_ in passes:
+        pass_.run(module)
+    InsertSplits().run(module)
+    DeriveBackward().run(module)
+    return module
+
+
+DCE = {
+    "dead chains": (X, "%a = exp(%x)\n%b = neg(%a)\n%c = relu(%x)\nreturn(%c)", "%c = relu(%x)\nreturn(%c)"),
+    "one result is enough": (
+        X,
+        "%a, %b = slice(%x) {axis=1, sizes=[1, 2]}\nreturn(%b)",
+        "%a, %b = slice(%x) {axis=1, sizes=[1, 2]}\nreturn(%b)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DCE)
+def test_dce(name: str) -> None:
+    check(Dce(), *DCE[name])
+
+
+def test_dce_keeps_what_it_does_not_know_and_drops_arguments_when_asked() -> None:
+    text = """
+    module { func.func @f(%x: tensor<3xf32>, %y: tensor<3xf32>) -> tensor<3xf32> {
+      %a = "other.op"(%y) : (tensor<3xf32>) -> tensor<3xf32>
+      %b = "cnet.exp"(%x) : (tensor<3xf32>) -> tensor<3xf32>
+      func.return %y : tensor<3xf32>
+    } }
+    """
+    module = parse_module(text)
+    Dce().run(module)
+    assert short_text(module.main.body) == "%a = other.op(%y)\nreturn(%y)"
+    assert [a.name for a in module.main.args] == ["x", "y"]
+    Dce(arguments=True).run(module)
+    assert [(a.name, a.index) for a in module.main.args] == [("y", 0)]
+
+
+def test_splits_do_not_hide_anything_and_come_back() -> None:
+    module = function(
+        AB,
+        "%h = concat(%a, %b) {axis=0}\n%h0, %h1 = split(%h) {ways=2}\n%p, %q = slice(%h0) {axis=0, sizes=[2, 4]}\n"
+        "%r = relu(%h1)\nreturn(%p, %q, %r)",
+    )
+    verify(module, "split")
+    changed = assert_same_values(module, ConcatAlgebra().run)
+    verify(changed, "split")
+    assert _short(changed) == dedent("""
+        %a.use0, %a.use1 = split(%a) {ways=2}
+        %b.use0, %b.use1 = split(%b) {ways=2}
+        %h = concat(%a.use0, %b.use0) {axis=0}
+        %r = relu(%h)
+        return(%a.use1, %b.use1, %r)
+        """)
+
+
+def test_a_linear_graph_stays_linear() -> None:
+    """%x.0 and %x.1 are read once each; after cse %a is read twice, and has its split."""
+    module = function(
+        X,
+        "%x0, %x1 = split(%x) {ways=2}\n%a = exp(%x0)\n%b = exp(%x1)\n%c = relu(%b)\nreturn(%a, %c)",
+    )
+    Cse().run(module)
+    verify(module, "split")
+    assert _short(module) == dedent("""
+        %a = exp(%x)
+        %a.use0, %a.use1 = split(%a) {ways=2}
+        %c = relu(%a.use0)
+        return(%a.use1, %c)
+        """)
+
+
+@pytest.mark.parametrize("pass_", SIMPLIFY, ids=lambda p: p.name)
+@pytest.mark.parametrize("name", NETS)
+def test_nets_at_every_level(name: str, pass_: Pass) -> None:
+    """Graph, split and joint: values as before (float64), what the level promises as before."""
+    graph = NETS[name]()
+    data = data_for(graph.main)
+    expected = run64(graph.main, data)
+    pass_.run(graph)
+    verify(graph)
+    _compare(run64(graph.main, data), expected)
+    InsertSplits().run(graph)
+    pass_.run(graph)
+    verify(graph, "split")
+    _compare(run64(graph.main, data), expected)
+    if not graph.main.returned("total"):
+        return
+    DeriveBackward().run(graph)
+    expected = run64(graph.main, data)
+    pass_.run(graph)
+    verify(graph, "joint")
+    _compare(run64(graph.main, data), expected)
+
+
+def _compare(found: dict[tuple[str, str], np.ndarray], expected: dict[tuple[str, str], np.ndarray]) -> None:
+    assert list(found) == list(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=str(key))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_simplified_nets_have_the_same_gradients(seed: int) -> None:
+    graph, _ = load(seeded_recipe(seed).source(), "random.cnet", dtype="f64")
+    data = data_for(graph.main, seed)
+    expected, found = (run64(derive(graph, passes).main, data) for passes in ((), SIMPLIFY))
+    for key, value in expected.items():
+        scale = max(float(np.max(np.abs(value), initial=0)), 1.0)
+        np.testing.assert_allclose(found[key], value, atol=1e-9 * scale, rtol=0, err_msg=str(key))
