@@ -55,7 +55,7 @@ def compile(
     dtype: str = "f32",
     verify_each: bool = False,
 ) -> CompiledModule:
-    """Compile a net from a ``.cnet`` file.
+    """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of the levels graph to kernels.
 
     ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
     ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
@@ -96,6 +96,7 @@ def compile_source(
     Everything else is as in :func:`compile`.
     """
     from concatc.compiler import Options, compile_net
+    from concatc.edited import SUFFIX, EditedDump
     from concatc.runtime.module import CompiledModule
 
     options = Options(
@@ -107,6 +108,8 @@ def compile_source(
         dtype=dtype,
         verify_each=verify_each,
     )
+    if filename.endswith(SUFFIX):
+        return CompiledModule(EditedDump(text, filename, options))
     return CompiledModule(compile_net(text, filename, options))
 
 

@@ -26,6 +26,7 @@ FLOORS: dict[str, float] = {
     "concatc.runtime": 5,
     "concatc.compiler": 6,
     "concatc.artifact": 6.5,
+    "concatc.edited": 6.5,
     "concatc": 7,
     "concatc.cli": 7,
     "concatc.__main__": 7,

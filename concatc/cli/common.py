@@ -49,8 +49,9 @@ def compile_file(
     input_grads: bool = False,
     **more: Any,
 ) -> Compilation:
-    """Compile a ``.cnet`` file and show its warnings."""
+    """Compile a ``.cnet`` file, or a dump, and show its warnings."""
     from concatc.compiler import Options, compile_net
+    from concatc.edited import SUFFIX, EditedDump
     from concatc.frontend.cnet import read
 
     options = Options(
@@ -62,6 +63,8 @@ def compile_file(
         input_grads=input_grads,
         **more,
     )
+    if file.suffix == SUFFIX:
+        return EditedDump(read(file), os.fspath(file), options)
     compilation = compile_net(read(file), os.fspath(file), options)
     for warning in compilation.warnings:
         click.echo(warning.render({os.fspath(file): compilation.text}), err=True)

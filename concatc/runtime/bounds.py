@@ -7,13 +7,13 @@ an index out of range ends in an error that names the input, never in a wrong re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, Loc, UsageError
-from concatc.ir.core import FuncOp, Value
+from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.memory import Array
 from concatc.op import is_op, load_all_ops_once, op_of
@@ -43,9 +43,7 @@ def index_checks(func: FuncOp) -> list[IndexCheck]:
         v: np.arange(a, b).reshape(v.shape) for (_, v), a, b in zip(sources, starts, starts[1:], strict=False)
     }
     checks: list[IndexCheck] = []
-    for op in func.ops:
-        if op.name == "func.return" or not any(v in origins for v in op.operands):
-            continue
+    for op in _ops(func.body, origins):
         if is_op(op, *VIEWS) and all(v in origins for v in op.operands):
             origins.update(zip(op.results, op_of(op).reference(*(origins[v] for v in op.operands)), strict=True))
             continue
@@ -55,11 +53,24 @@ def index_checks(func: FuncOp) -> list[IndexCheck]:
             if origin is None:
                 continue
             for (name, value), begin, end in zip(sources, starts, starts[1:], strict=False):
-                inside = np.sort(origin[(origin >= begin) & (origin < end)]) - begin
+                inside = np.unique(origin[(origin >= begin) & (origin < end)]) - begin
                 if inside.size:
-                    positions = None if inside.size >= value.tensor.numel else inside
+                    positions = None if inside.size == value.tensor.numel else inside
                     checks.append(IndexCheck(name, positions, extent, ignored, op.name, op.loc))
     return list({(c.input, _key(c.positions), c.extent, c.ignored): c for c in checks}.values())
+
+
+def _ops(block: Block, origins: dict[Value, Array]) -> Iterator[Operation]:
+    """The ops that read a value of ``origins``, those inside kernels in place of the kernel."""
+    for op in block.ops:
+        if op.name in ("func.return", "cnet.yield") or not any(v in origins for v in op.operands):
+            continue
+        if op.name != "cnet.kernel":
+            yield op
+            continue
+        inner = op.regions[0].block
+        origins.update({a: origins[v] for a, v in zip(inner.args, op.operands, strict=True) if v in origins})
+        yield from _ops(inner, origins)
 
 
 def _key(positions: Array | None) -> bytes | None:

@@ -1,0 +1,89 @@
+"""A dump that is edited and run gives the edited result, at every level that can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import concatc
+
+NET = """
+net small(n = 4) {
+    input x: f32[n, 5]
+    input label: i32[n]
+    h = x |> linear(6) @one |> relu
+    y = linear(concat(h, h, axis=1), 3) @two
+    loss softmax_loss(y, label)
+    output y
+}
+"""
+LEVELS = ("graph", "split", "joint", "optimized", "kernels")
+TARGETS = ("reference", "cpu")
+
+
+def batch() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"x": rng.normal(size=(4, 5)).astype(np.float32), "label": np.int32([0, 2, 1, 2])}
+
+
+@pytest.fixture(scope="module")
+def original() -> concatc.CompiledModule:
+    net = concatc.compile_source(NET, target="reference")
+    net.init(seed=1)
+    return net
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_dump_runs_as_the_net_does(level: str, target: str, original: concatc.CompiledModule, tmp_path: Path) -> None:
+    path = tmp_path / "dump.mlir"
+    path.write_text(original.ir(level))
+    net = concatc.compile(path, target=target, verify_each=True)
+    net.init(seed=1)
+    losses = net.train_step(batch())
+    assert losses == pytest.approx(original.train_step(batch()), rel=1e-6)
+    for name, grad in original.grads.items():
+        np.testing.assert_allclose(net.grads[name], grad, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(net.eval(x=batch()["x"])["y"], original.eval(x=batch()["x"])["y"], atol=1e-6)
+    with pytest.raises(concatc.UsageError, match="must hold 0 to 2"):
+        net.train_step(batch() | {"label": np.int32([0, 2, 1, 3])})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_edited_dump_runs_as_edited(
+    level: str, target: str, original: concatc.CompiledModule, tmp_path: Path
+) -> None:
+    text = original.ir(level)
+    edited = text.replace('"cnet.relu"', '"cnet.neg"')
+    assert edited != text
+    path = tmp_path / "dump.mlir"
+    path.write_text(edited)
+    net = concatc.compile(path, target=target)
+    net.init(seed=1)
+    x, p = batch()["x"], original.params
+    h = -(x @ p["one.weight"].T + p["one.bias"])
+    expected = np.concatenate([h, h], axis=1) @ p["two.weight"].T + p["two.bias"]
+    np.testing.assert_allclose(net.forward(batch())["y"], expected, atol=1e-5)
+    np.testing.assert_allclose(net.eval(x=x)["y"], expected, atol=1e-5)
+
+
+def test_what_a_dump_cannot_do_is_explained(original: concatc.CompiledModule, tmp_path: Path) -> None:
+    path = tmp_path / "dump.mlir"
+    path.write_text(original.ir("kernels"))
+    net = concatc.compile(path, target="reference")
+    with pytest.raises(concatc.UsageError, match="a dump of the level kernels; it has no joint"):
+        net.ir("joint")
+    with pytest.raises(concatc.UsageError, match="was made for n=4"):
+        net.eval(x=np.zeros((5, 5), np.float32))
+    with pytest.raises(concatc.UsageError, match="is a dump: dims, keep are settled in it"):
+        concatc.compile(path, dims={"n": 5}, keep=["h"])
+    for level in ("plan", "loops"):
+        path.write_text(concatc.compile_source(NET).ir(level))
+        with pytest.raises(concatc.UsageError, match="holds a plan or loops"):
+            concatc.compile(path)
+    path.write_text(original.ir("graph").replace("cnet.relu", "cnet.rely"))
+    with pytest.raises(concatc.ConcatcError, match="rely"):
+        concatc.compile(path)
