@@ -97,7 +97,7 @@ def test_the_thread_net_is_equal_to_the_reference() -> None:
 @pytest.mark.parametrize("dtype", ["f64", "f32"])
 @pytest.mark.parametrize("shape", [(2, 4, 3, 6, 5), (1, 16, 4, 4, 4), (3, 2, 5, 3, 7)])
 def test_the_hand_written_densenet_block(shape: tuple[int, int, int, int, int], dtype: str, cache: Cache) -> None:
-    """Channels-last pitch, batch norm recomputed in prologues, gradients added into windows; no byte outside of them."""
+    """Channels-last pitch, batch norm in prologues, gradients added into windows; no byte outside of them."""
     plan, arguments, expected = densenet_block_plan(*shape, dtype)
     plan = place_scratch(plan)
     memory = BaseMemory(plan)
