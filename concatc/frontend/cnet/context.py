@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,16 +120,11 @@ class Run:
             )
             self.sink.raise_if_errors()
 
-    @contextmanager
-    def deeper(self, frame: Frame, loc: Loc) -> Iterator[None]:
-        """One level of nesting; too many are an error instead of a crash."""
+    def enter(self, frame: Frame, loc: Loc) -> None:
+        """One level of nesting, which the caller leaves by ``depth -= 1``; too many are an error, not a crash."""
         if self.depth >= limits.DYNAMIC_DEPTH:
             raise self.fail(frame, "blocks and expressions are nested too deeply here", loc)
         self.depth += 1
-        try:
-            yield
-        finally:
-            self.depth -= 1
 
     def source(self, loc: Loc) -> str:
         """The text of a range on one line; "" where it spans several."""

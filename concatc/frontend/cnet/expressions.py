@@ -60,8 +60,11 @@ class Expressions:
 
     def evaluate(self, frame: Frame, expr: ast.Expr) -> Any:
         """The value of an expression."""
-        with self.run.deeper(frame, expr.loc):
+        self.run.enter(frame, expr.loc)
+        try:
             return self._rules[type(expr)](frame, expr)
+        finally:
+            self.run.depth -= 1
 
     # -- names ---------------------------------------------------------------------------------------------------------
     def _reference(self, frame: Frame, expr: ast.Reference) -> Any:

@@ -29,6 +29,10 @@ class _Returned(Exception):
         self.values = values
 
 
+class _MaybeReturned(Exception):
+    """A statement of a block did not parse; it may have been its ``return``."""
+
+
 class Statements:
     """Runs statements in a frame.  A statement that fails poisons what it would have bound, and the next one runs."""
 
@@ -85,8 +89,9 @@ class Statements:
         """Run a block; returns what it returns, several values as a list."""
         definition = frame.names.definition
         try:
-            with self.run.deeper(frame, frame.calls[-1]):
-                self._body(frame, definition.body)
+            self._body(frame, definition.body)
+        except _MaybeReturned:
+            raise Poisoned from None
         except _Returned as returned:
             return returned.values[0] if len(returned.values) == 1 else returned.values
         if not holds_return(definition.body):
@@ -103,8 +108,11 @@ class Statements:
         try:
             if is_misplaced(statement, frame.names.definition.kind):
                 raise Poisoned  # reported where the names are resolved
-            with self.run.deeper(frame, statement.loc):
+            self.run.enter(frame, statement.loc)
+            try:
                 self._rules[type(statement)](frame, statement)
+            finally:
+                self.run.depth -= 1
         except Poisoned:
             self._poison(frame, statement)
 
@@ -122,8 +130,7 @@ class Statements:
 
     def _bad(self, frame: Frame, statement: ast.Bad) -> None:
         if not statement.targets and frame.names.definition.kind == "block":
-            # It may have been the `return`.
-            raise _Returned((POISON,))
+            raise _MaybeReturned
         raise Poisoned
 
     # -- assignment ----------------------------------------------------------------------------------------------------
@@ -134,7 +141,6 @@ class Statements:
     def _assign(self, frame: Frame, statement: ast.Assign) -> None:
         start = len(self.run.graph.func.ops)
         value = self.expressions.evaluate(frame, statement.value)
-        self._check_poison(value)
         if len(statement.targets) == 1:
             values = (value,)
         elif isinstance(value, tuple) and len(value) == len(statement.targets):
@@ -149,14 +155,8 @@ class Statements:
         target = ast.Reference((statement.target.text,), statement.target.loc)
         old = self.expressions.evaluate(frame, target)
         value = self.expressions.evaluate(frame, statement.value)
-        self._check_poison(value)
         new = self.expressions.combine(frame, "+", (target, old), (statement.value, value), statement.loc)
         self._finish(frame, start, [(statement.target.text, new)])
-
-    @staticmethod
-    def _check_poison(value: Any) -> None:
-        if value is POISON:
-            raise Poisoned
 
     def _finish(self, frame: Frame, start: int, targets: list[tuple[str, Any]]) -> None:
         for name, value in targets:
@@ -301,7 +301,6 @@ class Statements:
         if slot is None:
             raise self.run.fail(frame, f"`{name}` is {describe(current)}, not a state", statement.name.loc)
         value = self.expressions.evaluate(frame, statement.value)
-        self._check_poison(value)
         if not is_blob(value) or value.type != slot.argument.type:
             message = f"state `{name}` is {slot.argument.type} and cannot become {describe(value)}"
             raise self.run.fail(frame, message, statement.value.loc)
@@ -326,7 +325,6 @@ class Statements:
         if statement.name is None and not isinstance(statement.value, ast.Reference):
             raise self.run.fail(frame, "this output needs a name", statement.loc, help="`output .. as NAME`")
         value = self.expressions.evaluate(frame, statement.value)
-        self._check_poison(value)
         if not is_blob(value):
             raise self.run.fail(frame, f"an output is a blob, not {describe(value)}", statement.value.loc)
         name = statement.name.text if statement.name else statement.value.parts[-1]  # type: ignore[union-attr]
@@ -341,7 +339,6 @@ class Statements:
         weight = 1.0
         if statement.weight is not None:
             weight = self.expressions.number(frame, statement.weight, "the weight of a loss")
-        self._check_poison(value)
         if not is_blob(value):
             raise self.run.fail(frame, f"a loss is a blob of one element, not {describe(value)}", statement.value.loc)
         first = next(iter(self.run.graph.losses.values()), None)
