@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,18 @@ __all__ = [
     "Adam",
     "CompiledModule",
     "ConcatcError",
+    "ConcatcWarning",
     "Optimizer",
     "UsageError",
     "compile",
     "compile_source",
     "load",
 ]
+
+
+class ConcatcWarning(UserWarning):
+    """Something in a net that is probably not meant, such as an input that nothing reads."""
+
 
 # Imported when they are first asked for: `import concatc` takes a few milliseconds.
 _LAZY = {
@@ -65,18 +72,8 @@ def compile(
     """
     from concatc.frontend.cnet import read
 
-    text = read(os.fspath(path))
-    return compile_source(
-        text,
-        filename=os.fspath(path),
-        dims=dims,
-        target=target,
-        net=net,
-        keep=keep,
-        input_grads=input_grads,
-        dtype=dtype,
-        verify_each=verify_each,
-    )
+    filename = os.fspath(path)
+    return _compiled(read(filename), filename, dims, target, net, keep, input_grads, dtype, verify_each)
 
 
 def compile_source(
@@ -95,6 +92,20 @@ def compile_source(
 
     Everything else is as in :func:`compile`.
     """
+    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, verify_each)
+
+
+def _compiled(
+    text: str,
+    filename: str,
+    dims: Mapping[str, Dim] | None,
+    target: str,
+    net: str | None,
+    keep: Iterable[str],
+    input_grads: bool,
+    dtype: str,
+    verify_each: bool,
+) -> CompiledModule:
     from concatc.compiler import Options, compile_net
     from concatc.edited import SUFFIX, EditedDump
     from concatc.runtime.module import CompiledModule
@@ -110,7 +121,11 @@ def compile_source(
     )
     if filename.endswith(SUFFIX):
         return CompiledModule(EditedDump(text, filename, options))
-    return CompiledModule(compile_net(text, filename, options))
+    compilation = compile_net(text, filename, options)
+    for warning in compilation.warnings:
+        # Level 3 is the line that called compile or compile_source.
+        warnings.warn(warning.render({filename: text}), ConcatcWarning, stacklevel=3)
+    return CompiledModule(compilation)
 
 
 def load(directory: str | os.PathLike[str]) -> CompiledModule:

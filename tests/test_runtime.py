@@ -435,3 +435,17 @@ def test_torch_tensors_are_taken_without_a_copy_of_ours() -> None:
     tensors["a"].requires_grad_()
     assert np.array_equal(net.forward(tensors)["logits"], net.forward(data)["logits"])
     assert "holds int64, but the net takes int32" in error_of(net.forward, tensors | {"label": tensors["label"].long()})
+
+
+def test_plans_of_many_batch_sizes_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("concatc.runtime.module.MAX_PLANS", 3)
+    net = compile_thread()
+    sizes = [4, 5, 6, 7, 8, 4]
+    outs = [net.eval(batch(x))["logits"] for x in sizes]
+    assert len(net._instances) == 3
+    assert np.array_equal(outs[0], outs[-1])
+
+
+def test_warnings_of_the_language_are_warnings_of_python() -> None:
+    with pytest.warns(concatc.ConcatcWarning, match="input `b` is not used"):
+        concatc.compile_source("net f(n = 2) { input a: f32[n]; input b: f32[n]; output relu(a) as y }")

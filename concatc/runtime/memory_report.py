@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from concatc.loops.plan import Remark
 from concatc.runtime.source import LoweredPhase, Phase
 
-
 SHARED = ("params", "grads", "states")  # one block each for all phases
 OWN = ("inputs", "outputs", "arena")  # one block each a phase
 

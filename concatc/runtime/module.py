@@ -29,6 +29,8 @@ from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 P = ParamSpec("P")
 R = TypeVar("R")
 SEEDS = 2**31
+# Plans for other batch sizes are kept, the ones used last; each holds its IR and code, memory is shared.
+MAX_PLANS = 32
 
 
 def _one_at_a_time(
@@ -61,7 +63,6 @@ class CompiledModule:
         self._source = source
         self._lock = threading.RLock()
         self._signatures: dict[Phase, Signature] = {}
-        self._sources: dict[tuple[tuple[str, Dim], ...], Source] = {tuple(source.dims.items()): source}
         self._instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
         self._current: dict[Phase, Instance] = {}
         self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
@@ -311,9 +312,8 @@ class CompiledModule:
 
     def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
         key = tuple(dims.items())
-        if key not in self._sources:
-            self._sources[key] = self._compiled_at(dims, changed)
-        return self._sources[key]
+        known = [i.source for (_, at), i in self._instances.items() if at == key]
+        return known[0] if known else self._compiled_at(dims, changed)
 
     def _compiled_at(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
         at = ", ".join(f"{name}={n}" for name, n in changed.items())
@@ -340,9 +340,11 @@ class CompiledModule:
 
     def _instance(self, phase: Phase, source: Source) -> Instance:
         key = (phase, tuple(source.dims.items()))
-        if key not in self._instances:
-            self._instances[key] = Instance(source, phase, self._store, self._pools[phase])
-        return self._instances[key]
+        instance = self._instances.pop(key, None) or Instance(source, phase, self._store, self._pools[phase])
+        self._instances[key] = instance  # the one used last stands last
+        if len(self._instances) > MAX_PLANS:
+            del self._instances[next(iter(self._instances))]
+        return instance
 
     def _update(self, optimizer: Optimizer) -> OptimizerState:
         if not isinstance(optimizer, Optimizer):
