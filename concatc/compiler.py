@@ -80,12 +80,10 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     net = graph.main
     frozen = tuple(name for name, value in net.arguments("param").items() if value.attrs.get("cnet.lr") == 0.0)
     derive = DeriveBackward(input_grads=options.input_grads, freeze=frozen)
-    # A kept blob that is merged with another one would get the gradient of both.
-    before = () if net.returned("kept") else SIMPLIFY
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*before, derive) if net.returned("total") else (),
+        "joint": (*SIMPLIFY, derive) if net.returned("total") else (),
         "optimized": SIMPLIFY,
         "kernels": (Fuse(), OrderKernels()),
     }

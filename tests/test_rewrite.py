@@ -39,7 +39,7 @@ class Pair(Pattern):
     roots = ("t.inc",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        inner = op.operands[0].op
+        inner = rw.maker(op.operands[0])
         if inner is None or inner.name != "t.inc":
             return False
         two = rw.create(op, "t.two", [], [F32], result_names=["two"])
@@ -104,6 +104,19 @@ def test_without_leave_nothing_dead_is_removed() -> None:
     apply_patterns(module.main, [Pair()])
     assert [op.name for op in module.main.ops].count("t.inc") == 2
     verify(module)
+
+
+def test_opaque_values_keep_makers_and_readers() -> None:
+    module = parse(CHAIN)
+    a, b = (op.result for op in module.main.ops[:2])
+    assert apply_patterns(module.main, [Pair()], removable=pure, opaque=[b]) == 0
+    assert apply_patterns(module.main, [Pair()], removable=pure, opaque=[a]) == 1
+    assert short_text(module.main.body) == dedent("""
+        %a = t.inc(%x)
+        %two = t.two()
+        %c = t.add(%a, %two)
+        return(%c)
+        """)
 
 
 def test_patterns_that_do_not_end() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -401,11 +403,62 @@ def _compare(found: dict[tuple[str, str], np.ndarray], expected: dict[tuple[str,
         np.testing.assert_array_equal(found[key], value, err_msg=str(key))
 
 
+KEPT = {
+    "windows of a kept concat": """
+        h = concat(x, y, axis=0)
+        p, q = slice(h, axis=0, sizes=[2, 2])
+        loss sum(p ^ 2) as one
+        loss sum(exp(q) + exp(q)) as two
+        """,
+    "a concat of kept windows": """
+        h, k = slice(x, axis=1, sizes=[1, 2])
+        g = concat(h, k, axis=1)
+        loss sum(g ^ 2) as one
+        """,
+    "past a kept reshape": """
+        h = reshape(x, [3, 2])
+        g = reshape(h, [6])
+        k = -g
+        f = -k
+        loss sum(f ^ 2) as one
+        loss sum(exp(h)) as two
+        """,
+    "equal blobs": """
+        h = x * y
+        g = x * y
+        k = transpose(g, [1, 0])
+        f = transpose(k, [1, 0])
+        loss sum(f ^ 2) as one
+        loss sum(exp(h)) as two
+        """,
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_gradients_of_kept_blobs(name: str) -> None:
+    body = KEPT[name]
+    keep = [blob for blob in "hgkf" if f"{blob} = " in body or f", {blob} = " in body]
+    source = f"net f() {{\n param x: f64[2, 3]\n param y: f64[2, 3]\n{body}\n}}"
+    graph, _ = load(source, "kept.cnet", keep=keep)
+    _assert_same_gradients(graph, 0)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["nothing kept", "all kept"])
 @pytest.mark.parametrize("seed", range(20))
-def test_simplified_nets_have_the_same_gradients(seed: int) -> None:
-    graph, _ = load(seeded_recipe(seed).source(), "random.cnet", dtype="f64")
+def test_simplified_nets_have_the_same_gradients(seed: int, keeps: bool) -> None:
+    source = seeded_recipe(seed).source()
+    graph, _ = load(source, "random.cnet", dtype="f64")
+    names = [v.name for op in graph.main.ops for v in op.results if v.name.isidentifier()]
+    if keeps:
+        named = [n for n in names if re.search(rf"^ *(\w+, )*{n}(, \w+)* = ", source, re.MULTILINE)]
+        graph, _ = load(source, "random.cnet", dtype="f64", keep=named)
+    _assert_same_gradients(graph, seed)
+
+
+def _assert_same_gradients(graph: Module, seed: int) -> None:
     data = data_for(graph.main, seed)
     expected, found = (run64(derive(graph, passes).main, data) for passes in ((), SIMPLIFY))
+    assert list(found) == list(expected)
     for key, value in expected.items():
         scale = max(float(np.max(np.abs(value), initial=0)), 1.0)
         np.testing.assert_allclose(found[key], value, atol=1e-9 * scale, rtol=0, err_msg=str(key))

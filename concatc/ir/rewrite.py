@@ -6,7 +6,7 @@
         roots = ("cnet.relu",)
 
         def rewrite(self, op, rw):
-            inner = op.operands[0].op
+            inner = rw.maker(op.operands[0])
             if inner is None or inner.name != "cnet.relu":
                 return False
             rw.replace(op, inner.results)
@@ -47,14 +47,27 @@ class Pattern:
 
 
 class Rewriter:
-    """What a pattern may do to a function.  Reading is free; changes go through these methods."""
+    """What a pattern may do to a function.  Reading is free; changes go through these methods.
 
-    def __init__(self, function: FuncOp) -> None:
+    ``opaque`` values stay as they are, and so do their readers: no pattern is tried at their makers, and
+    :meth:`maker` does not tell who made them.
+    """
+
+    def __init__(self, function: FuncOp, opaque: Iterable[Value] = ()) -> None:
         self.function = function
+        self._opaque = dict.fromkeys(opaque)
         self._before: dict[Operation, Block] = {}  # what was made to stand before an operation, in order
         self._erased: dict[Operation, None] = {}
         self._touched: list[Operation] = []
         self._recent: dict[Operation, int] = {}  # lengths of blocks in `_before` since `take_touched`
+
+    def maker(self, value: Value) -> Operation | None:
+        """The operation that makes ``value``; None for an argument and for an opaque value."""
+        return None if value in self._opaque else value.op
+
+    def makes_opaque(self, op: Operation) -> bool:
+        """Whether a result of the operation is opaque."""
+        return any(result in self._opaque for result in op.results)
 
     def before(self, op: Operation) -> Block:
         """A block to append operations to, which will stand before ``op``.
@@ -147,17 +160,17 @@ def apply_patterns(
     function: FuncOp,
     patterns: Iterable[Pattern],
     removable: Callable[[Operation], bool] = _never,
-    fixed: Callable[[Operation], bool] = _never,
+    opaque: Iterable[Value] = (),
 ) -> int:
     """Apply patterns to the operations of a function (not inside kernels) until none applies.
 
     An operation that is ``removable`` and whose results nobody reads (any more) is erased, so that it does not count
-    as a reader.  No pattern is tried at one that is ``fixed``.  Returns the number of rewrites.  Raises
+    as a reader.  Values that are ``opaque`` keep their makers and readers.  Returns the number of rewrites.  Raises
     :class:`ConcatcError` where the patterns do not end.
     """
     patterns = list(patterns)
     candidates: dict[str, list[Pattern]] = {}
-    rw = Rewriter(function)
+    rw = Rewriter(function, opaque)
     queue = deque(function.ops)
     queued = dict.fromkeys(function.ops)
     limit = MAX_REWRITES_PER_OP * (len(function.ops) + 1)
@@ -169,7 +182,7 @@ def apply_patterns(
             continue
         if op.name not in candidates:
             candidates[op.name] = [p for p in patterns if not p.roots or op.name in p.roots]
-        if fixed(op):
+        if rw.makes_opaque(op):
             continue
         if not any(result.uses for result in op.results) and removable(op):
             rw.erase(op)

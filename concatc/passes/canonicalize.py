@@ -55,7 +55,7 @@ class AccumulateOfAccumulate(Pattern):
     roots = ("cnet.accumulate",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        inner = made_by(op.operands[0], "accumulate")
+        inner = made_by(rw, op.operands[0], "accumulate")
         if inner is None or len(inner.result.uses) > 1:
             return False
         rw.set_operands(op, [*inner.operands, *op.operands[1:]])
@@ -80,7 +80,7 @@ class ReshapeOfReshape(Pattern):
     roots = ("cnet.reshape", "cnet.flatten")
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        inner = made_by(op.operands[0], "reshape", "flatten")
+        inner = made_by(rw, op.operands[0], "reshape", "flatten")
         if inner is None:
             return False
         rw.replace(op, [builder_before(op, rw).reshape(inner.operands[0], shape=op.result.shape)])
@@ -93,7 +93,7 @@ class TransposeOfTranspose(Pattern):
     roots = ("cnet.transpose",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        inner = made_by(op.operands[0], "transpose")
+        inner = made_by(rw, op.operands[0], "transpose")
         if inner is None:
             return False
         first, second = _perm(inner), _perm(op)
@@ -134,7 +134,7 @@ class NegOfNeg(Pattern):
     roots = ("cnet.neg",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        inner = made_by(op.operands[0], "neg")
+        inner = made_by(rw, op.operands[0], "neg")
         if inner is None:
             return False
         rw.replace(op, inner.operands)
@@ -147,7 +147,7 @@ class ReluOfRelu(Pattern):
     roots = ("cnet.relu",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        if made_by(op.operands[0], "relu") is None:
+        if made_by(rw, op.operands[0], "relu") is None:
             return False
         rw.replace(op, op.operands)
         return True
@@ -176,7 +176,7 @@ class SignIntoFactor(Pattern):
         if op.name == "cnet.mul_scalar" and _factor(op) == -1.0:
             rw.replace(op, [b.neg(x)])
             return True
-        inner = made_by(x, "mul_scalar") if op.name == "cnet.neg" else made_by(x, "neg")
+        inner = made_by(rw, x, "mul_scalar") if op.name == "cnet.neg" else made_by(rw, x, "neg")
         if inner is None:
             return False
         factor = -_factor(inner if op.name == "cnet.neg" else op)
@@ -203,7 +203,7 @@ class ShapeOfConstant(Pattern):
     roots = ("cnet.reshape", "cnet.flatten", "cnet.transpose", "cnet.expand")
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        constant = made_by(op.operands[0], "constant")
+        constant = made_by(rw, op.operands[0], "constant")
         if constant is None:
             return False
         typed = op_of(constant)

@@ -43,7 +43,7 @@ class SliceOfConcat(Pattern):
     roots = ("cnet.slice",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        concat = made_by(op.operands[0], "concat")
+        concat = made_by(rw, op.operands[0], "concat")
         if concat is None or _axis(concat) != _axis(op):
             return False
         axis = _axis(op)
@@ -80,7 +80,7 @@ class ConcatOfSlices(Pattern):
         operands: list[Value] = []
         k = 0
         while k < len(op.operands):
-            cut = made_by(op.operands[k], "slice")
+            cut = made_by(rw, op.operands[k], "slice")
             if cut is None or _axis(cut) != _axis(op) or list(op.operands[k : k + len(cut.results)]) != cut.results:
                 operands.append(op.operands[k])
                 k += 1
@@ -101,7 +101,7 @@ class NestedConcat(Pattern):
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         operands: list[Value] = []
         for x in op.operands:
-            inner = made_by(x, "concat")
+            inner = made_by(rw, x, "concat")
             if inner is None or len(x.uses) > 1 or _axis(inner) != _axis(op):
                 operands.append(x)
                 continue
@@ -118,7 +118,7 @@ class ConcatOfConstants(Pattern):
         axis = _axis(op)
         groups: list[list[Value]] = []
         for x in op.operands:
-            if groups and _same_constant(groups[-1][-1], x):
+            if groups and _same_constant(rw, groups[-1][-1], x):
                 groups[-1].append(x)
             else:
                 groups.append([x])
@@ -153,8 +153,8 @@ def _constant(value: Value) -> float:
     return typed.value
 
 
-def _same_constant(x: Value, y: Value) -> bool:
-    if made_by(x, "constant") is None or made_by(y, "constant") is None:
+def _same_constant(rw: Rewriter, x: Value, y: Value) -> bool:
+    if made_by(rw, x, "constant") is None or made_by(rw, y, "constant") is None:
         return False
     return repr(_constant(x)) == repr(_constant(y))
 

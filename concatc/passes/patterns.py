@@ -23,28 +23,24 @@ def rewrite_module(module: Module, patterns: Iterable[Pattern]) -> None:
 def rewrite_function(func: FuncOp, patterns: Iterable[Pattern]) -> None:
     """Apply patterns to a function, free of splits, and drop what is dead."""
     with free_of_splits(func):
-        kept = kept_blobs(func)
-        apply_patterns(
-            func,
-            patterns,
-            removable=lambda op: not has_effect(op),
-            fixed=lambda op: any(result in kept for result in op.results),
-        )
+        apply_patterns(func, patterns, removable=lambda op: not has_effect(op), opaque=kept_blobs(func))
 
 
 def kept_blobs(func: FuncOp) -> dict[Value, None]:
     """The values of a forward function whose own gradients the user will read.
 
     Another value may not take their place, even an equal one: it would bring its other readers' gradients along.
+    Nor may a reader read past them: its gradient would be missing.
     """
     if any(is_backward(op) for op in func.ops):
         return {}
     return dict.fromkeys(func.returned("kept").values())
 
 
-def made_by(value: Value, *names: str) -> Operation | None:
-    """The operation that makes ``value``, if it is one of these ops."""
-    return value.op if value.op is not None and is_op(value.op, *names) else None
+def made_by(rw: Rewriter, value: Value, *names: str) -> Operation | None:
+    """The operation that makes ``value``, if it is one of these ops and patterns may look at it."""
+    maker = rw.maker(value)
+    return maker if maker is not None and is_op(maker, *names) else None
 
 
 def builder_before(op: Operation, rw: Rewriter) -> Builder:

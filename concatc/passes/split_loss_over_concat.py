@@ -75,7 +75,7 @@ class LossOfConcat(Pattern):
         scores, label = op.operands
         if not _separable(loss) or scores.shape[0] == 0:
             return False
-        chain = _rows_from_concat(scores)
+        chain = _rows_from_concat(rw, scores)
         if chain is None:
             return False
         concat, between = chain
@@ -110,7 +110,7 @@ class SumOfLosses(Pattern):
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         if any(is_op(use.op, "add") and use.index == 0 for use in op.result.uses):
             return False  # a part of a longer sum
-        terms = [_weighted_loss(term) for term in _terms(op)]
+        terms = [_weighted_loss(rw, term) for term in _terms(rw, op)]
         found = [term for term in terms if term is not None]
         if len(found) < len(terms) or any(not _separable(_loss(made)) for made, _ in found):
             return False
@@ -141,7 +141,7 @@ class ConcatOfSame(Pattern):
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         concat = op_of(op)
         assert isinstance(concat, Concat)
-        makers = [x.op for x in op.operands]
+        makers = [rw.maker(x) for x in op.operands]
         first = makers[0]
         at = None if first is None else _row_operand(first)
         if first is None or at is None or concat.axis != 0 or len(op.operands) < 2 or len(first.operands) < 2:
@@ -171,20 +171,21 @@ def _separable(loss: SoftmaxLoss) -> bool:
     return loss.axis != 0 and (loss.reduction != "valid" or loss.ignore is None)
 
 
-def _rows_from_concat(value: Value) -> tuple[Operation, list[Operation]] | None:
+def _rows_from_concat(rw: Rewriter, value: Value) -> tuple[Operation, list[Operation]] | None:
     """The concat on axis 0 above ``value``, and the operations between, the uppermost first."""
     between: list[Operation] = []
     while True:
-        concat = made_by(value, "concat")
+        concat = made_by(rw, value, "concat")
         if concat is not None:
             typed = op_of(concat)
             joins_rows = isinstance(typed, Concat) and typed.axis == 0
             return (concat, between[::-1]) if joins_rows else None
-        at = None if value.op is None else _row_operand(value.op)
-        if value.op is None or at is None:
+        step = rw.maker(value)
+        at = None if step is None else _row_operand(step)
+        if step is None or at is None:
             return None
-        between.append(value.op)
-        value = value.op.operands[at]
+        between.append(step)
+        value = step.operands[at]
 
 
 def _row_operand(op: Operation) -> int | None:
@@ -221,27 +222,27 @@ def _on_part(op: Operation, part: Value, k: int, b: Builder) -> Value:
     return value
 
 
-def _terms(op: Operation) -> list[Value]:
+def _terms(rw: Rewriter, op: Operation) -> list[Value]:
     """What a chain of additions from the left adds, in order."""
     terms: list[Value] = []
     value = op.result
     while True:
-        add = made_by(value, "add")
+        add = made_by(rw, value, "add")
         if add is None or (add is not op and len(value.uses) > 1):
             return [value, *terms]
         terms.insert(0, add.operands[1])
         value = add.operands[0]
 
 
-def _weighted_loss(value: Value) -> tuple[Operation, float] | None:
+def _weighted_loss(rw: Rewriter, value: Value) -> tuple[Operation, float] | None:
     """The loss in ``loss`` or ``w * loss``, and its weight, where nothing else reads either."""
     weight = 1.0
-    scaled = made_by(value, "mul_scalar")
+    scaled = made_by(rw, value, "mul_scalar")
     if scaled is not None and len(value.uses) == 1:
         typed = op_of(scaled)
         assert isinstance(typed, MulScalar)
         weight, value = typed.value, scaled.operands[0]
-    loss = made_by(value, "softmax_loss")
+    loss = made_by(rw, value, "softmax_loss")
     if loss is None or len(value.uses) > 1:
         return None
     return loss, weight
