@@ -213,8 +213,70 @@ def relu_kernel(name: str, *shape: int) -> FuncOp:
 
 
 def test_kernels_of_equal_structure_are_one_function() -> None:
-    module = lower_to_loops(dense_plan(relu_kernel("a", 3, 4), relu_kernel("b", 5, 7), relu_kernel("c", 2, 3, 4)))
+    module = lower_to_loops(
+        dense_plan(relu_kernel("a", 3, 4), relu_kernel("b", 5, 7), relu_kernel("c", 2, 3, 4), gap=1)
+    )
     assert [f.sym_name for f in module.functions] == ["step", "a", "c"]
+
+
+def test_dense_pointwise_kernels_of_any_shape_are_one_function() -> None:
+    module = lower_to_loops(dense_plan(relu_kernel("a", 3, 4), relu_kernel("b", 7), relu_kernel("c", 2, 3, 4)))
+    assert [f.sym_name for f in module.functions] == ["step", "a"]
+    assert print_module(module, PLAIN).count("scf.for") == 1
+
+
+def test_axes_merge_where_all_windows_lie_as_one() -> None:
+    """Channels 2..5 of a buffer with 8: the pixels of an image are one row, the channels are not."""
+    made = kernel("k", [T((2, 3, 4, 5)), T((3,))], lambda b, x, c: b.relu(b.bias(x, c, axis=1)))
+    bump = Bump()
+    wide = bump.window(T((2, 8, 4, 5)))
+    launch = Launch(
+        "k", (wide.sub((0, 2, 0, 0), (2, 3, 4, 5)), bump.window(T((3,)))), (bump.window(T((2, 3, 4, 5))),), (False,)
+    )
+    plan = plan_of([launch], [made], bump.used)
+    function = lower_to_loops(plan).functions[1]
+    assert [a.type.rank for a in function.args if isinstance(a.type, MemRefType)] == [3, 1, 3]
+    arena = fresh_arena(plan)
+    rng = np.random.default_rng(0)
+    for window in launch.reads:
+        view(arena, window)[...] = rng.normal(size=window.shape)
+    run_loops(lower_to_loops(plan), {"arena": arena})
+    x, c = (view(arena, w) for w in launch.reads)
+    np.testing.assert_array_equal(view(arena, launch.writes[0]), np.maximum(x + c[:, None, None], 0))
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted", "ranks"),
+    [
+        (lambda b, x: b.sum(x, axes=(2, 3)), lambda x: x.sum((2, 3)), [2, 1]),
+        (lambda b, x: b.transpose(b.sum(x, axes=(2, 3)), perm=(1, 0)), lambda x: x.sum((2, 3)).T, [3, 2, 2]),
+        (lambda b, x: b.transpose(x, perm=(2, 3, 0, 1)), lambda x: x.transpose(2, 3, 0, 1), [2, 2]),
+        (lambda b, x: b.sum(x, axes=(1, 2)), lambda x: x.sum((1, 2)), [3, 2]),
+        (lambda b, x: b.reshape(x, shape=(6, 20)), lambda x: x.reshape(6, 20), [2, 2]),
+    ],
+    ids=["reduce", "reduce-transpose", "transpose", "reduce-inner", "reshape"],
+)
+def test_axes_merge_where_every_statement_runs_over_both(
+    body: Callable[..., Any], wanted: Callable[[np.ndarray], np.ndarray], ranks: list[int]
+) -> None:
+    made = kernel("k", [T((2, 3, 4, 5))], body)
+    function = lower_to_loops(dense_plan(made)).functions[1]
+    assert [a.type.rank for a in function.args if isinstance(a.type, MemRefType)] == ranks
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    (got,) = run(dense_plan(made), [[x]])
+    np.testing.assert_allclose(got[0], wanted(x), rtol=1e-5)
+
+
+def test_the_number_of_an_element_merges_and_stays_the_same() -> None:
+    made = kernel("k", [T((3, 4, 5)), T((2,), "i32")], lambda b, x, r: b.dropout(x, r, p=0.5, key=7))
+    x, random = np.ones((3, 4, 5), np.float32), np.array([17, -3], np.int32)
+    dense, gaps = dense_plan(made), dense_plan(made, gap=1)
+    ranks = [
+        [a.type.rank for a in lower_to_loops(p).functions[1].args if isinstance(a.type, MemRefType)]
+        for p in (dense, gaps)
+    ]
+    assert ranks == [[1, 1, 1], [3, 1, 3]]
+    np.testing.assert_array_equal(run(dense, [[x, random]])[0][0], run(gaps, [[x, random]])[0][0])
 
 
 def test_another_batch_size_gives_the_same_kernels() -> None:
@@ -266,7 +328,7 @@ def test_results_that_overlap_a_read_are_not_marked() -> None:
 
 def test_chunks_cut_the_outermost_loop() -> None:
     made = relu_kernel("k", 6, 4)
-    plan = dense_plan(made)
+    plan = dense_plan(made, gap=1)
     module = lower_to_loops(plan)
     (call,) = [op for op in module.main.ops if op.name == "func.call"]
     begin, end = (v.op for v in call.operands[:2])

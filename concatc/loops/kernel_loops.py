@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select
 from concatc.loops.loop_builder import LoopBuilder
-from concatc.loops.nests import Arrangement, Buffer, Nest, PiecesOf, Statement, arrange, scratch_shape
+from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
+from concatc.loops.nests import Arrangement, Buffer, Nest, PiecesOf, Statement, arrange, program_of, scratch_shape
+from concatc.loops.plan import Window
 from concatc.loops.scalars import arith_op, cast_op, select_op
 
 MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
@@ -26,31 +28,58 @@ MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
 
 @dataclass
 class KernelLoops:
-    """The function, and what a call of it passes besides memory: the extent of the chunked loop, the sizes."""
+    """The function, and what a call of it passes besides memory: the extent of the chunked loop, the sizes.
+
+    ``joined`` says for each argument and result which of its axes are one in the function (see ``merge_axes``).
+    """
 
     function: FuncOp
     outer_extent: int
     sizes: list[int]
+    joined: list[list[bool]]
     scratch: list[TensorType]
 
 
 def scratch_of(kernel: FuncOp, pieces_of: PiecesOf) -> list[TensorType]:
     """The scratch buffers that a kernel needs."""
-    return [TensorType(scratch_shape(b), b.type.dtype) for b in arrange(kernel, pieces_of).scratch]
+    return _scratch_types(arrange(program_of(kernel, pieces_of)))
 
 
-def kernel_loops(name: str, kernel: FuncOp, memrefs: Sequence[MemRefType], pieces_of: PiecesOf) -> KernelLoops:
-    """The loops of ``kernel``.  ``memrefs`` are the types of the memory of its arguments, then of its results."""
-    arrangement = arrange(kernel, pieces_of)
+def _scratch_types(arrangement: Arrangement) -> list[TensorType]:
+    return [TensorType(scratch_shape(b), b.type.dtype) for b in arrangement.scratch]
+
+
+def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of: PiecesOf) -> KernelLoops:
+    """The loops of ``kernel`` for arguments and results that lie in memory as ``windows`` do (reads, then writes)."""
+    program = program_of(kernel, pieces_of)
+    buffers = [*program.arguments, *program.results]
+    joined: dict[Buffer, list[bool]] = {}
+    for buffer, window in zip(buffers, windows, strict=True):
+        flags = lie_as_one(window.shape, window.strides)
+        joined[buffer] = [a and b for a, b in zip(joined.get(buffer, flags), flags, strict=True)]
+    merge_axes(program.statements, joined)
+    arrangement = arrange(program)
     function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
-    return _Writer(arrangement, function, memrefs).write(kernel)
+    flags_of = [joined[buffer] for buffer in buffers]
+    memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
+    outer = arrangement.outer
+    writer = _Writer(arrangement, function, memrefs)
+    writer.write(kernel)
+    extent = outer.axis.extent if outer is not None and outer.axis is not None else 1
+    return KernelLoops(function, extent, writer.sizes, flags_of, _scratch_types(arrangement))
 
 
-def dense_memref(shape: Sequence[int], dtype: str) -> MemRefType:
-    """The type of row-major memory with extents known at run time."""
-    if len(shape) <= 1:
-        return MemRefType((None,) * len(shape), dtype)
-    return MemRefType((None,) * len(shape), dtype, (*(None for _ in shape[1:]), 1))
+def merged_window(window: Window, joined: Sequence[bool]) -> Window:
+    """The window over merged axes."""
+    return replace(window, shape=merged_shape(window.shape, joined), strides=merged_strides(window.strides, joined))
+
+
+def memref_of(window: Window) -> MemRefType:
+    """The type of a kernel's argument: extents and strides are known at run time, but for strides of 1."""
+    rank = len(window.shape)
+    if rank == 0 or (rank == 1 and window.strides == (1,)):
+        return MemRefType((None,) * rank, window.dtype)
+    return MemRefType((None,) * rank, window.dtype, tuple(1 if s == 1 else None for s in window.strides))
 
 
 @dataclass
@@ -77,17 +106,13 @@ class _Writer:
         self.computed: dict[Buffer, tuple[list[Value], Value]] = {}
         self.pending: list[tuple[Value, Value, list[Value], Value, Value | None]] = []
 
-    def write(self, kernel: FuncOp) -> KernelLoops:
+    def write(self, kernel: FuncOp) -> None:
         body = self.function.body
-        outer = self.arrangement.outer
         self.begin, self.end = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
         self._declare_extents(self.arrangement.root)
         self._declare_memory(kernel)
         self._block(self.arrangement.root)
         self.b.finish()
-        extent = outer.axis.extent if outer is not None and outer.axis is not None else 1
-        scratch = [TensorType(scratch_shape(b), b.type.dtype) for b in self.arrangement.scratch]
-        return KernelLoops(self.function, extent, self.sizes, scratch)
 
     # -- arguments -------------------------------------------------------------------------------------------------
     def _declare_extents(self, nest: Nest) -> None:
@@ -120,7 +145,8 @@ class _Writer:
         for value, type in zip(kernel.ret.operands, self.memrefs[reads:], strict=True):
             self.results.append(body.add_arg(type, value.name))
         for buffer in self.arrangement.scratch:
-            arg = body.add_arg(dense_memref(scratch_shape(buffer), buffer.type.dtype), f"{buffer.name}_scratch")
+            dense = Window.dense("arena", 0, TensorType(scratch_shape(buffer), buffer.type.dtype))
+            arg = body.add_arg(memref_of(dense), f"{buffer.name}_scratch")
             arg.attrs["cnet.scratch"] = True
             self.memory[buffer] = arg
         for k in range(len(self.results)):

@@ -65,6 +65,15 @@ class Statement:
 
 
 @dataclass(eq=False)
+class Program:
+    """A kernel as statements in order.  ``results[k]`` is the buffer that result ``k`` takes its elements from."""
+
+    arguments: list[Buffer]
+    results: list[Buffer]
+    statements: list[Statement]
+
+
+@dataclass(eq=False)
 class Nest:
     """A loop over a parallel axis, or (without an axis) the kernel itself."""
 
@@ -75,11 +84,11 @@ class Nest:
 
 @dataclass(eq=False)
 class Arrangement:
-    """A kernel's nests, the buffers behind its arguments, and those in scratch memory."""
+    """A kernel's nests, the buffers behind its arguments and results, and those in scratch memory."""
 
     root: Nest
     arguments: list[Buffer]
-    results: int
+    results: list[Buffer]
     scratch: list[Buffer]
 
     @property
@@ -89,19 +98,20 @@ class Arrangement:
         return items[0] if len(items) == 1 and isinstance(items[0], Nest) else None
 
 
-def arrange(kernel: FuncOp, pieces_of: PiecesOf) -> Arrangement:
-    """The nests of a kernel: a function of ops whose arguments are read and whose results are written."""
-    arguments, statements = _statements(kernel, pieces_of)
-    statements = _inline(statements)
+def arrange(program: Program) -> Arrangement:
+    """The nests of a program."""
+    arguments, results = program.arguments, program.results
+    statements = [s for s in program.statements if s.target.results or not s.target.inlined]
     root = Nest(None)
     reads = _Reads()
     for statement in statements:
         _place(statement, root, reads)
     scratch = _assign_scratch(statements, reads)
-    return Arrangement(root, arguments, len(kernel.ret.operands), scratch)
+    return Arrangement(root, arguments, results, scratch)
 
 
-def _statements(kernel: FuncOp, pieces_of: PiecesOf) -> tuple[list[Buffer], list[Statement]]:
+def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
+    """The statements of a kernel: a function of ops whose arguments are read and whose results are written."""
     arguments = [Buffer(a.tensor, a.name or f"arg{k}", argument=k) for k, a in enumerate(kernel.args)]
     buffers: dict[Value, Buffer] = dict(zip(kernel.args, arguments, strict=True))
     statements: list[Statement] = []
@@ -116,16 +126,22 @@ def _statements(kernel: FuncOp, pieces_of: PiecesOf) -> tuple[list[Buffer], list
             statement = Statement(piece, refs[key], refs)
             refs[key].writers.append(statement)
             statements.append(statement)
+    results: list[Buffer] = []
     for k, value in enumerate(kernel.ret.operands):
         buffer = buffers[value]
         read_inside = any(use.op is not kernel.ret for use in value.uses)
         if buffer.argument is None and not buffer.results and not (read_inside and _scattered(buffer)):
             buffer.results.append(k)
+            results.append(buffer)
             continue
         # An argument that is returned, or a value that is returned twice, is copied; so is a sum in memory that is
         # read here, since the result may hold something to add to.
         statements.append(_copy(buffer, k))
-    return arguments, statements
+        results.append(statements[-1].target)
+    for statement in statements:
+        target = statement.target
+        target.inlined = len(target.writers) == 1 and is_pointwise(statement.piece)
+    return Program(arguments, results, statements)
 
 
 def _scattered(buffer: Buffer) -> bool:
@@ -138,17 +154,6 @@ def _copy(source: Buffer, result: int) -> Statement:
     statement = Statement(pointwise(y, lambda *i: x[i]), target, {("operand", 0): source, ("result", 0): target})
     target.writers.append(statement)
     return statement
-
-
-def _inline(statements: Sequence[Statement]) -> list[Statement]:
-    """Drop the statements whose values are computed where they are read."""
-    kept: list[Statement] = []
-    for statement in statements:
-        target = statement.target
-        target.inlined = len(target.writers) == 1 and is_pointwise(statement.piece)
-        if target.results or not target.inlined:
-            kept.append(statement)
-    return kept
 
 
 # -- what a statement reads, as far as loops need to know ----------------------------------------------------------

@@ -19,12 +19,13 @@ are one function.  Kernels of equal text are one function, under the name of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from concatc.ir.core import FuncOp, Module, Value
 from concatc.ir.types import ELEMENT_BYTES, I1, MemRefType, TensorType, dense_strides
-from concatc.loops.kernel_loops import KernelLoops, dense_memref, kernel_loops, scratch_of
+from concatc.loops.kernel_loops import KernelLoops, kernel_loops, merged_window, scratch_of
 from concatc.loops.loop_builder import LoopBuilder
+from concatc.loops.merge_axes import lie_as_one
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Window
 from concatc.loops.structure import structure_of
 from concatc.op import lowered
@@ -72,9 +73,10 @@ class _Lowering:
         self._names: dict[str, int] = {}
 
     def launch(self, launch: Launch) -> None:
-        windows = [_canonical(w) for w in (*launch.reads, *launch.writes)]
+        windows = [_without_offset_if_empty(w) for w in (*launch.reads, *launch.writes)]
         alone = tuple(windows.count(w) == 1 for w in windows[len(launch.reads) :])
-        kernel = self._kernel(launch, [_memref(w) for w in windows], alone)
+        kernel = self._kernel(launch, windows, alone)
+        windows = [merged_window(w, joined) for w, joined in zip(windows, kernel.joined, strict=True)]
         if kernel.scratch:
             space = launch.scratch or Window(next(iter(self.bases)), 0, (0,), (1,), "i8")
             scratch, needed = _scratch_windows(kernel.scratch, space)
@@ -91,11 +93,12 @@ class _Lowering:
         call = b.call(kernel.function.sym_name, operands, {"cnet.phase": launch.phase})
         call.loc = launch.loc
 
-    def _kernel(self, launch: Launch, memrefs: Sequence[MemRefType], alone: tuple[bool, ...]) -> KernelLoops:
-        key = (launch.kernel, tuple(memrefs), alone)
+    def _kernel(self, launch: Launch, windows: Sequence[Window], alone: tuple[bool, ...]) -> KernelLoops:
+        layout = [(tuple(s == 1 for s in w.strides), tuple(lie_as_one(w.shape, w.strides))) for w in windows]
+        key = (launch.kernel, tuple(layout), alone)
         if key in self._kernels:
             return self._kernels[key]
-        made = kernel_loops("", self.plan.kernels[launch.kernel], memrefs, lowered)
+        made = kernel_loops("", self.plan.kernels[launch.kernel], windows, lowered)
         reads = len(launch.reads)
         memory = [a for a in made.function.args if isinstance(a.type, MemRefType)]
         for arg, flag in zip(memory[reads:], alone, strict=False):
@@ -128,33 +131,9 @@ class _Lowering:
         return value if value.type == type else b.pure("memref.cast", [value], type)
 
 
-def _canonical(window: Window) -> Window:
-    """The window with the strides of a dense one along axes of a single element, and everywhere if it is empty."""
-    dense = dense_strides(window.shape)
-    if 0 in window.shape:
-        return Window(window.base, 0, window.shape, dense, window.dtype)
-    inner, strides = 1, []
-    for n, stride in zip(reversed(window.shape), reversed(window.strides), strict=True):
-        strides.append(inner if n == 1 else stride)
-        inner = strides[-1] * n
-    return Window(window.base, window.offset_bytes, window.shape, tuple(reversed(strides)), window.dtype)
-
-
-def _memref(window: Window) -> MemRefType:
-    """The type of a kernel's argument: extents and strides are open but for the stride of 1."""
-    rank = len(window.shape)
-    units = [d for d, stride in enumerate(window.strides) if stride == 1 and window.shape[d] > 1]
-    # Along an axis of one element any stride will do.
-    if not units and window.shape and (window.strides[-1] == 1 or window.shape[-1] == 1):
-        units = [rank - 1]
-    if units in ([], [rank - 1]) and rank <= 1:
-        return (
-            dense_memref(window.shape, window.dtype)
-            if units or not rank
-            else MemRefType((None,), window.dtype, (None,))
-        )
-    strides = tuple(1 if d in units else None for d in range(rank))
-    return MemRefType((None,) * rank, window.dtype, strides)
+def _without_offset_if_empty(window: Window) -> Window:
+    """The window; an empty one touches no byte, and may start anywhere."""
+    return replace(window, offset_bytes=0) if 0 in window.shape else window
 
 
 def _scratch_windows(types: Sequence[TensorType], space: Window) -> tuple[list[Window], int]:
