@@ -237,7 +237,9 @@ def _run(operation: Operation, xs: list[Any]) -> list[Any]:
     op = op_of(operation)
     if op.name in RULES:
         made = RULES[op.name](op, *xs)
-        return made if isinstance(made, list) else [made]
+        results = made if isinstance(made, list) else [made]
+        # flatten and the like may return what they are given; a kept blob needs a gradient of its own
+        return [y.view_as(y) if any(y is x for x in xs) else y for y in results]
     raise AssertionError(f"torch_graph has no rule for {op.name}")
 
 
