@@ -161,6 +161,41 @@ def test_no_cycle_through_a_third_kernel() -> None:
     verify(module)
 
 
+def test_an_epilogue_takes_in_what_only_it_reads() -> None:
+    net = NetBuilder()
+    z = net.b.linear(net.input("x", 4, 3), net.param("w", 5, 3))
+    net.output("y", net.b.add(z, net.b.exp(net.b.square(net.input("u", 4, 5)))))
+    assert titles(fused(net.module())) == ["linear_square_exp_add"]
+
+
+def test_an_epilogue_leaves_what_others_read() -> None:
+    net = NetBuilder()
+    z = net.b.linear(net.input("x", 4, 3), net.param("w", 5, 3))
+    e = net.b.exp(net.input("u", 4, 5))
+    net.output("e", e)
+    net.output("y", net.b.add(z, e))
+    assert titles(fused(net.module())) == ["exp", "linear_add"]
+
+
+def test_a_cheap_map_of_a_stored_value_is_not_stored() -> None:
+    """s is read by a sum as well, so the sum over i and the softmax read it, and not s * w."""
+    net = NetBuilder()
+    s = net.b.linear(net.input("x", 4, 2), net.param("v", 3, 2))
+    y = net.b.scale(s, net.param("w", 3), axis=1)
+    net.output("s", net.b.sum(s, axes=(1,)))
+    net.output("t", net.b.sum(y, axes=(0,)))
+    net.output("u", net.b.softmax(y, axis=1))
+    assert titles(fused(net.module())) == ["linear", "sum", "scale_sum", "scale_softmax"]
+
+
+def test_a_map_is_stored_where_what_it_maps_is_not() -> None:
+    net = NetBuilder()
+    y = net.b.scale(net.b.softmax(net.input("x", 4, 3), axis=1), net.param("w", 3), axis=1)
+    net.output("t", net.b.sum(y, axes=(0,)))
+    net.output("u", net.b.softmax(y, axis=1))
+    assert titles(fused(net.module())) == ["softmax_scale", "sum", "softmax"]
+
+
 def test_contributions_of_one_kernel_are_added_in_it() -> None:
     """x * x: both contributions are made at once, so their sum is not stored twice."""
     net = NetBuilder()

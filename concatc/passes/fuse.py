@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, Region, Value
+from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, Region, Use, Value
 from concatc.op import is_op, op_of
 from concatc.passes.graph import is_backward, short_name
 from concatc.passes.grouping import Group, Partition
@@ -59,6 +59,7 @@ class Fuse:
 def fuse(func: FuncOp, options: Fuse) -> None:
     """Rewrite ``func``: kernels, and views between them."""
     _remove_splits(func)
+    _clone_cheap(func)
     _clone_constants(func)
     partition = Partition(func.ops[:-1])
     _Fusion(partition, options).run()
@@ -97,6 +98,50 @@ def _clone_constants(func: FuncOp) -> None:
     func.body.ops = [op for op in ops if not is_op(op, "constant") or op.result.uses]
 
 
+def _clone_cheap(func: FuncOp) -> None:
+    """Give each reader a cheap map of its own, where what is mapped is stored anyway: then its result need not be.
+
+    ``y = x * w[c]``, which a sum and another map read: both read ``x``, if something else does.
+    """
+    iterations = Iterations()
+    clones: dict[Operation, list[Operation]] = {}
+    for op in reversed(func.ops[:-1]):
+        if not _is_cheap_map(op, iterations) or not all(_takes_in(use, op, iterations) for use in op.result.uses):
+            continue
+        for use in op.result.uses[1:]:
+            clone = Operation(op.name, op.operands, [op.result.type], op.attributes, (), op.loc, [op.result.name])
+            use.op.set_operand(use.index, clone.result)
+            clones.setdefault(use.op, []).append(clone)
+    func.body.ops = [made for op in func.ops for made in (*clones.get(op, []), op)]
+    for op in func.ops:
+        op.block = func.body
+
+
+def _is_cheap_map(op: Operation, iterations: Iterations) -> bool:
+    """Whether an operation maps one value of its result's size, which others read too, with smaller ones."""
+    if is_view(op) or len(op.results) != 1 or len(op.result.uses) < 2:
+        return False
+    iteration = iterations.of(op)
+    if iteration.kind != "pointwise" or iteration.cost > CHEAP:
+        return False
+    large = [k for k, x in enumerate(op.operands) if x.tensor.numel >= op.result.tensor.numel]
+    if len(large) != 1 or not iteration.reads[large[0]].identity:
+        return False
+    mapped = op.operands[large[0]]
+    if mapped.op is not None and not is_view(mapped.op) and iterations.of(mapped.op).kind in ("reduction", "staged"):
+        return False  # it is their epilogue
+    return any(use.op is not op for use in mapped.uses)
+
+
+def _takes_in(use: Use, op: Operation, iterations: Iterations) -> bool:
+    """Whether the reader may compute ``op`` where it reads its result (:meth:`_Fusion._is_prologue`)."""
+    reader = use.op
+    if is_view(reader) or reader.name == "func.return" or is_backward(reader) != is_backward(op):
+        return False
+    iteration = iterations.of(reader)
+    return iteration.kind != "contraction" and not iteration.reads[use.index].guarded
+
+
 def _phase(reader: Operation) -> dict[str, Attr]:
     return {"transposes": reader.attributes["transposes"]} if is_backward(reader) else {}
 
@@ -114,7 +159,7 @@ class _Kernel:
     backward: bool
     nodes: int
     is_fixed: bool = False  # holds an effect, or an accumulate
-    ops: list[Operation] = field(default_factory=list)
+    recomputes: bool = False
 
 
 class _Fusion:
@@ -129,7 +174,8 @@ class _Fusion:
             (op,) = group.ops
             if not is_view(op):
                 iteration = self.iterations.of(op)
-                self.kernels[group] = _Kernel(iteration, is_backward(op), iteration.nodes, op_of(op).effect)
+                again = "recomputes" in op.attributes
+                self.kernels[group] = _Kernel(iteration, is_backward(op), iteration.nodes, op_of(op).effect, again)
 
     def run(self) -> None:
         """Apply the rules in order of what they save.
@@ -138,7 +184,8 @@ class _Fusion:
         prologues of folds come before chains.
         """
         self._along_edges(self._is_epilogue)
-        self._along_edges(self._is_prologue_of_reduction, backwards=True)
+        self._along_edges(self._is_prologue_of_fold, backwards=True)
+        self._along_edges(self._is_prologue_of_epilogue, backwards=True)
         self._among_siblings(self._are_sibling_folds)
         self._along_edges(self._is_chain)
         self._among_siblings(self._are_sibling_maps)
@@ -190,7 +237,8 @@ class _Fusion:
         if merged is None:
             return
         main = second if first.iteration.kind == "pointwise" else first
-        self.kernels[merged] = _Kernel(main.iteration, first.backward, first.nodes + second.nodes)
+        again = first.recomputes and second.recomputes
+        self.kernels[merged] = _Kernel(main.iteration, first.backward, first.nodes + second.nodes, recomputes=again)
 
     # -- the rules -------------------------------------------------------------------------------------------------
     def _is_epilogue(self, fold: Group, reader: Group) -> bool:
@@ -228,8 +276,18 @@ class _Fusion:
         made = sum(math.prod(value.shape) for value, _ in reads)
         return cost <= CHEAP or sum(read.loads for _, read in reads) <= made
 
-    def _is_prologue_of_reduction(self, producer: Group, reader: Group) -> bool:
-        return self._kind(reader) == "reduction" and self._is_prologue(producer, reader)
+    def _is_prologue_of_fold(self, producer: Group, reader: Group) -> bool:
+        return self._kind(reader) not in ("pointwise", "contraction") and self._is_prologue(producer, reader)
+
+    def _is_prologue_of_epilogue(self, producer: Group, reader: Group) -> bool:
+        """``g(fold(x), f(z)) -> kernel``   when f is pointwise and only g, where it makes an element, reads it."""
+        return (
+            self._kind(producer) == "pointwise"
+            and self._kind(reader) in FOLDS
+            and self._space(producer) == self._space(reader)
+            and self._reads_all(reader, producer)
+            and self._reads_at_identity(reader, producer)
+        )
 
     def _are_sibling_folds(self, a: Group, b: Group) -> bool:
         """``fold(x), fold'(x) -> kernel``   when both are plain folds over one nest of loops."""
@@ -243,8 +301,12 @@ class _Fusion:
         )
 
     def _are_sibling_maps(self, a: Group, b: Group) -> bool:
-        """``f(x), g(x) -> kernel``   when both are pointwise over one space."""
-        return self._kind(a) == self._kind(b) == "pointwise" and self._space(a) == self._space(b)
+        """``f(x), g(x) -> kernel``   when both are pointwise over one space.
+
+        What is recomputed is made as late as it can be: beside another one it would live longer.
+        """
+        again = self.kernels[a].recomputes or self.kernels[b].recomputes
+        return not again and self._kind(a) == self._kind(b) == "pointwise" and self._space(a) == self._space(b)
 
     def _absorb_sums(self) -> None:
         """``accumulate(f(x), g(x)) -> kernel``   when one pointwise kernel makes all that is added, for it alone."""
