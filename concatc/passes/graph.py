@@ -5,6 +5,8 @@ from __future__ import annotations
 from concatc.ir.core import Operation, Value
 from concatc.op import DIALECT, is_op
 
+# Attributes that say where an operation of the backward half comes from, not what it computes.
+PROVENANCE = ("transposes", "recomputes")
 OUTPUT_GRAD = "output_grad"  # cnet.kind of an argument that seeds the gradient of an output
 
 

@@ -11,6 +11,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.expr import Arith, Load, walk
 from concatc.loops.pieces import Piece, is_pointwise
 from concatc.op import lowered, op_of
+from concatc.passes.graph import PROVENANCE
 
 # pointwise: each element of each result is one expression.  contraction: a sum of products.  reduction: other folds.
 # staged: pointwise in temporaries of the op (mean and variance).  other: scatters, results made in several parts.
@@ -54,7 +55,7 @@ class Iterations:
 
     def of(self, op: Operation) -> Iteration:
         """How ``op`` iterates."""
-        attributes = tuple((k, v) for k, v in op.attributes.items() if k != "transposes")
+        attributes = tuple((k, v) for k, v in op.attributes.items() if k not in PROVENANCE)
         key = (op.name, tuple(v.type for v in (*op.operands, *op.results)), attributes)
         found = self._known.get(key)
         if found is None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from concatc.ir.core import Attr, Block, FuncOp, Operation, Value
 from concatc.op import DIALECT, Op
+from concatc.passes.graph import PROVENANCE
 
 
 class KernelTable:
@@ -63,8 +64,8 @@ def _key(block: Block) -> object:
 
 
 def _attributes(op: Operation) -> dict[str, Attr]:
-    """What an operation means, without what it transposes: that is another thing at each launch."""
-    return {k: v for k, v in op.attributes.items() if k != "transposes"}
+    """What an operation means, without what it transposes or recomputes: that is another thing at each launch."""
+    return {k: v for k, v in op.attributes.items() if k not in PROVENANCE}
 
 
 def _function(name: str, block: Block) -> FuncOp:
