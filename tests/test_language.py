@@ -104,6 +104,32 @@ def test_examples_at_any_size(path: Path, net: str, phase: str) -> None:
     assert not [a.name for a in wide.args if a.dtype == "f32"]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "language").glob("*.cnet")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("phase", ["train", "infer"])
+def test_further_programs(path: Path, phase: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    function = load(text, path.name, phase=phase, keep=["h"] if path.stem != "attention" else [])[0].main  # type: ignore[arg-type]
+    assert all(value.name for operation in function.ops for value in operation.results)
+    # Every value has a name of its own, so the printer need not invent any.
+    names = [v.name for v in function.args] + [v.name for operation in function.ops for v in operation.results]
+    assert len(set(names)) == len(names)
+
+
+def test_names_of_googlenet() -> None:
+    path = ROOT / "tests" / "language" / "googlenet.cnet"
+    names = [n for n in load_file(path)[0].main.arguments("param") if n.endswith("weight")]
+    assert names[:4] == [
+        "conv1.conv.weight",
+        "conv2_reduce.conv.weight",
+        "conv2.conv.weight",
+        "inception_3a.1x1.conv.weight",
+    ]
+    assert "i43.inception.3x3_reduce.conv.weight" in names and "aux2.fc1.weight" in names
+    assert set(load_file(path, phase="infer")[0].main.arguments("param")) < set(
+        load_file(path)[0].main.arguments("param")
+    )
+
+
 def test_elaboration_is_deterministic() -> None:
     path = ROOT / "examples" / "nets" / "densenet40.cnet"
     assert print_module(load_file(path)[0]) == print_module(load_file(path)[0])

@@ -17,7 +17,7 @@ from concatc.frontend.cnet import load
 from concatc.frontend.cnet.parser import grammar_text
 
 ROOT = Path(__file__).parent.parent
-PATHS = sorted((ROOT / "examples").rglob("*.cnet"))
+PATHS = [*sorted((ROOT / "examples").rglob("*.cnet")), *sorted((ROOT / "tests" / "language").glob("*.cnet"))]
 SOURCES = [path.read_text(encoding="utf-8").replace("depth = 12", "depth = 2") for path in PATHS]
 TOKENS = re.compile(r'"[^"\n]*"|#[^\n]*|\|>|\+=|\.\.|[A-Za-z_]\w*|\d+(?:\.\d+)?|\n|\s+|.')
 EXTRA = (

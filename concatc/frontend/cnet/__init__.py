@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.frontend.cnet.elaborate import Phase, elaborate
-from concatc.frontend.cnet.parser import decode
+from concatc.frontend.cnet.parser import check_size, decode
 from concatc.ir.core import Module
 
 __all__ = ["Phase", "load", "load_file", "read"]
@@ -62,9 +62,10 @@ def read(path: str | Path) -> str:
     where it is no text.
     """
     try:
-        size = Path(path).stat().st_size
-        # A file beyond the limit is refused unread.
-        data = Path(path).read_bytes() if size < 100_000_000 else b" " * size
+        check_size(Path(path).stat().st_size, str(path))  # what is too large is refused unread
+        if Path(path).exists() and not Path(path).is_file():
+            raise UsageError(Diagnostic(f"{path} is no file"))
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
     return decode(data, str(path))

@@ -39,6 +39,8 @@ def elaborate(
     definition = _choose(unit, net, sink)
     analysis = Analysis(sink)
     names = analysis.of_net(unit, definition)
+    for other in unit.nets.values():
+        analysis.of_net(unit, other)
     for block in unit.blocks.values():
         analysis.of_block(block)
     for name in unused_inputs(definition):
@@ -94,8 +96,11 @@ def _dims(definition: ast.Definition, dims: Mapping[str, Dim]) -> dict[str, Any]
         elif isinstance(value, bool | str):
             values[name] = value
         else:
-            # Through text: 0.07 means the decimal number, not the nearest float.
-            values[name] = Fraction(str(value))
+            try:
+                # Through text: 0.07 means the decimal number, not the nearest float.
+                values[name] = Fraction(str(value))
+            except ValueError:
+                problems.append(Diagnostic(f"dim `{name}` must be a number, not {value!r}"))
     if problems:
         raise UsageError(problems)
     return values
