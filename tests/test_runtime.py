@@ -449,3 +449,34 @@ def test_plans_of_many_batch_sizes_are_not_kept_for_ever(monkeypatch: pytest.Mon
 def test_warnings_of_the_language_are_warnings_of_python() -> None:
     with pytest.warns(concatc.ConcatcWarning, match="input `b` is not used"):
         concatc.compile_source("net f(n = 2) { input a: f32[n]; input b: f32[n]; output relu(a) as y }")
+
+
+def test_forward_after_training_at_other_sizes() -> None:
+    net, optimizer = compile_thread("cpu"), concatc.SGD(0.1, momentum=0.9)
+    small, large = batch(), batch(50, 40)
+    net.train_step(small, optimizer=optimizer)
+    net.train_step(large, optimizer=optimizer)  # the pool grows: the plan for small batches must find its memory again
+    net.forward(small)
+    grads = {name: grad.copy() for name, grad in net.backward().items()}
+    reference = compile_thread("reference")
+    for name, value in net.params.items():
+        reference.params[name] = value
+    reference.train_step(small)
+    for name, grad in reference.grads.items():
+        np.testing.assert_allclose(grads[name], grad, atol=1e-6)
+
+
+def test_several_optimizers_and_forward_in_any_order() -> None:
+    net, reference = compile_thread("cpu"), compile_thread("reference")
+    adam, sgd = concatc.Adam(0.01), concatc.SGD(0.1)
+    others = {adam: concatc.Adam(0.01), sgd: concatc.SGD(0.1)}
+    for optimizer in (adam, sgd, adam):
+        net.train_step(batch(), optimizer=optimizer)
+        reference.train_step(batch(), optimizer=others[optimizer])
+        assert net.forward(batch())["loss"] == pytest.approx(reference.forward(batch())["loss"], rel=1e-5)
+        net.backward()
+        net.step(sgd)
+        reference.backward()
+        reference.step(others[sgd])
+    for name, value in reference.params.items():
+        np.testing.assert_allclose(net.params[name], value, atol=1e-5)
