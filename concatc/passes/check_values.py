@@ -155,6 +155,13 @@ class _Meaning:
         label = [f"{op.name} {op_of(op).attrs()!r}".encode(), *(_digest(n) for n in operands)]
         return [_fresh([*label, b"result %d" % k], value.shape) for k, value in enumerate(op.results)]
 
+    def knows(self, numbers: Numbers) -> bool:
+        """Whether all numbers are elements of values of the net."""
+        if self.known.size == 0:
+            return numbers.size == 0
+        at = np.minimum(np.searchsorted(self.known, numbers), self.known.size - 1)
+        return bool((self.known[at] == numbers).all())
+
     def describe(self, number: int) -> str:
         """Which element a number is: ``%h[3, 4]``."""
         for name, numbers in self.values:
@@ -270,7 +277,7 @@ class _Memory:
         """Notes on the first written number that the net does not have; none where all is well or no net is given."""
         if not meaning.values:
             return []
-        strange = [w for w, n in enumerate(written) if not np.isin(n, meaning.known).all()]
+        strange = [w for w, n in enumerate(written) if not meaning.knows(n)]
         if not strange:
             return []
         if launch.add[strange[0]]:
