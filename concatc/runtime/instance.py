@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from concatc.diagnostics import UsageError
 from concatc.loops.bases import Interface
-from concatc.loops.memory import Array, view
+from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
 from concatc.runtime.bounds import check_indices, index_checks
 from concatc.runtime.optimizers import OptimizerState
@@ -37,6 +37,7 @@ class Instance:
         self._bases: dict[str, Array] = {}
         self._views: dict[str, Array] = {}
         self._executables: dict[tuple[object, ...] | None, Executable] = {}
+        self._optimizer_bases: dict[Executable, Array] = {}
 
     @property
     def size_bytes(self) -> dict[str, int]:
@@ -55,13 +56,14 @@ class Instance:
         if key not in self._executables:
             lowered = self.lowered if update is None else self.lowered.with_update(update.plan())
             self._executables[key] = self.source.target.build(lowered)
+            # Code with an update has a base for it in every phase.
+            self._optimizer_bases[self._executables[key]] = allocate(0) if update is None else update.base
         return self._executables[key]
 
     def run(self, phase: str, executable: Executable, update: OptimizerState | None = None) -> None:
         """Run launches of a phase of the plan."""
         self._claim()
-        if update is not None:
-            self._bases["optimizer"] = update.base
+        self._bases["optimizer"] = self._optimizer_bases[executable] if update is None else update.base
         executable.run(self._bases, phase)
         self.executable = executable
 
