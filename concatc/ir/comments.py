@@ -31,8 +31,10 @@ def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: b
     if len(amounts) > 1 and len(set(amounts)) == 1:
         amounts = [f"{len(amounts)} x {amounts[0]}"]
     size = ", ".join(amounts[:4]) + (", .." if len(amounts) > 4 else "")
+    parts = _slice_note(op)
+    notes = [_joined(full, size, f"{parts} of {name(op.operands[0])}"), _joined(short, parts)] if parts else []
     candidates = [
-        _joined(full, size, _slice_note(op, name)),
+        *notes,
         _joined(full, size),
         _joined(short, size),
         short,
@@ -61,7 +63,7 @@ def bytes_text(count: int) -> str:
     return f"{amount:.1f}".removesuffix(".0") + f" {unit}"
 
 
-def _slice_note(op: Operation, name: Callable[[Value], str]) -> str:
+def _slice_note(op: Operation) -> str:
     axis, sizes = op.attributes.get("axis"), op.attributes.get("sizes")
     if op.name != "cnet.slice" or not isinstance(axis, int) or not isinstance(sizes, tuple) or len(op.operands) != 1:
         return ""
@@ -69,5 +71,4 @@ def _slice_note(op: Operation, name: Callable[[Value], str]) -> str:
     edges = list(itertools.accumulate(numbers, initial=0))
     what = "rows" if axis == 0 else f"axis {axis}:"
     parts = [f"{a}..{b}" for a, b in itertools.pairwise(edges)]
-    shown = ", ".join(parts[:4]) + (", .." if len(parts) > 4 else "")
-    return f"{what} {shown} of {name(op.operands[0])}"
+    return f"{what} {', '.join(parts[:4])}" + (", .." if len(parts) > 4 else "")

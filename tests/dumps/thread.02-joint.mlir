@@ -53,7 +53,7 @@ module @thread {
     %logits.weight.grad = "cnet.linear_weight_grad"(%logits.grad.use2, %h)
         {transposes = "linear %logits.linear"} : (!t96x10, !t96x128) -> !t10x128  // thread.cnet:11  5 KiB
     %ha.grad, %hb.grad = "cnet.slice"(%h.grad) {axis = 0 : i64, sizes = array<i64: 64, 32>,
-        transposes = "concat %h"} : (!t96x128) -> (!t64x128, !t32x128)  // thread.cnet:10  32 KiB, 16 KiB
+        transposes = "concat %h"} : (!t96x128) -> (!t64x128, !t32x128)  // :10  rows 0..64, 64..96
     %hb.bias.2.grad = "cnet.relu_grad"(%hb, %hb.grad) {transposes = "relu %hb"}
         : (!t32x128, !t32x128) -> !t32x128  // thread.cnet:9  16 KiB
     %hb.bias.2.grad.use0, %hb.bias.2.grad.use1 = "cnet.split"(%hb.bias.2.grad)
