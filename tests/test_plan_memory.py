@@ -15,6 +15,10 @@ from concatc.loops.plan import Plan, Window
 from concatc.loops.plan_text import module_of
 from concatc.passes.arena import Lifetime, assign_offsets, live_set_bytes
 from concatc.passes.check_plan import check_plan
+from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.fuse import Fuse
+from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.storage import reshaped_strides
 from tests.nets.section5 import NETS
@@ -166,6 +170,22 @@ def test_the_slots_of_another_phase_are_kept() -> None:
     for key in ("param:bn.weight", "state:bn.running_var"):
         assert _window(plan, key) == training.slots[key]
     assert plan.bases["params"].size_bytes == training.bases["params"].size_bytes
+    assert check_plan(plan, module.main) == []
+    compare(module.main, plan)
+
+
+def test_gradients_of_outputs_are_arguments() -> None:
+    """Without a loss the caller gives the gradient of an output; the gradient of a concat is read where it was put."""
+    n = NetBuilder()
+    a = n.b.linear(n.input("x", 2, 3), n.param("w", 4, 3))
+    n.output("y", n.b.concat(a, n.b.exp(a), axis=1))
+    module = n.module()
+    InsertSplits().run(module)
+    DeriveBackward(output_grads=True).run(module)
+    Fuse().run(module)
+    OrderKernels().run(module)
+    plan = PlanMemory().plan(module)
+    assert _window(plan, "output_grad:y").base == "inputs"
     assert check_plan(plan, module.main) == []
     compare(module.main, plan)
 

@@ -1,7 +1,7 @@
 """Where the arguments and results of a net live: one slot each, dense, in language layout, in order.
 
     params   ha.weight [8, 4] at 0,  ha.bias [8] at 128, ..      grads: the same offsets, one slot a parameter
-    inputs   a, b, label, loss_weights, random                   outputs: outputs, losses, total, kept, input gradients
+    inputs   a, b, label, loss_weights, random, output_grads     outputs: outputs, losses, total, kept, input gradients
     states   bn.mean, bn.var (read as argument, written as result)
 
 Parameters and gradients lie at equal offsets, so an optimizer is one loop over both.
@@ -19,6 +19,7 @@ ARGUMENT_BASES: dict[str, BaseKind] = {
     "input": "inputs",
     "loss_weights": "inputs",
     "random": "inputs",
+    "output_grad": "inputs",
     "param": "params",
     "state": "states",
 }
