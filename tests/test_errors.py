@@ -125,6 +125,9 @@ def test_long_flat_sources_are_no_problem(tmp_path: Path) -> None:
     path = tmp_path / "case.cnet"
     path.write_text(source)
     load_file(path)
+    path.write_text(source.replace(chain, "[n]" + "[0][0]" * 5_000))
+    with pytest.raises(ConcatcError, match="the number 1 has no items"):
+        load_file(path)
     branches = "".join(f"else if n == {k} {{ m = {k} }} " for k in range(1000))
     path.write_text(
         f"net f(n = 1) {{\n    input x: f32[n]\n    if n == -1 {{ m = 0 }} {branches}\n    output x as y\n}}\n"
@@ -152,3 +155,19 @@ def test_a_byte_order_mark_and_crlf_are_no_problem(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConcatcError, match="cannot be read: No such file or directory"):
         load_file(tmp_path / "nothing.cnet")
+
+
+def test_long_chains_of_blocks_with_deep_bodies(tmp_path: Path) -> None:
+    deep = 40
+    blocks = "".join(
+        f"block b{k}(x) {{\n{'if true {' * deep} x = b{k + 1}(x) {'}' * deep}\nreturn x }}\n" for k in range(100)
+    )
+    source = blocks + "block b100(x) { return x }\nnet f(n = 1) {\n    input x: f32[n]\n    output b0(x) as y\n}\n"
+    assert "too many blocks call each other here" in fails(source, tmp_path)
+
+
+def test_deep_nesting_within_the_limits_is_no_crash(tmp_path: Path) -> None:
+    block = "block b{k}(x) {{ return {open}b{next}(x){close} }}\n"
+    blocks = "".join(block.format(k=k, next=k + 1, open="[" * 30, close="]" * 30 + "[0]" * 30) for k in range(30))
+    source = blocks + "block b30(x) { return x }\nnet f(n = 1) {\n    input x: f32[n]\n    output b0(x) as y\n}\n"
+    assert "blocks and expressions are nested too deeply here" in fails(source, tmp_path)

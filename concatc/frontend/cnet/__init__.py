@@ -64,7 +64,7 @@ def read(path: str | Path) -> str:
     try:
         check_size(Path(path).stat().st_size, str(path))  # what is too large is refused unread
         if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(Diagnostic(f"{path} is no file"))
+            raise UsageError(Diagnostic(f"{path} cannot be read: it is no file"))
         data = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None

@@ -59,10 +59,10 @@ class ListExpr:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """``xs[i]``."""
+    """``xs[i][j]``."""
 
     base: Expr
-    index: Expr
+    indices: tuple[Expr, ...]
     loc: Loc
 
 

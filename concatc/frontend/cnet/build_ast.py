@@ -32,7 +32,7 @@ class AstBuilder:
             "false": lambda t: ast.Boolean(False, self._loc(t)),
             "reference": lambda t: ast.Reference(tuple(map(str, t.children[0].children)), self._loc(t)),
             "list": lambda t: ast.ListExpr(self._items(t.children[0]), self._loc(t)),
-            "index": lambda t: ast.Index(self._expr(t.children[0]), self._expr(t.children[1]), self._loc(t)),
+            "index": self._index,
             "negate": lambda t: ast.Prefix("-", self._expr(t.children[0]), self._loc(t)),
             "not": lambda t: ast.Prefix("not", self._expr(t.children[0]), self._loc(t)),
             "power": lambda t: self._infix(t, [t.children[0], "^", t.children[1]]),
@@ -152,6 +152,10 @@ class AstBuilder:
 
     def _items(self, tree: Any) -> tuple[ast.Expr, ...]:
         return () if tree is None else tuple(map(self._expr, tree.children))
+
+    def _index(self, tree: Any) -> ast.Index:
+        base, *indices = map(self._expr, tree.children)
+        return ast.Index(base, tuple(indices), self._loc(tree))
 
     def _number(self, tree: Any) -> ast.Number:
         text = str(tree.children[0])

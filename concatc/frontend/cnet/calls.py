@@ -137,7 +137,8 @@ class Calls:
         if self.run.analysis.is_circular(block):
             raise Poisoned
         if len(frame.calls) >= limits.CALL_DEPTH:
-            raise self.run.fail(frame, f"more than {limits.CALL_DEPTH} blocks call each other here", callee_loc)
+            note = f"the limit is {limits.CALL_DEPTH}"
+            raise self.run.fail(frame, "too many blocks call each other here", callee_loc, [note])
         inner = Frame(block.unit, names, path, [Scope()], layers, (*frame.calls, loc))
         self._bind_formals(frame, inner, block, loc, positional, keywords)
         return self.statements.block(inner)

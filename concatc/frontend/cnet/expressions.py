@@ -116,18 +116,21 @@ class Expressions:
 
     # -- lists and ranges ----------------------------------------------------------------------------------------------
     def _index(self, frame: Frame, expr: ast.Index) -> Any:
-        base = self.evaluate(frame, expr.base)
-        index = self.integer(frame, expr.index, "an index")
-        if is_blob(base):
+        value = self.evaluate(frame, expr.base)
+        for index in expr.indices:
+            value = self._item(frame, value, index, expr.loc)
+        return value
+
+    def _item(self, frame: Frame, items: Any, expr: ast.Expr, loc: Loc) -> Any:
+        index = self.integer(frame, expr, "an index")
+        if is_blob(items):
             help = "`slice(h, axis=0, at=[1])` cuts a blob"
-            raise self.run.fail(frame, "a blob has no items", expr.loc, help=help)
-        if not isinstance(base, tuple | Range):
-            raise self.run.fail(frame, f"{describe(base)} has no items", expr.loc)
-        if not -len(base) <= index < len(base):
-            raise self.run.fail(frame, f"index {index} is outside {describe(base)}", expr.index.loc)
-        if isinstance(base, Range):
-            return list(base.values())[index]
-        return base[index]
+            raise self.run.fail(frame, "a blob has no items", loc, help=help)
+        if not isinstance(items, tuple | Range):
+            raise self.run.fail(frame, f"{describe(items)} has no items", loc)
+        if not -len(items) <= index < len(items):
+            raise self.run.fail(frame, f"index {index} is outside {describe(items)}", expr.loc)
+        return items.item(index) if isinstance(items, Range) else items[index]
 
     def _range(self, frame: Frame, expr: ast.RangeExpr) -> Range:
         return Range(

@@ -81,6 +81,7 @@ class Analysis:
         self._open: list[Block] = []
         self._circular: set[int] = set()
         self._too_deep = False
+        self.depth = 0  # bodies inside each other, through calls of blocks
 
     def of_net(self, unit: Unit, definition: ast.Definition) -> BodyNames:
         """The facts of a net."""
@@ -127,10 +128,11 @@ class Analysis:
     def check_circle(self, block: Block, loc: Loc) -> bool:
         """Report a call that closes a circle of blocks, or a chain of them that is too long."""
         if block not in self._open:
-            if len(self._open) < limits.CALL_DEPTH or id(block.definition) in self._done:
+            shallow = len(self._open) < limits.CALL_DEPTH and self.depth < limits.DYNAMIC_DEPTH // 2
+            if shallow or id(block.definition) in self._done:
                 return False
             if not self._too_deep:
-                self.sink.error(f"more than {limits.CALL_DEPTH} blocks call each other here", loc)
+                self.sink.error("too many blocks call each other here", loc, [f"the limit is {limits.CALL_DEPTH}"])
             self._too_deep = True
             return True
         circle = self._open[self._open.index(block) :]
@@ -186,10 +188,12 @@ class _BodyAnalysis:
         self.names.bound.setdefault(name.text, []).append(name.loc)
 
     def _body(self, body: tuple[ast.Statement, ...], scope: tuple[str, ...], defaults: tuple[ast.Default, ...]) -> None:
+        self.analysis.depth += 1
         for statement in body:
             self._statement(statement, scope, defaults)
             if isinstance(statement, ast.Default):
                 defaults = (*defaults, statement)
+        self.analysis.depth -= 1
 
     def _statement(self, statement: ast.Statement, scope: tuple[str, ...], defaults: tuple[ast.Default, ...]) -> None:
         self._check_place(statement)

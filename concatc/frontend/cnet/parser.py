@@ -7,6 +7,7 @@ not end a statement and refuses deep nesting, so that nothing behind it recurses
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,10 @@ class NestingError(Exception):
         self.token = token
 
 
-class _Newlines:
+class _Newlines(threading.local):
     """Drops newlines inside ( ) and [ ], and after a comma, ``=`` or an operator.  Never looks ahead.
 
-    ``open`` holds the brackets that are still open, for messages.
+    ``open`` holds the brackets that are still open, for messages; each thread has its own.
     """
 
     always_accept = ("_NL",)

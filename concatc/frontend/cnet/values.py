@@ -27,6 +27,11 @@ class Range:
     def __len__(self) -> int:
         return max(self.stop - self.start, 0)
 
+    def item(self, index: int) -> Fraction:
+        """Number ``index``, from the end where it is negative."""
+        numbers = range(self.start, self.stop)
+        return Fraction((numbers[::-1] if self.reverse else numbers)[index])
+
     def values(self) -> Iterator[Fraction]:
         """The numbers, in order."""
         numbers = range(self.start, self.stop)
@@ -77,7 +82,7 @@ def show_number(value: Fraction) -> str:
         while rest % prime == 0:
             rest //= prime
     if rest == 1 and value.denominator.bit_length() < 30:
-        return f"{float(value):.12g}"
+        return f"{_approximate(value):.12g}"
     if value.denominator < 1000:
         return f"{value.numerator}/{value.denominator}"
     return f"{_approximate(value):.6g}"
@@ -135,7 +140,8 @@ def as_layer(value: CnetValue) -> LayerValue | None:
 
 
 def plain(value: CnetValue) -> Any:
-    """The value as an op's attribute: numbers as int where they are integers, else float; lists as tuples.
+    """The value as an op's attribute: numbers as int where they are integers, else float; lists and ranges as
+    tuples.
 
     Raises NumberError for a number that does not fit 64 bits.
     """
@@ -143,6 +149,8 @@ def plain(value: CnetValue) -> Any:
         if value.denominator == 1 and abs(value.numerator) < 2**63:
             return int(value)
         return as_float(value)
+    if isinstance(value, Range) and len(value) <= limits.LIST_ITEMS:
+        value = tuple(value.values())
     if isinstance(value, tuple):
         return tuple(plain(v) for v in value)
     return value

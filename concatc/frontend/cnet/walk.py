@@ -50,7 +50,7 @@ def operands(expr: ast.Expr) -> Iterator[ast.Expr]:
     if isinstance(expr, ast.ListExpr | ast.Logic):
         yield from expr.items
     elif isinstance(expr, ast.Index):
-        yield from (expr.base, expr.index)
+        yield from (expr.base, *expr.indices)
     elif isinstance(expr, ast.Prefix):
         yield expr.operand
     elif isinstance(expr, ast.Infix):
