@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from concatc.diagnostics import UsageError
-from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES
+from concatc.ir.types import ELEMENT_BYTES
 from concatc.loops.bases import ARGUMENT_BASES
-from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Segment, Window
+from concatc.loops.memory import allocate, gather, scatter, view
+from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.targets.reference.interpreter import run_function
 
 Array = np.ndarray[Any, Any]
@@ -36,7 +37,7 @@ class BaseMemory:
 
     def __post_init__(self) -> None:
         for base in self.plan.bases.values():
-            block = _aligned(base.size_bytes + GUARD_BYTES)
+            block = allocate(base.size_bytes + GUARD_BYTES)
             block[:] = CANARY
             if base.name == "arena":
                 block[: base.size_bytes] = POISON
@@ -45,7 +46,7 @@ class BaseMemory:
         for name, segments in self.plan.values.items():
             if ":" in name:
                 for segment in segments:
-                    window_view(self.bases[segment.window.base], segment.window, bytes=True)[...] = POISON
+                    _bytes_of(self.bases[segment.window.base], segment.window)[...] = POISON
 
     @property
     def bases(self) -> dict[str, Array]:
@@ -54,23 +55,19 @@ class BaseMemory:
 
     def view(self, window: Window) -> Array:
         """A window as a strided array (elements in its dtype) over the base."""
-        return window_view(self.guarded[window.base][: self.plan.bases[window.base].size_bytes], window)
+        return view(self.bases[window.base], window)
 
     def set(self, key: str, array: Array) -> None:
         """Put a value (``input:a``) into its segments.  Raises :class:`UsageError` for an unknown key or shape."""
         segments = self.segments(key)
-        for segment in segments:
-            view = self.view(segment.window)
-            view[...] = np.asarray(array)[_box(segment)]
+        shape = value_shape(segments)
+        if np.shape(array) != shape:
+            raise UsageError(f"{key} is of shape {shape}, not {np.shape(array)}")
+        scatter(self.bases, segments, array)
 
     def get(self, key: str) -> Array:
         """A dense copy of a value."""
-        segments = self.segments(key)
-        ends = [[a + n for a, n in zip(s.start, s.window.shape, strict=True)] for s in segments]
-        whole = np.empty([max(axis) for axis in zip(*ends, strict=True)], NUMPY_DTYPES[segments[0].window.dtype])
-        for segment in segments:
-            whole[_box(segment)] = self.view(segment.window)
-        return whole
+        return gather(self.bases, self.segments(key))
 
     def segments(self, key: str) -> tuple[Segment, ...]:
         if key not in self.plan.values or not self.plan.values[key]:
@@ -89,7 +86,7 @@ class BaseMemory:
             if base.name == "arena":
                 free[: base.size_bytes] = False
             for window in self._interface(base.name):
-                window_view(free[: base.size_bytes], window, bytes=True)[...] = False
+                _bytes_of(free[: base.size_bytes], window)[...] = False
             found += [f"{base.name}+{at}" for at in np.flatnonzero(free & (block != CANARY))[:4]]
         return found
 
@@ -149,30 +146,21 @@ def run_launch(memory: BaseMemory, launch: Launch) -> None:
     reads = [memory.view(w).copy() for w in launch.reads]
     results = run_function(memory.plan.kernels[launch.kernel], reads)
     for window, result, add in zip(launch.writes, results, launch.add, strict=True):
-        view = memory.view(window)
-        view[...] = view + result if add else result
+        target = memory.view(window)
+        target[...] = target + result if add else result
     for window in (*launch.reads, *launch.writes, *([launch.scratch] if launch.scratch is not None else [])):
         memory.touch(window)
 
 
-def window_view(base: Array, window: Window, bytes: bool = False) -> Array:
-    """A window over a ``uint8`` (or, with ``bytes``, any one-byte) base, as an array of its elements (or bytes)."""
+def value_shape(segments: Sequence[Segment]) -> tuple[int, ...]:
+    """The shape of a value that lies in these segments."""
+    ends = [[a + n for a, n in zip(s.start, s.window.shape, strict=True)] for s in segments]
+    return tuple(max(axis) for axis in zip(*ends, strict=True))
+
+
+def _bytes_of(base: Array, window: Window) -> Array:
+    """The bytes of a window's elements, ``[.., itemsize]``, in an array of one item a byte."""
     step = ELEMENT_BYTES[window.dtype]
-    low, end = window.offset_bytes, window.end_bytes
-    assert low >= 0 and end <= base.size, f"{window} leaves its base of {base.size} bytes"
     strides = tuple(s * step for s in window.strides)
-    if bytes:
-        return np.lib.stride_tricks.as_strided(base[low:], (*window.shape, step), (*strides, 1))
-    if 0 in window.shape:
-        return np.empty(window.shape, NUMPY_DTYPES[window.dtype])
-    return np.ndarray(window.shape, NUMPY_DTYPES[window.dtype], base.data, low, strides)
-
-
-def _aligned(size_bytes: int) -> Array:
-    block = np.empty(size_bytes + ALIGN_BYTES, np.uint8)
-    start = -block.ctypes.data % ALIGN_BYTES
-    return block[start : start + size_bytes]
-
-
-def _box(segment: Segment) -> tuple[slice, ...]:
-    return tuple(slice(a, a + n) for a, n in zip(segment.start, segment.window.shape, strict=True))
+    offset = window.offset_bytes if 0 not in window.shape else 0
+    return np.lib.stride_tricks.as_strided(base[offset:], (*window.shape, step), (*strides, 1))
