@@ -231,6 +231,22 @@ def test_statistics_and_running_averages_are_one_kernel() -> None:
     assert "sum_mul_sum" in names, "the gradients of scale and bias share one pass"
 
 
+def test_cheap_maps_of_cheap_maps_are_repeated_too() -> None:
+    net = NetBuilder()
+    x = net.input("x", 4, 3)
+    net.output("x", x)
+    half = net.b.mul_scalar(x, value=0.5)
+    quarter = net.b.mul_scalar(half, value=0.5)
+    for k, blob in enumerate((half, quarter, quarter)):
+        net.output(f"sum{k}", net.b.sum(blob, axes=(k % 2,)))
+    module = net.module()
+    data = data_for(module.main)
+    expected = run64(module.main, data)
+    found = run64(fused(module).main, data)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
 # -- whole nets -----------------------------------------------------------------------------------------------------
 def whole_nets() -> dict[str, Module]:
     nets = {name: build(NetBuilder()) for name, build in NETS.items()}

@@ -112,9 +112,18 @@ def _clone_cheap(func: FuncOp) -> None:
             clone = Operation(op.name, op.operands, [op.result.type], op.attributes, (), op.loc, [op.result.name])
             use.op.set_operand(use.index, clone.result)
             clones.setdefault(use.op, []).append(clone)
-    func.body.ops = [made for op in func.ops for made in (*clones.get(op, []), op)]
-    for op in func.ops:
+    ops: list[Operation] = []
+    pending = list(reversed(func.ops))
+    while pending:
+        op = pending.pop()
+        # What a clone reads may be a clone too, made for it.
+        first = clones.pop(op, [])
+        if first:
+            pending += [op, *reversed(first)]
+            continue
         op.block = func.body
+        ops.append(op)
+    func.body.ops = ops
 
 
 def _is_cheap_map(op: Operation, iterations: Iterations) -> bool:
