@@ -125,13 +125,6 @@ def is_blob(value: CnetValue) -> bool:
     return isinstance(value, Value)
 
 
-def is_layer(value: CnetValue) -> bool:
-    """Whether the value is a layer."""
-    from concatc.frontend.cnet.calls import LayerValue
-
-    return isinstance(value, LayerValue)
-
-
 def as_layer(value: CnetValue) -> LayerValue | None:
     """The value, where it is a layer."""
     from concatc.frontend.cnet.calls import LayerValue
