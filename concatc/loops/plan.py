@@ -103,8 +103,8 @@ class Plan:
     ``kernels[name]`` is the tensor-level meaning of a kernel: a function of ops that ends in ``func.return``.  Its
     arguments are ``reads``, its results are ``writes``.  ``values`` says where each named value lives while it is
     live: a value inside the net under its name, every argument and result of the net under its
-    :func:`interface_key` (``input:a``, ``param:ha.weight``, ``grad:ha.weight``), which is there for the whole step.  The new
-    value of a state ends the step in the window of the state, so ``state:NAME`` stands once.
+    :func:`interface_key` (``input:a``, ``param:ha.weight``, ``grad:ha.weight``), which is there for the whole step.
+    The new value of a state ends the step in the window of the state, so ``state:NAME`` stands once.
     """
 
     name: str
