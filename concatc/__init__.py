@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from concatc.diagnostics import ConcatcError, UsageError
 
@@ -60,6 +60,7 @@ def compile(
     keep: Iterable[str] = (),
     input_grads: bool = False,
     dtype: str = "f32",
+    recompute: Literal["none", "auto", "max"] = "auto",
     verify_each: bool = False,
 ) -> CompiledModule:
     """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of the levels graph to kernels.
@@ -67,13 +68,14 @@ def compile(
     ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
     ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
     ``input_grads=True`` lets ``backward`` return the gradients of inputs; ``dtype="f64"`` computes in double precision;
-    ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file at once,
-    :class:`UsageError` where the call is wrong.
+    ``recompute`` says what the backward pass may compute again rather than keep: ``none``, ``auto`` (what is cheap) or
+    ``max``; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file
+    at once, :class:`UsageError` where the call is wrong.
     """
     from concatc.frontend.cnet import read
 
     filename = os.fspath(path)
-    return _compiled(read(filename), filename, dims, target, net, keep, input_grads, dtype, verify_each)
+    return _compiled(read(filename), filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
 
 
 def compile_source(
@@ -86,13 +88,14 @@ def compile_source(
     keep: Iterable[str] = (),
     input_grads: bool = False,
     dtype: str = "f32",
+    recompute: Literal["none", "auto", "max"] = "auto",
     verify_each: bool = False,
 ) -> CompiledModule:
     """Compile a net from its text; ``filename`` stands in messages, and imports are relative to it.
 
     Everything else is as in :func:`compile`.
     """
-    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, verify_each)
+    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
 
 
 def _compiled(
@@ -104,6 +107,7 @@ def _compiled(
     keep: Iterable[str],
     input_grads: bool,
     dtype: str,
+    recompute: Literal["none", "auto", "max"],
     verify_each: bool,
 ) -> CompiledModule:
     from concatc.compiler import Options, compile_net
@@ -117,6 +121,7 @@ def _compiled(
         keep=(keep,) if isinstance(keep, str) else tuple(keep),
         input_grads=input_grads,
         dtype=dtype,
+        recompute=recompute,
         verify_each=verify_each,
     )
     if filename.endswith(SUFFIX):

@@ -22,6 +22,7 @@ from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
+from concatc.passes.choose_recompute import ChooseRecompute, Mode
 from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
@@ -42,6 +43,7 @@ R = TypeVar("R")
 LEVELS = ("graph", "split", "joint", "optimized", "kernels", "plan", "loops")
 TARGETS = ("cpu", "reference")
 DTYPES = ("f32", "f64")
+RECOMPUTE = ("none", "auto", "max")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Options:
     """How a net is compiled.
 
     ``dims`` overrides dims of the net; ``net`` chooses one where the file holds several; ``keep`` names blobs whose
-    value and gradient the user reads.  ``verify_each`` checks the IR after every pass, and the plan; ``print_after``
-    names passes after which the IR is written to stderr, ``print_after_all`` writes what each pass changed.
+    value and gradient the user reads; ``recompute`` is what the backward pass may compute again rather than keep.
+    ``verify_each`` checks the IR after every pass, and the plan; ``print_after`` names passes after which the IR is
+    written to stderr, ``print_after_all`` writes what each pass changed.
     """
 
     target: str = "cpu"
@@ -59,12 +62,18 @@ class Options:
     keep: tuple[str, ...] = ()
     input_grads: bool = False
     dtype: str = "f32"
+    recompute: Mode = "auto"
     verify_each: bool = False
     print_after: tuple[str, ...] = ()
     print_after_all: bool = False
 
     def __post_init__(self) -> None:
-        for what, value, known in (("target", self.target, TARGETS), ("dtype", self.dtype, DTYPES)):
+        choices = (
+            ("target", self.target, TARGETS),
+            ("dtype", self.dtype, DTYPES),
+            ("recompute mode", self.recompute, RECOMPUTE),
+        )
+        for what, value, known in choices:
             if value not in known:
                 names = ", ".join(f"`{name}`" for name in known)
                 raise UsageError(
@@ -84,14 +93,15 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
         "graph": (),
         "split": (InsertSplits(),),
         "joint": (*SIMPLIFY, derive) if net.returned("total") else (),
-        "optimized": SIMPLIFY,
+        # Behind every cse, which would merge what is recomputed with what it stands for.
+        "optimized": (*SIMPLIFY, ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels()),
     }
 
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The same for the inference phase: forward only, and only what the outputs depend on."""
-    return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": ()}
+    return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": (), "optimized": SIMPLIFY}
 
 
 PIPELINES = {"train": pipeline, "infer": inference_pipeline}

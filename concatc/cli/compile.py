@@ -23,6 +23,13 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @net_options
 @click.option("--keep", multiple=True, metavar="BLOB", help="Keep a blob and its gradient readable; repeatable.")
 @click.option("--input-grads", is_flag=True, help="Return gradients of inputs too.")
+@click.option(
+    "--recompute",
+    type=click.Choice(("none", "auto", "max")),
+    default="auto",
+    show_default=True,
+    help="What the backward pass computes again rather than keeps.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
@@ -42,6 +49,7 @@ def command(
     as_json: bool,
     keep: tuple[str, ...],
     input_grads: bool,
+    recompute: str,
     output: Path | None,
     emit: str | None,
     level: str | None,
@@ -67,6 +75,7 @@ def command(
         dtype,
         keep,
         input_grads,
+        recompute=recompute,
         verify_each=verify_each,
         print_after=print_after,
         print_after_all=print_after_all,
