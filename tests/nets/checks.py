@@ -22,6 +22,7 @@ from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.plan import Plan
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import check_plan
+from concatc.passes.choose_recompute import ChooseRecompute
 from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
@@ -32,6 +33,7 @@ from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
+from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
 from concatc.targets.reference.interpreter import argument_name, run_function
@@ -87,7 +89,7 @@ class _Run:
         self.text("graph", graph)
         module = clone_module(graph)
         if self.rng.integers(2):
-            for pass_ in SIMPLIFY:
+            for pass_ in (*SIMPLIFY, StatsOverConcat()):
                 self.stage(f"{pass_.name} before", lambda pass_=pass_: pass_.run(module))
                 self.same(f"{pass_.name} before", module, expected, 1e-10)
         self.stage("insert-splits", lambda: InsertSplits().run(module))
@@ -107,6 +109,10 @@ class _Run:
             for pass_ in (*SIMPLIFY, InsertSplits()):
                 self.stage(f"{pass_.name} after", lambda pass_=pass_: pass_.run(module))
                 self.same(f"{pass_.name} after", module, expected, 1e-10)
+        recompute = ChooseRecompute(("none", "auto", "max")[self.rng.integers(3)])
+        same = run64(module.main, self.data)
+        self.stage("choose-recompute", lambda: recompute.run(module))
+        self.same("choose-recompute", module, same, 0.0)
         fuse = Fuse(prologues=bool(self.rng.integers(2)))
         self.stage("fuse", lambda: fuse.run(module))
         self.same("fuse", module, expected, 1e-10)
