@@ -20,7 +20,7 @@ from concatc.targets import Lowered
 from concatc.targets.cpu.abi import adapters, kernel_symbol
 from concatc.targets.cpu.cache import Cache, default_directory, digest
 from concatc.targets.cpu.contraction import contraction_ir
-from concatc.targets.cpu.native import Library, assembly, build_id, host, link, object_code, optimize
+from concatc.targets.cpu.native import Library, assembly, build_id, collector_paused, host, link, object_code, optimize
 from concatc.targets.cpu.nest import Nest, recognize
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.step import RUNNER, RUNNER_IR, NativeStep, step_table
@@ -50,9 +50,10 @@ class CpuTarget:
 
     def build_loops(self, loops: Module) -> CpuExecutable:
         """Compile and load a loops module."""
-        kernels = loops.functions[1:]
-        units, symbols = _units(kernels, self.cache or Cache(default_directory()))
-        return self.load(loops, ObjectCode([_object_of(unit) for unit in units], symbols), units)
+        with collector_paused():
+            units, symbols = _units(loops.functions[1:], self.cache or Cache(default_directory()))
+            code = ObjectCode([_object_of(unit) for unit in units], symbols)
+        return self.load(loops, code, units)
 
     def load(self, loops: Module, code: ObjectCode, units: Sequence[Unit] = ()) -> CpuExecutable:
         """Load object code that was made of the same loops module."""
