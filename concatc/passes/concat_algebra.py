@@ -81,7 +81,12 @@ class ConcatOfSlices(Pattern):
         k = 0
         while k < len(op.operands):
             cut = made_by(rw, op.operands[k], "slice")
-            if cut is None or _axis(cut) != _axis(op) or list(op.operands[k : k + len(cut.results)]) != cut.results:
+            if (
+                cut is None
+                or rw.makes_opaque(cut)
+                or _axis(cut) != _axis(op)
+                or list(op.operands[k : k + len(cut.results)]) != cut.results
+            ):
                 operands.append(op.operands[k])
                 k += 1
                 continue

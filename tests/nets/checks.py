@@ -76,8 +76,9 @@ class _Run:
         self.source = source
         self.check = check
         self.seed = seed
-        # What is chosen at random depends on the net, so that a net that is cut down is checked alike.
-        self.rng = np.random.default_rng([seed, int(hashlib.sha256(source.encode()).hexdigest()[:8], 16)])
+        # What is chosen at random depends on the net, whatever comments stand above it.
+        net = "".join(line for line in source.splitlines(keepends=True) if not line.startswith("#"))
+        self.rng = np.random.default_rng([seed, int(hashlib.sha256(net.encode()).hexdigest()[:8], 16)])
 
     def run(self) -> None:
         # Most nets are planned in f64, where a difference is a mistake; some in f32, where it may be rounding.
