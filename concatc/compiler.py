@@ -35,6 +35,7 @@ from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
+from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.runtime.source import Dim, Phase
 from concatc.targets import Target
@@ -92,7 +93,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, derive) if net.returned("total") else (),
+        "joint": (*SIMPLIFY, StatsOverConcat(), derive) if net.returned("total") else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels()),
