@@ -123,16 +123,14 @@ class _Site:
 
 
 def data_for(func: FuncOp, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values for all arguments: floats normal, states positive, integers small, loss weights not 1, random state (7, 3)."""
+    """Random values for all arguments: floats normal, states and loss weights positive, integers small, random (7, 3)."""
     rng = np.random.default_rng(seed)
     values = {}
     for arg in func.args:
         kind = arg.attrs["cnet.kind"]
         if kind == "random":
             value = np.array([7, 3], np.int32)
-        elif kind == "loss_weights":
-            value = 0.5 + rng.random(arg.shape)
-        elif kind == "state":
+        elif kind == "loss_weights" or kind == "state":
             value = 0.5 + rng.random(arg.shape)
         elif arg.tensor.is_float:
             value = rng.normal(size=arg.shape)
