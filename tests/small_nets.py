@@ -123,7 +123,7 @@ class _Site:
 
 
 def data_for(func: FuncOp, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random values for all arguments: floats normal, states and loss weights positive, integers small, random (7, 3)."""
+    """Random values for all arguments: floats normal, states and loss weights positive, integers 0 or 1."""
     rng = np.random.default_rng(seed)
     values = {}
     for arg in func.args:
