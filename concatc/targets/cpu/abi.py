@@ -36,6 +36,11 @@ def kernel_symbol(name: str) -> str:
     return f"kernel.{name}"
 
 
+def numba_symbol(name: str) -> str:
+    """The name of the function that Numba makes of a kernel."""
+    return f"numba.{name}"
+
+
 def define_kernel(module: Any, name: str) -> tuple[Any, Any]:
     """A function of the shared signature, and a builder in its first block."""
     function = ir.Function(module, KERNEL_TYPE, kernel_symbol(name))
@@ -94,5 +99,5 @@ def _adapter(module: Any, kernel: FuncOp) -> None:
     # Numba's convention: where the result goes, where an exception goes.
     result, error = builder.alloca(POINTER), builder.alloca(POINTER)
     types = [POINTER, POINTER, *(v.type for v in operands)]
-    callee = ir.Function(module, ir.FunctionType(I32, types), kernel.sym_name)
+    callee = ir.Function(module, ir.FunctionType(I32, types), numba_symbol(kernel.sym_name))
     builder.ret(builder.call(callee, [result, error, *operands]))

@@ -16,13 +16,14 @@ from typing import Any
 
 from concatc.ir.core import FuncOp
 from concatc.ir.types import I1, INDEX, MemRefType
-from concatc.targets.cpu.numba_source import dynamic_strides, function_name
+from concatc.targets.cpu.abi import numba_symbol
+from concatc.targets.cpu.numba_source import dynamic_strides
 
 
-def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp]) -> str:
-    """LLVM IR with one function ``name`` a kernel: ``i32 name(ptr, ptr, arguments..)``; the first two are ignored.
+def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapping[str, str]) -> str:
+    """LLVM IR with one function a kernel: ``i32 numba.NAME(ptr, ptr, arguments..)``; the first two are ignored.
 
-    ``path`` is the file that holds ``source``.
+    ``path`` is the file that holds ``source``; ``functions`` names the kernels' functions in it.
     """
     from numba.core import types
 
@@ -36,7 +37,7 @@ def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp]) -> str:
         result = context["compile"](
             context["typing"],
             context["target"],
-            namespace[function_name(kernel)],
+            namespace[functions[kernel.sym_name]],
             _signature(kernel, types),
             types.void,
             context["flags"],
@@ -44,9 +45,9 @@ def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp]) -> str:
             library=library,
             pipeline_class=context["pipeline"],
         )
-        names[result.fndesc.llvm_func_name] = kernel.sym_name
+        names[result.fndesc.llvm_func_name] = numba_symbol(kernel.sym_name)
     text = _renamed(str(library._final_module), names)
-    return _with_noalias(text, {kernel.sym_name: kernel for kernel in kernels})
+    return _with_noalias(text, {numba_symbol(kernel.sym_name): kernel for kernel in kernels})
 
 
 def _signature(kernel: FuncOp, types: Any) -> tuple[Any, ...]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import keyword
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import Block, FuncOp, Operation, Value
@@ -47,6 +47,7 @@ RESERVED = (
     *("absolute", "erf", "exp", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt", "tanh"),
     *("np", "f32", "f64", "i32", "i64", "u32", "u64", "range", "inf", "nan"),
 )
+_CONSTANT = re.compile(r"[fi]\d\d_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own
 
 _CALLS = {
@@ -78,17 +79,21 @@ _PREDICATES |= {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "n
 _UNSIGNED_PREDICATES = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">="}
 
 
-def numba_module(kernels: Iterable[FuncOp]) -> str:
-    """The source of a Python module with one function a kernel."""
+def numba_module(kernels: Sequence[FuncOp]) -> tuple[str, dict[str, str]]:
+    """The source of a Python module with one function a kernel, and the functions' names by the kernels'."""
     constants: dict[str, str] = {}
-    functions = [_FunctionPrinter(kernel, constants).text() for kernel in kernels]
+    names: dict[str, str] = {}
+    functions: list[str] = []
+    for kernel in kernels:
+        base = name = identifier(kernel.sym_name)
+        count = 1
+        while name in names.values():
+            count += 1
+            name = f"{base}__{count}"
+        names[kernel.sym_name] = name
+        functions.append(_FunctionPrinter(kernel, name, constants).text())
     lines = [f"{name} = {text}" for name, text in sorted(constants.items())]
-    return "\n\n".join([HEADER + "".join(f"{line}\n" for line in lines), *functions])
-
-
-def function_name(kernel: FuncOp) -> str:
-    """The kernel's name as a Python identifier."""
-    return identifier(kernel.sym_name)
+    return "\n\n".join([HEADER + "".join(f"{line}\n" for line in lines), *functions]), names
 
 
 def identifier(name: str) -> str:
@@ -96,7 +101,9 @@ def identifier(name: str) -> str:
     text = re.sub(r"\W", "_", name, flags=re.ASCII) or "v"
     if text[0].isdigit() or text[0] == "_":
         text = "v" + text
-    return text + "_" if keyword.iskeyword(text) or text in RESERVED else text
+    if keyword.iskeyword(text) or text in RESERVED or _CONSTANT.match(text):
+        return text + "_"
+    return text
 
 
 @dataclass
@@ -107,16 +114,10 @@ class _Text:
     binding: int = _ATOM
 
 
-@dataclass
-class _Scope:
-    block: Block
-    # Loads whose text is not printed yet; a store or a region in between gives them names.
-    waiting: list[Value] = field(default_factory=list)
-
-
 class _FunctionPrinter:
-    def __init__(self, kernel: FuncOp, constants: dict[str, str]) -> None:
+    def __init__(self, kernel: FuncOp, name: str, constants: dict[str, str]) -> None:
         self.kernel = kernel
+        self.name = name
         self.constants = constants
         self.lines: list[str] = []
         self.indent = 1
@@ -130,12 +131,11 @@ class _FunctionPrinter:
         """The function's source."""
         parameters: list[str] = []
         for arg in self.kernel.args:
-            name = self._bind(arg, arg.name)
-            parameters.append(name)
-            if isinstance(arg.type, MemRefType):
-                parameters += [f"{name}_s{d}" for d in dynamic_strides(arg.type)]
+            strides = dynamic_strides(arg.type) if isinstance(arg.type, MemRefType) else []
+            name = self._bind(arg, arg.name, [f"_s{d}" for d in strides])
+            parameters += [name, *(f"{name}_s{d}" for d in strides)]
         self._block(self.kernel.body)
-        head = f"def {function_name(self.kernel)}({', '.join(parameters)}):"
+        head = f"def {self.name}({', '.join(parameters)}):"
         if not self.lines:
             self._line("pass")
         return "\n".join([*_wrapped(head), *self.lines]) + "\n"
@@ -144,16 +144,18 @@ class _FunctionPrinter:
     def _line(self, text: str) -> None:
         self.lines.append("    " * self.indent + text)
 
-    def _bind(self, value: Value, hint: str) -> str:
+    def _bind(self, value: Value, hint: str, suffixes: Sequence[str] = ()) -> str:
+        """A free name for the value; with each of the suffixes it is free, too."""
         base = identifier(hint or "v")
         type = str(value.type)
         taken = set().union(*self.in_scope)
         name, count = base, 1
-        while name in taken or self.types.get(name, type) != type:
+        while self.types.get(name, type) != type or any(name + s in taken for s in ("", *suffixes)):
             count += 1
             name = f"{base}_{count}" if not base[-1].isdigit() else f"{base}__{count}"
         self.types[name] = type
-        self.in_scope[-1].add(name)
+        self.in_scope[-1].update(name + s for s in ("", *suffixes))
+        self.types.update((name + s, "index") for s in suffixes)
         self.texts[value] = _Text(name)
         return name
 

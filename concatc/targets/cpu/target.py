@@ -105,7 +105,7 @@ def _object_of(unit: Unit) -> bytes:
 
 
 def _signature(kernel: FuncOp) -> str:
-    return " ".join(f"{arg.type}{sorted(arg.attrs)}" for arg in kernel.args)
+    return " ".join([kernel.sym_name, *(f"{arg.type}{sorted(arg.attrs)}" for arg in kernel.args)])
 
 
 @dataclass
@@ -158,17 +158,18 @@ class NumbaUnit:
     cache: Cache
     kernels: list[FuncOp]
     source: str = field(init=False)
+    functions: dict[str, str] = field(init=False)
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source = numba_module(self.kernels)
+        self.source, self.functions = numba_module(self.kernels)
         self.key = digest("numba", build_id(), self.source, *(_signature(k) for k in self.kernels))
 
     def llvm_ir(self) -> str:
         from concatc.targets.cpu.numba_compile import numba_ir
 
         path = self.cache.source(self.key, self.source)
-        return link(numba_ir(self.source, path, self.kernels), adapters(self.kernels))
+        return link(numba_ir(self.source, path, self.kernels, self.functions), adapters(self.kernels))
 
 
 class CpuExecutable:
