@@ -8,7 +8,7 @@ from __future__ import annotations
 from concatc.ir.core import Attr, Module
 from concatc.ir.parser import parse_module
 from concatc.op import Builder, load_all_ops_once
-from concatc.passes.dumps import complete
+from concatc.passes.implied import complete
 from tests.ir_text import dedent
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from concatc.compiler import compile_net
 from concatc.diagnostics import Loc
 from concatc.frontend.cnet import load_file
 from concatc.ir.core import Block, FuncOp, Module, Operation, Region, SymbolRef, Value
@@ -225,7 +226,7 @@ module @m {
     )
 
 
-@pytest.mark.parametrize("net", ["thread", "nets/inception", "nets/two_tower"])
+@pytest.mark.parametrize("net", ["thread", "nets/inception", "nets/two_tower", "nets/two_task", "nets/siamese"])
 def test_reading_form_holds_the_same_module(net: str) -> None:
     module = joint(f"examples/{net}.cnet")
     text = dump_text(module)
@@ -259,8 +260,16 @@ def test_dumps_of_the_thread(level: str, pinned_file: Callable[[Path, str], None
     text = dump_text(module, SHORT)
     pinned_file(DUMPS / f"thread.{level}.mlir", text)
     assert max(map(len, text.splitlines())) < 110
-    # One slide; the joint graph takes two lines for most operations of its backward half.
-    assert len(text.splitlines()) <= {"01-split": 40, "02-joint": 80}[level]
+    # One slide each.
+    assert len(text.splitlines()) <= {"01-split": 40, "02-joint": 58}[level]
+
+
+@pytest.mark.parametrize(("level", "lines"), [("split", 40), ("joint", 58), ("optimized", 58)])
+def test_levels_of_the_compiled_thread_fit_one_slide(level: str, lines: int) -> None:
+    path = ROOT / "examples" / "thread.cnet"
+    text = compile_net(path.read_text(encoding="utf-8"), str(path)).phase("train").dump(level)
+    assert len(text.splitlines()) <= lines
+    assert max(map(len, text.splitlines())) < 110
 
 
 def test_printing_twice_gives_the_same_bytes() -> None:

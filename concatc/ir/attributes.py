@@ -56,25 +56,29 @@ def symbol_text(name: str) -> str:
     return f"@{name}" if _BARE.match(name) else f"@{quote(name)}"
 
 
-def attr_text(value: Attr, type_text: Callable[[Type], str] = str) -> str:
-    """The text of one attribute; ``type_text`` prints types (aliases)."""
+def attr_text(value: Attr, type_text: Callable[[Type], str] = str, typed: bool = True) -> str:
+    """The text of one attribute; ``type_text`` prints types (aliases).
+
+    Without ``typed`` numbers stand alone, ``3``, ``0.5``, ``[4, 4]``; MLIR too takes them for i64 and f64.
+    """
     match value:
         case None:
             return "none"
         case bool():
             return "true" if value else "false"
         case int():
-            return f"{value} : i64"
+            return f"{value} : i64" if typed else str(value)
         case float():
-            return f"{float_text(value)} : f64"
+            # The bits of an infinity or a NaN would be read as an integer.
+            return f"{float_text(value)} : f64" if typed or not math.isfinite(value) else float_text(value)
         case str():
             return quote(value)
         case SymbolRef():
             return symbol_text(value.name)
         case tuple() | list():
-            return _sequence_text(tuple(value), type_text)
+            return _sequence_text(tuple(value), type_text, typed)
         case Mapping():
-            return dict_text(value, type_text)
+            return dict_text(value, type_text, typed=typed)
         case FunctionType():
             return str(value)
         case Type():
@@ -82,7 +86,9 @@ def attr_text(value: Attr, type_text: Callable[[Type], str] = str) -> str:
     raise TypeError(f"{value!r} is no attribute")
 
 
-def _sequence_text(values: tuple[Attr, ...], type_text: Callable[[Type], str]) -> str:
+def _sequence_text(values: tuple[Attr, ...], type_text: Callable[[Type], str], typed: bool) -> str:
+    if not typed:
+        return f"[{', '.join(attr_text(v, type_text, typed) for v in values)}]"
     if not values:
         return "array<i64>"
     if all(type(v) is int for v in values):
@@ -92,10 +98,12 @@ def _sequence_text(values: tuple[Attr, ...], type_text: Callable[[Type], str]) -
     return f"[{', '.join(attr_text(v, type_text) for v in values)}]"
 
 
-def dict_text(values: Mapping[str, Attr], type_text: Callable[[Type], str] = str, short: bool = True) -> str:
+def dict_text(
+    values: Mapping[str, Attr], type_text: Callable[[Type], str] = str, short: bool = True, typed: bool = True
+) -> str:
     """``{a = 1 : i64, transpose}``; with ``short=False`` ``{a = 1 : i64, transpose = true}``."""
     entries = []
     for name, value in values.items():
         key = name if _BARE.match(name) else quote(name)
-        entries.append(key if short and value is True else f"{key} = {attr_text(value, type_text)}")
+        entries.append(key if short and value is True else f"{key} = {attr_text(value, type_text, typed)}")
     return f"{{{', '.join(entries)}}}"

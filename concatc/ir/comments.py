@@ -16,11 +16,11 @@ from concatc.ir.core import Operation, Value
 from concatc.ir.types import TensorType
 
 
-def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: bool) -> list[str]:
+def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: bool, transposes: str = "") -> list[str]:
     """Comments for the operation, the fullest first; none where there is nothing to say.
 
     ``show_line`` is false where the operation before has the same source line; then only operations on tensors say
-    it again.
+    it again.  ``transposes`` is what the operation transposes, where its attributes do not say so.
     """
     tensors = [r.type for r in op.results if isinstance(r.type, TensorType)]
     full, short = "", ""
@@ -33,12 +33,11 @@ def comment_candidates(op: Operation, name: Callable[[Value], str], show_line: b
     size = ", ".join(amounts[:4]) + (", .." if len(amounts) > 4 else "")
     parts = _slice_note(op)
     notes = [_joined(full, size, f"{parts} of {name(op.operands[0])}"), _joined(short, parts)] if parts else []
-    candidates = [
-        *notes,
-        _joined(full, size),
-        _joined(short, size),
-        short,
-    ]
+    candidates = [*notes, _joined(full, size), _joined(short, size), short]
+    if transposes:
+        # Two lines are better than no word on what is transposed, or on the parts of a slice.
+        candidates = [_joined(transposes, c) for c in (notes or [*candidates, ""])]
+        candidates.append(_joined(transposes.partition(" ")[0], parts))
     return [c for c in dict.fromkeys(candidates) if c]
 
 

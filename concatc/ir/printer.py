@@ -10,9 +10,11 @@ The same IR gives the same bytes.  A name stands for one value within its functi
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from concatc.diagnostics import Loc
 from concatc.ir.attributes import dict_text, symbol_text
@@ -28,20 +30,39 @@ from concatc.ir.types import FunctionType, MemRefType, TensorType, Type
 BACKWARD_MARK = "// ---- backward ----"
 
 
+class Brief(Protocol):
+    """Which attributes of a function the text says; the others are implied."""
+
+    def operation(self, op: Operation) -> Mapping[str, Attr]:
+        """Those of an operation."""
+        ...
+
+    def argument(self, arg: Value) -> Mapping[str, Attr]:
+        """Those of an argument."""
+        ...
+
+    def result(self, index: int) -> Mapping[str, Attr]:
+        """Those of a result."""
+        ...
+
+    def function(self) -> Mapping[str, Attr]:
+        """Those of the function itself."""
+        ...
+
+
 @dataclass(frozen=True)
 class Style:
     """How a module is printed.
 
-    ``short`` leaves out the ``cnet.name`` of an argument that is the name of its value, and attributes that have the
-    values which ``implied(op)`` says; whoever reads such a text puts these back (`concatc/passes/dumps.py`).
+    ``brief(function, name)`` knows which attributes the text need not say, where values are printed as ``name(value)``;
+    whoever reads such a text puts them back (`concatc/passes/dumps.py`).  Numbers in it have no types.
     """
 
     locations: bool = False
     comments: bool = False
     aliases: bool = False
-    short: bool = False
     width: int | None = None
-    implied: Callable[[Operation], Mapping[str, Attr]] | None = None
+    brief: Callable[[FuncOp, Callable[[Value], str]], Brief] | None = None
 
 
 READING = Style(comments=True, aliases=True, width=109)
@@ -88,6 +109,7 @@ class Printer:
         self._indent = 0
         self._line_before: tuple[str, int] | None = None  # file and line of the operation before, for comments
         self._plan_notes: dict[Operation, str] = {}
+        self._brief: Brief | None = None
         self._in_forward = False
 
     # -- what the syntax of an operation asks ----------------------------------------------------------------------
@@ -111,11 +133,11 @@ class Printer:
         MLIR's own operations tell ``true`` from a name alone, so ``short`` is for others.
         """
         left = {k: v for k, v in attributes.items() if k not in skip} if skip else attributes
-        return f" {dict_text(left, self.type, short)}" if left else ""
+        return f" {dict_text(left, self.type, short, typed=self.style.brief is None)}" if left else ""
 
-    def line(self, text: str, op: Operation | None = None) -> None:
-        """Print a line, wrapped and commented as the style wants."""
-        comments = self._comments(op) if op is not None and self.style.comments else []
+    def line(self, text: str, op: Operation | None = None, note: str = "") -> None:
+        """Print a line, wrapped and commented as the style wants; ``note`` opens the comment."""
+        comments = self._comments(op, note) if op is not None and self.style.comments else []
         if self.style.width is None:
             self.lines.append("  " * self._indent + text + (f"  // {comments[0]}" if comments else ""))
             return
@@ -170,9 +192,11 @@ class Printer:
             self.line(text + self._location(op.loc), None if op.regions else op)
             return
         text = f"{lead}{quote(op.name)}({', '.join(map(self.name, op.operands))})"
-        tail = f"{self._attributes(op)} : {self._signature(op)}{self._location(op.loc)}"
+        told = op.attributes if self._brief is None else self._brief.operation(op)
+        note = "" if "transposes" in told else str(op.attributes.get("transposes", ""))
+        tail = f"{self.dictionary(told, short=True)} : {self._signature(op)}{self._location(op.loc)}"
         if not op.regions:
-            self.line(text + tail, op)
+            self.line(text + tail, op, note)
             return
         self.line(f"{text} ({{", op)
         for k, region in enumerate(op.regions):
@@ -180,13 +204,6 @@ class Printer:
                 self.line("}, {")
             self._blocks(region.blocks)
         self.line(f"}}){tail}")
-
-    def _attributes(self, op: Operation) -> str:
-        if not self.style.short or self.style.implied is None:
-            return self.dictionary(op.attributes, short=True)
-        implied = self.style.implied(op)
-        told = {k: v for k, v in op.attributes.items() if k not in implied or not _identical(implied[k], v)}
-        return self.dictionary(told, short=True)
 
     def _signature(self, op: Operation) -> str:
         return self._function_type([v.type for v in op.operands], [v.type for v in op.results])
@@ -214,9 +231,9 @@ class Printer:
             return " loc(unknown)"
         return f" loc({quote(loc.file)}:{loc.line}:{loc.column})"
 
-    def _comments(self, op: Operation) -> list[str]:
+    def _comments(self, op: Operation, transposes: str) -> list[str]:
         here = (op.loc.file, op.loc.line) if op.loc else None
-        candidates = comment_candidates(op, self.name, show_line=here != self._line_before)
+        candidates = comment_candidates(op, self.name, show_line=here != self._line_before, transposes=transposes)
         self._line_before = here
         note = self._plan_notes.get(op)
         if note is None:
@@ -228,14 +245,18 @@ class Printer:
         declared = function.declared is not None
         visibility = "private " if function.private or declared else ""
         head = f"func.func {visibility}{symbol_text(function.sym_name)}("
+        self._brief = None if declared or self.style.brief is None else self.style.brief(function, self.name)
         args = [self._argument(a, named=not declared) for a in function.args]
         types = function.type.results
         attrs: Sequence[Mapping[str, Attr]] = function.result_attrs
         if len(attrs) != len(types):
             attrs = [{}] * len(types)
+        elif self._brief is not None:
+            attrs = [self._brief.result(k) for k in range(len(types))]
         results = [self.type(t) + self.dictionary(a, short=True) for t, a in zip(types, attrs, strict=True)]
         bare = len(results) == 1 and not attrs[0]
-        tail = f" attributes{self.dictionary(function.attributes, short=True)}" if function.attributes else ""
+        own = function.attributes if self._brief is None else self._brief.function()
+        tail = f" attributes{self.dictionary(own, short=True)}" if own else ""
         tail += "" if declared else " {"
         self._signature_lines(head, args, results, bare, tail + (self._location(function.loc) if declared else ""))
         if declared:
@@ -247,16 +268,15 @@ class Printer:
         for op in function.ops:
             self.operation(op)
         self._in_forward = False
+        self._brief = None
         self._indent -= 1
         self.line("}" + self._location(function.loc))
 
     def _argument(self, arg: Value, named: bool) -> str:
         if not named:
             return self.type(arg.type) + self.dictionary(arg.attrs, short=True)
-        name = self.name(arg)
-        says_itself = self.style.short and "cnet.kind" in arg.attrs and name == f"%{arg.attrs.get('cnet.name')}"
-        attributes = self.dictionary(arg.attrs, ["cnet.name"] if says_itself else (), short=True)
-        return f"{name}: {self.type(arg.type)}{attributes}"
+        attributes = arg.attrs if self._brief is None else self._brief.argument(arg)
+        return f"{self.name(arg)}: {self.type(arg.type)}{self.dictionary(attributes, short=True)}"
 
     def _signature_lines(self, head: str, args: list[str], results: list[str], bare: bool, tail: str) -> None:
         arrow = ""
@@ -269,9 +289,14 @@ class Printer:
             self.lines.append(" " * margin + whole)
             return
         self.lines.append(" " * margin + head)
-        self.lines += _fill(_with_commas(args), margin + 4, width)
+        for group in _by_owner(_with_commas(args)):
+            self.lines += _fill(group, margin + 4, width)
         if not results or margin + len(f"){arrow}{tail}") <= width:
             self.lines += wrap(f"){arrow}{tail}", [], margin, width)
+            return
+        compact = _fill(_result_units(results, bare, tail), margin + 4, width)
+        if len(compact) <= 2:
+            self.lines += [compact[0][4:], *compact[1:]]
             return
         self.lines.append(" " * margin + ") -> (")
         self.lines += _fill(_with_commas(results), margin + 4, width)
@@ -280,6 +305,23 @@ class Printer:
 
 def _with_commas(items: Sequence[str]) -> list[str]:
     return [*(f"{item}," for item in items[:-1]), *items[-1:]]
+
+
+def _result_units(results: Sequence[str], bare: bool, tail: str) -> list[str]:
+    """``) -> (T,``, ``T)``, ``attributes {..} {``: what stays on one line each."""
+    before, after = (") -> ", "") if bare else (") -> (", ")")
+    units = _with_commas(results)
+    units[0] = before + units[0]
+    units[-1] += after
+    if tail.startswith(" attributes"):
+        return [*units, tail.strip()]
+    return [*units[:-1], units[-1] + tail]
+
+
+def _by_owner(args: Sequence[str]) -> list[list[str]]:
+    """The arguments in groups that share lines: ``%a``, ``%b``; ``%conv1.weight``, ``%conv1.bias``."""
+    groups = itertools.groupby(args, lambda arg: arg.partition(":")[0].rpartition(".")[0])
+    return [list(group) for _, group in groups]
 
 
 def _fill(items: Sequence[str], margin: int, width: int) -> list[str]:
@@ -296,10 +338,6 @@ def _fill(items: Sequence[str], margin: int, width: int) -> list[str]:
     if current:
         lines += wrap(current, [], margin, width)
     return lines
-
-
-def _identical(a: Attr, b: Attr) -> bool:
-    return type(a) is type(b) and a == b
 
 
 _ALIAS_PREFIX = {"f32": "t", "f64": "d", "i32": "n", "i64": "l", "i1": "b", "i8": "c"}

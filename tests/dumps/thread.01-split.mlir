@@ -2,30 +2,22 @@
 !t = tensor<f32> !t64x128 = tensor<64x128xf32> !t32x128 = tensor<32x128xf32>
 module @thread {
   func.func @thread(
-      %a: tensor<64x64xf32> {cnet.kind = "input", cnet.dims = ["x", "features"]},
-      %b: tensor<32x64xf32> {cnet.kind = "input", cnet.dims = ["y", "features"]},
-      %label: tensor<96xi32> {cnet.kind = "input", cnet.dims = [""]},
-      %ha.weight: !t128x64 {cnet.kind = "param", cnet.init = "xavier()", cnet.fan_in = 64 : i64},
-      %ha.bias: !t128 {cnet.kind = "param", cnet.init = "constant(0.0)"},
-      %hb.weight: !t128x64 {cnet.kind = "param", cnet.init = "xavier()", cnet.fan_in = 64 : i64},
-      %hb.bias: !t128 {cnet.kind = "param", cnet.init = "constant(0.0)"},
-      %logits.weight: tensor<10x128xf32> {cnet.kind = "param", cnet.init = "xavier()",
-          cnet.fan_in = 128 : i64},
-      %logits.bias: tensor<10xf32> {cnet.kind = "param", cnet.init = "constant(0.0)"},
+      %a: tensor<64x64xf32> {cnet.dims = ["x", "features"]},
+      %b: tensor<32x64xf32> {cnet.dims = ["y", "features"]}, %label: tensor<96xi32> {cnet.dims = [""]},
+      %ha.weight: !t128x64 {cnet.init = "xavier()"}, %ha.bias: !t128 {cnet.init = "constant(0.0)"},
+      %hb.weight: !t128x64 {cnet.init = "xavier()"}, %hb.bias: !t128 {cnet.init = "constant(0.0)"},
+      %logits.weight: tensor<10x128xf32> {cnet.init = "xavier()"},
+      %logits.bias: tensor<10xf32> {cnet.init = "constant(0.0)"},
       %loss_weights: !t1 {cnet.kind = "loss_weights"}
-  ) -> (
-      !t96x10 {cnet.kind = "output", cnet.name = "logits"},
-      !t {cnet.kind = "loss", cnet.name = "softmax_loss", cnet.weight = 1.0 : f64},
-      !t {cnet.kind = "total", cnet.name = "loss"}
-  ) attributes {cnet.net = "thread", cnet.dims = {x = 64 : i64, y = 32 : i64, features = 64 : i64,
-      hidden = 128 : i64, classes = 10 : i64}} {
+  ) -> (!t96x10 {cnet.kind = "output"}, !t {cnet.kind = "loss"}, !t)
+      attributes {cnet.dims = {x = 64, y = 32, features = 64, hidden = 128, classes = 10}} {
     %ha.linear = "cnet.linear"(%a, %ha.weight) : (tensor<64x64xf32>, !t128x64) -> !t64x128  // :8  32 KiB
     %ha.bias.2 = "cnet.bias"(%ha.linear, %ha.bias) : (!t64x128, !t128) -> !t64x128  // thread.cnet:8  32 KiB
     %ha = "cnet.relu"(%ha.bias.2) : (!t64x128) -> !t64x128  // thread.cnet:8  32 KiB
     %hb.linear = "cnet.linear"(%b, %hb.weight) : (tensor<32x64xf32>, !t128x64) -> !t32x128  // :9  16 KiB
     %hb.bias.2 = "cnet.bias"(%hb.linear, %hb.bias) : (!t32x128, !t128) -> !t32x128  // thread.cnet:9  16 KiB
     %hb = "cnet.relu"(%hb.bias.2) : (!t32x128) -> !t32x128  // thread.cnet:9  16 KiB
-    %h = "cnet.concat"(%ha, %hb) {axis = 0 : i64} : (!t64x128, !t32x128) -> tensor<96x128xf32>  // :10
+    %h = "cnet.concat"(%ha, %hb) {axis = 0} : (!t64x128, !t32x128) -> tensor<96x128xf32>  // :10  48 KiB
     %logits.linear = "cnet.linear"(%h, %logits.weight)
         : (tensor<96x128xf32>, tensor<10x128xf32>) -> !t96x10  // thread.cnet:11  3.8 KiB
     %logits = "cnet.bias"(%logits.linear, %logits.bias) : (!t96x10, tensor<10xf32>) -> !t96x10  // :11

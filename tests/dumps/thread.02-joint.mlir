@@ -4,34 +4,21 @@
 !t96x128 = tensor<96x128xf32>
 module @thread {
   func.func @thread(
-      %a: !t64x64 {cnet.kind = "input", cnet.dims = ["x", "features"]},
-      %b: !t32x64 {cnet.kind = "input", cnet.dims = ["y", "features"]},
-      %label: !n96 {cnet.kind = "input", cnet.dims = [""]},
-      %ha.weight: !t128x64 {cnet.kind = "param", cnet.init = "xavier()", cnet.fan_in = 64 : i64},
-      %ha.bias: !t128 {cnet.kind = "param", cnet.init = "constant(0.0)"},
-      %hb.weight: !t128x64 {cnet.kind = "param", cnet.init = "xavier()", cnet.fan_in = 64 : i64},
-      %hb.bias: !t128 {cnet.kind = "param", cnet.init = "constant(0.0)"},
-      %logits.weight: !t10x128 {cnet.kind = "param", cnet.init = "xavier()", cnet.fan_in = 128 : i64},
-      %logits.bias: !t10 {cnet.kind = "param", cnet.init = "constant(0.0)"},
+      %a: !t64x64 {cnet.dims = ["x", "features"]}, %b: !t32x64 {cnet.dims = ["y", "features"]},
+      %label: !n96 {cnet.dims = [""]},
+      %ha.weight: !t128x64 {cnet.init = "xavier()"}, %ha.bias: !t128 {cnet.init = "constant(0.0)"},
+      %hb.weight: !t128x64 {cnet.init = "xavier()"}, %hb.bias: !t128 {cnet.init = "constant(0.0)"},
+      %logits.weight: !t10x128 {cnet.init = "xavier()"}, %logits.bias: !t10 {cnet.init = "constant(0.0)"},
       %loss_weights: !t1 {cnet.kind = "loss_weights"}
-  ) -> (
-      !t96x10 {cnet.kind = "output", cnet.name = "logits"},
-      !t {cnet.kind = "loss", cnet.name = "softmax_loss", cnet.weight = 1.0 : f64},
-      !t {cnet.kind = "total", cnet.name = "loss"}, !t128x64 {cnet.kind = "grad", cnet.name = "ha.weight"},
-      !t128 {cnet.kind = "grad", cnet.name = "ha.bias"},
-      !t128x64 {cnet.kind = "grad", cnet.name = "hb.weight"},
-      !t128 {cnet.kind = "grad", cnet.name = "hb.bias"},
-      !t10x128 {cnet.kind = "grad", cnet.name = "logits.weight"},
-      !t10 {cnet.kind = "grad", cnet.name = "logits.bias"}
-  ) attributes {cnet.net = "thread", cnet.dims = {x = 64 : i64, y = 32 : i64, features = 64 : i64,
-      hidden = 128 : i64, classes = 10 : i64}} {
+  ) -> (!t96x10 {cnet.kind = "output"}, !t {cnet.kind = "loss"}, !t, !t128x64, !t128, !t128x64, !t128,
+      !t10x128, !t10) attributes {cnet.dims = {x = 64, y = 32, features = 64, hidden = 128, classes = 10}} {
     %ha.linear = "cnet.linear"(%a, %ha.weight) : (!t64x64, !t128x64) -> !t64x128  // thread.cnet:8  32 KiB
     %ha.bias.2 = "cnet.bias"(%ha.linear, %ha.bias) : (!t64x128, !t128) -> !t64x128  // thread.cnet:8  32 KiB
     %ha = "cnet.relu"(%ha.bias.2) : (!t64x128) -> !t64x128  // thread.cnet:8  32 KiB
     %hb.linear = "cnet.linear"(%b, %hb.weight) : (!t32x64, !t128x64) -> !t32x128  // thread.cnet:9  16 KiB
     %hb.bias.2 = "cnet.bias"(%hb.linear, %hb.bias) : (!t32x128, !t128) -> !t32x128  // thread.cnet:9  16 KiB
     %hb = "cnet.relu"(%hb.bias.2) : (!t32x128) -> !t32x128  // thread.cnet:9  16 KiB
-    %h = "cnet.concat"(%ha, %hb) {axis = 0 : i64} : (!t64x128, !t32x128) -> !t96x128  // :10  48 KiB
+    %h = "cnet.concat"(%ha, %hb) {axis = 0} : (!t64x128, !t32x128) -> !t96x128  // thread.cnet:10  48 KiB
     %logits.linear = "cnet.linear"(%h, %logits.weight) : (!t96x128, !t10x128) -> !t96x10  // :11  3.8 KiB
     %logits = "cnet.bias"(%logits.linear, %logits.bias) : (!t96x10, !t10) -> !t96x10  // :11  3.8 KiB
     %logits.use0, %logits.use1 = "cnet.split"(%logits) : (!t96x10) -> (!t96x10, !t96x10)  // :11  2 x 3.8 KiB
@@ -39,37 +26,31 @@ module @thread {
     %softmax_loss.use0, %softmax_loss.use1 = "cnet.split"(%softmax_loss) : (!t) -> (!t, !t)  // :13  2 x 4 B
     %loss = "cnet.total_loss"(%softmax_loss.use0, %loss_weights) : (!t, !t1) -> !t  // thread.cnet:3  4 B
     // ---- backward ----
-    %loss.grad = "cnet.constant"() {value = 1.0 : f64, transposes = "return %loss"} : () -> !t  // :3  4 B
-    %softmax_loss.grad = "cnet.total_loss_grad"(%loss.grad, %loss_weights) {transposes = "total_loss %loss"}
-        : (!t, !t1) -> !t  // thread.cnet:3  4 B
+    %loss.grad = "cnet.constant"() {value = 1.0, transposes = "return %loss"} : () -> !t  // :3  4 B
+    %softmax_loss.grad = "cnet.total_loss_grad"(%loss.grad, %loss_weights) : (!t, !t1) -> !t  // total_loss
     %logits.grad = "cnet.softmax_loss_grad"(%logits.use0, %label, %softmax_loss.grad)
-        {transposes = "softmax_loss %softmax_loss"} : (!t96x10, !n96, !t) -> !t96x10  // :13  3.8 KiB
+        : (!t96x10, !n96, !t) -> !t96x10  // softmax_loss %softmax_loss  thread.cnet:13  3.8 KiB
     %logits.grad.use0, %logits.grad.use1, %logits.grad.use2 = "cnet.split"(%logits.grad)
-        {transposes = "bias %logits"} : (!t96x10) -> (!t96x10, !t96x10, !t96x10)  // :13  3 x 3.8 KiB
-    %logits.bias.grad = "cnet.sum"(%logits.grad.use0) {axes = array<i64: 0>, transposes = "bias %logits"}
-        : (!t96x10) -> !t10  // thread.cnet:11  40 B
-    %h.grad = "cnet.linear"(%logits.grad.use1, %logits.weight) {transpose,
-        transposes = "linear %logits.linear"} : (!t96x10, !t10x128) -> !t96x128  // thread.cnet:11  48 KiB
+        : (!t96x10) -> (!t96x10, !t96x10, !t96x10)  // bias %logits  thread.cnet:13  3 x 3.8 KiB
+    %logits.bias.grad = "cnet.sum"(%logits.grad.use0) {axes = [0]} : (!t96x10) -> !t10  // bias %logits  :11
+    %h.grad = "cnet.linear"(%logits.grad.use1, %logits.weight) {transpose}
+        : (!t96x10, !t10x128) -> !t96x128  // linear %logits.linear  thread.cnet:11  48 KiB
     %logits.weight.grad = "cnet.linear_weight_grad"(%logits.grad.use2, %h)
-        {transposes = "linear %logits.linear"} : (!t96x10, !t96x128) -> !t10x128  // thread.cnet:11  5 KiB
-    %ha.grad, %hb.grad = "cnet.slice"(%h.grad) {axis = 0 : i64, sizes = array<i64: 64, 32>,
-        transposes = "concat %h"} : (!t96x128) -> (!t64x128, !t32x128)  // :10  rows 0..64, 64..96
-    %hb.bias.2.grad = "cnet.relu_grad"(%hb, %hb.grad) {transposes = "relu %hb"}
-        : (!t32x128, !t32x128) -> !t32x128  // thread.cnet:9  16 KiB
+        : (!t96x10, !t96x128) -> !t10x128  // linear %logits.linear  thread.cnet:11  5 KiB
+    %ha.grad, %hb.grad = "cnet.slice"(%h.grad) {axis = 0}
+        : (!t96x128) -> (!t64x128, !t32x128)  // concat %h  :10  rows 0..64, 64..96
+    %hb.bias.2.grad = "cnet.relu_grad"(%hb, %hb.grad) : (!t32x128, !t32x128) -> !t32x128  // relu %hb  :9
     %hb.bias.2.grad.use0, %hb.bias.2.grad.use1 = "cnet.split"(%hb.bias.2.grad)
-        {transposes = "bias %hb.bias.2"} : (!t32x128) -> (!t32x128, !t32x128)  // thread.cnet:9  2 x 16 KiB
-    %hb.bias.grad = "cnet.sum"(%hb.bias.2.grad.use0) {axes = array<i64: 0>, transposes = "bias %hb.bias.2"}
-        : (!t32x128) -> !t128  // thread.cnet:9  512 B
-    %hb.weight.grad = "cnet.linear_weight_grad"(%hb.bias.2.grad.use1, %b) {transposes = "linear %hb.linear"}
-        : (!t32x128, !t32x64) -> !t128x64  // thread.cnet:9  32 KiB
-    %ha.bias.2.grad = "cnet.relu_grad"(%ha, %ha.grad) {transposes = "relu %ha"}
-        : (!t64x128, !t64x128) -> !t64x128  // thread.cnet:8  32 KiB
+        : (!t32x128) -> (!t32x128, !t32x128)  // bias %hb.bias.2  thread.cnet:9  2 x 16 KiB
+    %hb.bias.grad = "cnet.sum"(%hb.bias.2.grad.use0) {axes = [0]} : (!t32x128) -> !t128  // bias %hb.bias.2
+    %hb.weight.grad = "cnet.linear_weight_grad"(%hb.bias.2.grad.use1, %b)
+        : (!t32x128, !t32x64) -> !t128x64  // linear %hb.linear  thread.cnet:9  32 KiB
+    %ha.bias.2.grad = "cnet.relu_grad"(%ha, %ha.grad) : (!t64x128, !t64x128) -> !t64x128  // relu %ha  :8
     %ha.bias.2.grad.use0, %ha.bias.2.grad.use1 = "cnet.split"(%ha.bias.2.grad)
-        {transposes = "bias %ha.bias.2"} : (!t64x128) -> (!t64x128, !t64x128)  // thread.cnet:8  2 x 32 KiB
-    %ha.bias.grad = "cnet.sum"(%ha.bias.2.grad.use0) {axes = array<i64: 0>, transposes = "bias %ha.bias.2"}
-        : (!t64x128) -> !t128  // thread.cnet:8  512 B
-    %ha.weight.grad = "cnet.linear_weight_grad"(%ha.bias.2.grad.use1, %a) {transposes = "linear %ha.linear"}
-        : (!t64x128, !t64x64) -> !t128x64  // thread.cnet:8  32 KiB
+        : (!t64x128) -> (!t64x128, !t64x128)  // bias %ha.bias.2  thread.cnet:8  2 x 32 KiB
+    %ha.bias.grad = "cnet.sum"(%ha.bias.2.grad.use0) {axes = [0]} : (!t64x128) -> !t128  // bias %ha.bias.2
+    %ha.weight.grad = "cnet.linear_weight_grad"(%ha.bias.2.grad.use1, %a)
+        : (!t64x128, !t64x64) -> !t128x64  // linear %ha.linear  thread.cnet:8  32 KiB
     func.return %logits.use1, %softmax_loss.use1, %loss, %ha.weight.grad, %ha.bias.grad, %hb.weight.grad,
         %hb.bias.grad, %logits.weight.grad, %logits.bias.grad : !t96x10, !t, !t, !t128x64, !t128, !t128x64,
         !t128, !t10x128, !t10  // thread.cnet:3
