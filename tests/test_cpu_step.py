@@ -27,9 +27,10 @@ from concatc.loops.memory import view
 from concatc.loops.plan import Plan
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.place_scratch import place_scratch
-from concatc.targets.cpu import target as cpu_target
+from concatc.targets.cpu import units as cpu_units
 from concatc.targets.cpu.cache import MAGIC, Cache
-from concatc.targets.cpu.target import CpuTarget, NumbaUnit
+from concatc.targets.cpu.native import host
+from concatc.targets.cpu.target import CpuTarget
 from concatc.targets.reference.plan_interpreter import BaseMemory
 from tests.kernel_plans import fresh_arena
 from tests.plans.densenet_block import densenet_block_plan
@@ -245,8 +246,8 @@ def test_generated_code_can_be_read(cache: Cache) -> None:
 
 
 def test_generated_source_is_a_real_module(cache: Cache) -> None:
-    units, _ = cpu_target._units(lower_to_loops(small_plan()).functions[1:], cache)
-    (unit,) = [u for u in units if isinstance(u, NumbaUnit)]
+    units, _ = cpu_units.units_of(lower_to_loops(small_plan()).functions[1:], host())
+    (unit,) = [u for u in units if isinstance(u, cpu_units.NumbaUnit)]
     CpuTarget(cache).build_loops(lower_to_loops(small_plan()))
     path = cache.path(unit.key, ".py")
     assert path.read_text() == unit.source
@@ -268,7 +269,7 @@ def test_a_second_build_compiles_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     plan = small_plan()
     cache = Cache(tmp_path)
     first = run_small(lower_to_loops(plan), plan, cache)
-    monkeypatch.setattr(cpu_target, "object_code", never)
+    monkeypatch.setattr(cpu_units, "object_code", never)
     second = run_small(lower_to_loops(plan), plan, cache)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -53,13 +53,12 @@ def host() -> Host:
 
 
 @functools.cache
-def build_id() -> str:
+def build_id(machine: Host) -> str:
     """What generated code depends on besides its source: CPU, versions, and the generator itself."""
     here = Path(__file__).parent
     generator = [path.read_text() for path in sorted(here.glob("*.py"))]
     versions = [f"{name} {metadata.version(name)}" for name in ("llvmlite", "numba")]
-    machine = host()
-    return digest(llvm.get_process_triple(), machine.name, machine.features, *versions, *generator)
+    return digest(llvm.get_process_triple(), repr(machine), *versions, *generator)
 
 
 @functools.cache
@@ -69,17 +68,15 @@ def _initialize() -> None:
 
 
 @functools.cache
-def _machine() -> Any:
-    machine = host()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    return target.create_target_machine(
-        cpu=machine.name, features=machine.features, opt=2, reloc="pic", codemodel="small"
-    )
-
-
-def optimize(text: str) -> Any:
-    """Parse LLVM IR, verify it, and run the standard passes."""
+def _machine(host: Host) -> Any:
     _initialize()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    return target.create_target_machine(cpu=host.name, features=host.features, opt=2, reloc="pic", codemodel="small")
+
+
+def optimize(text: str, host: Host) -> Any:
+    """Parse LLVM IR, verify it, and run the standard passes."""
+    machine = _machine(host)
     module = llvm.parse_assembly(text)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -87,7 +84,7 @@ def optimize(text: str) -> Any:
     # Contractions are unrolled already, and short loops gain nothing: a fifth of the time of compiling for no speed.
     options.loop_unrolling = False
     options.slp_vectorization = False
-    builder = llvm.create_pass_builder(_machine(), options)
+    builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     return module
 
@@ -104,14 +101,14 @@ def link(main: str, *others: str) -> str:
     return str(module)
 
 
-def object_code(text: str) -> bytes:
+def object_code(text: str, host: Host) -> bytes:
     """The object code of LLVM IR."""
-    return bytes(_machine().emit_object(optimize(text)))
+    return bytes(_machine(host).emit_object(optimize(text, host)))
 
 
-def assembly(text: str) -> str:
+def assembly(text: str, host: Host) -> str:
     """The assembly of LLVM IR."""
-    return str(_machine().emit_assembly(optimize(text)))
+    return str(_machine(host).emit_assembly(optimize(text, host)))
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""What is compiled together: the native step, each sum in a nest, all Numba kernels of a net.
+
+A unit knows its LLVM IR, and its key in the cache, which is known before anything is generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from concatc.ir.core import FuncOp
+from concatc.loops.structure import structure_of
+from concatc.targets.cpu.abi import adapters
+from concatc.targets.cpu.cache import Cache, digest
+from concatc.targets.cpu.contraction import contraction_ir
+from concatc.targets.cpu.native import Host, build_id, link, object_code
+from concatc.targets.cpu.nest import Nest, recognize
+from concatc.targets.cpu.numba_source import numba_module
+from concatc.targets.cpu.step import RUNNER_IR
+from concatc.targets.cpu.tile import Tile, choose_tile
+
+
+class Unit(Protocol):
+    """``key`` says all that the unit's object code depends on."""
+
+    host: Host
+    key: str
+
+    def llvm_ir(self, cache: Cache) -> str:
+        """Generate LLVM IR; sources that are generated on the way are kept in the cache."""
+        ...
+
+
+def object_of(unit: Unit, cache: Cache) -> bytes:
+    """The object code of a unit: from the cache, or compiled now."""
+    found = cache.load(unit.key)
+    if found is None:
+        found = object_code(unit.llvm_ir(cache), unit.host)
+        cache.store(unit.key, found)
+    return found
+
+
+def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[str, str]]:
+    """The units of a loops module, and the symbol of each kernel."""
+    units: list[Unit] = [StepUnit(host)]
+    symbols: dict[str, str] = {}
+    rest: list[FuncOp] = []
+    for kernel in kernels:
+        nest = recognize(kernel)
+        tile = choose_tile(nest, host) if nest is not None else None
+        if nest is None or tile is None:
+            symbols[kernel.sym_name] = kernel.sym_name
+            rest.append(kernel)
+            continue
+        unit = SumUnit(host, nest, tile)
+        if unit.symbol not in symbols.values():
+            units.append(unit)
+        symbols[kernel.sym_name] = unit.symbol
+    if rest:
+        units.append(NumbaUnit(host, rest))
+    return units, symbols
+
+
+@dataclass
+class StepUnit:
+    """The function that runs tables."""
+
+    host: Host
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = digest("step", build_id(self.host))
+
+    def llvm_ir(self, cache: Cache) -> str:
+        return RUNNER_IR
+
+
+@dataclass
+class SumUnit:
+    """One kernel that is a sum in a nest."""
+
+    host: Host
+    nest: Nest
+    tile: Tile
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = digest("sum", build_id(self.host), structure_of(self.nest.kernel))
+
+    @property
+    def symbol(self) -> str:
+        """The kernel's name in the object code: not the net's, since nets share it."""
+        return f"sum.{self.key[:24]}"
+
+    @property
+    def description(self) -> str:
+        """How it is vectorised, as a comment for readers of generated source."""
+        tile = self.tile
+        rows = [f"{n} rows of {axis.index.name}" for axis, n in tile.rows.items() if axis is not tile.vector]
+        vectors = f"{tile.row(tile.vector)} vectors of {tile.lanes} along {tile.vector.index.name}"
+        return f"# {self.nest.kernel.sym_name}: LLVM IR, a tile is {', '.join([vectors, *rows])}"
+
+    def llvm_ir(self, cache: Cache) -> str:
+        return contraction_ir(self.nest, self.tile, self.host, self.symbol)
+
+
+@dataclass
+class NumbaUnit:
+    """All kernels that are Numba source."""
+
+    host: Host
+    kernels: list[FuncOp]
+    source: str = field(init=False)
+    functions: dict[str, str] = field(init=False)
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source, self.functions = numba_module(self.kernels)
+        self.key = digest("numba", build_id(self.host), self.source, *map(_signature, self.kernels))
+
+    def path(self, cache: Cache) -> Path:
+        """The file that holds the source."""
+        return cache.source(self.key, self.source)
+
+    def llvm_ir(self, cache: Cache) -> str:
+        from concatc.targets.cpu.numba_compile import numba_ir  # imports Numba
+
+        return link(numba_ir(self.source, self.path(cache), self.kernels, self.functions), adapters(self.kernels))
+
+
+def _signature(kernel: FuncOp) -> str:
+    return " ".join([kernel.sym_name, *(f"{arg.type}{sorted(arg.attrs)}" for arg in kernel.args)])
