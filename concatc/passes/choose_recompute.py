@@ -48,8 +48,9 @@ SOURCE, SINK = 0, 1
 class ChooseRecompute:
     """Choose what the backward pass recomputes.
 
-    ``mode``: ``none`` nothing; ``auto`` pointwise operations of moderate cost; ``max`` also costly ones, plain
-    reductions and softmax.  Contractions and operations with an effect never are.
+    ``mode``: ``none`` nothing; ``auto`` pointwise operations of moderate cost; ``max`` also costly ones, and those that
+    fold on the way to a result as large as what they read (softmax).  Contractions, reductions and operations with an
+    effect never are.
     """
 
     mode: Mode = "auto"
@@ -131,9 +132,12 @@ class _Recompute:
         iteration = self.iterations.of(op)
         if op_of(op).effect or any(self._is_state(x) for x in op.operands):
             return False
-        if self.mode == "max":
-            return iteration.kind in ("pointwise", "reduction", "staged")
-        return iteration.kind == "pointwise" and iteration.cost <= MOST_COST
+        if self.mode == "auto":
+            return iteration.kind == "pointwise" and iteration.cost <= MOST_COST
+        if iteration.kind == "staged":
+            largest = max(x.tensor.numel for x in op.operands)
+            return all(y.tensor.numel >= largest for y in op.results)
+        return iteration.kind == "pointwise"
 
     def _is_state(self, value: Value) -> bool:
         """Whether it is a state of the net: the forward half ends with a new one in its place."""
