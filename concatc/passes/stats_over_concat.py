@@ -26,6 +26,7 @@ from concatc.op import Builder, is_op, op_of
 from concatc.ops.concat import Concat
 from concatc.passes.free_of_splits import free_of_splits
 from concatc.passes.graph import is_backward
+from concatc.passes.patterns import kept_blobs
 
 Stats = tuple[Value, Value]  # mean and variance
 
@@ -76,7 +77,9 @@ def _paying(func: FuncOp) -> dict[Value, None]:
     for op in func.ops:
         if is_op(op, "channel_stats"):
             demands[op.operands[0]] = 1
-    concats = [op for op in func.ops if _joins_channels(op)]
+    # Past a kept blob statistics would take their share of its gradient with them.
+    kept = kept_blobs(func)
+    concats = [op for op in func.ops if _joins_channels(op) and op.result not in kept]
     for op in reversed(concats):
         for x in op.operands if op.result in demands else ():
             demands[x] = demands.get(x, 0) + 1
