@@ -73,7 +73,7 @@ def derive_iteration(op: Operation) -> Iteration:
         kind="other" if op_of(op).effect else _kind(pieces, results),
         space=shapes[0] if len(shapes) == 1 else None,
         nest=nests[0] if len(nests) == 1 else None,
-        reads=tuple(_read(k, v.tensor, pieces) for k, v in enumerate(op.operands)),
+        reads=_reads([v.tensor for v in op.operands], pieces),
         nodes=sum(1 for p in pieces for _ in walk(p.value)),
         cost=sum(COSTLY.get(e.op, 1) for p in pieces for e in walk(p.value) if isinstance(e, Arith)),
     )
@@ -106,18 +106,21 @@ def _kind(pieces: list[Piece], results: list[TensorType]) -> Kind:
     return "other"
 
 
-def _read(index: int, type: TensorType, pieces: list[Piece]) -> Read:
-    identity, guarded, count = True, False, 0
+def _reads(operands: list[TensorType], pieces: list[Piece]) -> tuple[Read, ...]:
+    """The reads of each operand, found in one walk over the pieces."""
+    identity, guarded, count = ([start] * len(operands) for start in (1, 0, 0))
     for piece in pieces:
         exprs = [piece.value, *piece.at, *(e for e in (piece.where, piece.index) if e is not None)]
         points = math.prod(a.extent for a in piece.axes)
+        maps = is_pointwise(piece)
         for load in (e for expr in exprs for e in walk(expr) if isinstance(e, Load)):
-            if load.ref.kind != "operand" or load.ref.index != index:
+            if load.ref.kind != "operand":
                 continue
-            identity = identity and is_pointwise(piece) and load.at == piece.at and type.shape == piece.target.shape
-            guarded = guarded or load.where is not None
-            count += points
-    return Read(identity, guarded, count)
+            k = load.ref.index
+            identity[k] &= maps and load.at == piece.at and operands[k].shape == piece.target.shape
+            guarded[k] |= load.where is not None
+            count[k] += points
+    return tuple(Read(bool(i), bool(g), n) for i, g, n in zip(identity, guarded, count, strict=True))
 
 
 def _extents(piece: Piece, kind: str) -> tuple[int, ...]:
