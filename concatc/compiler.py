@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TypeVar, cast
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
+from concatc.inspect.blob_path import path_text
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Attr, Module
 from concatc.ir.passes import Pass, PassManager, Timing
@@ -42,6 +43,7 @@ from concatc.targets import Target
 
 R = TypeVar("R")
 LEVELS = ("graph", "split", "joint", "optimized", "kernels", "plan", "loops")
+BLOB_LEVELS = LEVELS[:-1]  # where values have the names of blobs
 TARGETS = ("cpu", "reference")
 DTYPES = ("f32", "f64")
 RECOMPUTE = ("none", "auto", "max")
@@ -186,9 +188,14 @@ class Lowering:
         lowering.__dict__.pop("loops", None)
         return lowering
 
-    def dump(self, level: str, style: Style = READING) -> str:
-        """The text of a level, by name (``split``) or number (``01``)."""
-        return dump_text(self.level(level_name(level)), style)
+    def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
+        """The text of a level, by name (``split``) or number (``01``), or of one blob's path in it."""
+        name = level_name(level)
+        if blob is None:
+            return dump_text(self.level(name), style)
+        if name not in BLOB_LEVELS:
+            raise UsageError(Diagnostic(f"the {name} hold no blobs", help=f"there are {', '.join(BLOB_LEVELS)}"))
+        return path_text(self.level(name), blob, style)
 
     def _run(self, module: Module, passes: Sequence[Pass]) -> None:
         options = self._options

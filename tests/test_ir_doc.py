@@ -24,7 +24,7 @@ def test_python_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_console_blocks(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     steps = [step for block in blocks(PAGE) if block.language == "console" for step in console_steps(block.text)]
-    assert len(steps) == 4
+    assert len(steps) == 5
     for command, expected in steps:
         done = subprocess.run(
             [sys.executable, "-m", *shlex.split(command)],

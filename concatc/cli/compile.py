@@ -34,6 +34,7 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
 @click.option("--phase", type=click.Choice(("train", "infer")), default="train", show_default=True, help="For --emit.")
+@click.option("--blob", metavar="BLOB", help="With --emit ir and --dump-ir: only what makes and reads this blob.")
 @click.option("--plain", is_flag=True, help="IR without locations, comments and short names for types.")
 @click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write every level: 00-graph.mlir, ..")
 @click.option("--print-after", multiple=True, metavar="PASS", help="Write the IR after a pass to stderr; repeatable.")
@@ -54,6 +55,7 @@ def command(
     emit: str | None,
     level: str | None,
     phase: str,
+    blob: str | None,
     plain: bool,
     dump_ir: Path | None,
     print_after: tuple[str, ...],
@@ -81,12 +83,14 @@ def command(
         print_after_all=print_after_all,
     )
     _check_passes(compilation, print_after)
+    if blob is not None and emit != "ir" and dump_ir is None:
+        raise UsageError("--blob goes with --emit ir and --dump-ir")
     phases = ["train", "infer"] if compilation.phase("train").graph.main.returned("output") else ["train"]
     if dump_ir is not None:
         for name in phases:
-            _dump(compilation, name, dump_ir if name == "train" else dump_ir / "inference", plain)
+            _dump(compilation, name, dump_ir if name == "train" else dump_ir / "inference", plain, blob)
     if emit is not None:
-        click.echo(_emitted(compilation, emit, level, phase, plain), nl=False)
+        click.echo(_emitted(compilation, emit, level, phase, plain, blob), nl=False)
     elif output is not None:
         from concatc.artifact import write_module
 
@@ -118,14 +122,14 @@ def _phase(compilation: Compilation, phase: str) -> Lowering:
     return compilation.phase("train" if phase == "train" else "infer")
 
 
-def _emitted(compilation: Compilation, what: str, level: str | None, phase: str, plain: bool) -> str:
+def _emitted(compilation: Compilation, what: str, level: str | None, phase: str, plain: bool, blob: str | None) -> str:
     from concatc.ir.printer import PLAIN
     from concatc.passes.dumps import READING
 
     lowering = _phase(compilation, phase)
     style = PLAIN if plain else READING
     if what == "ir":
-        return lowering.dump(level or "joint", style)
+        return lowering.dump(level or "joint", style, blob)
     if level is not None:
         raise UsageError("--level goes with --emit ir")
     if what in ("plan", "loops"):
@@ -134,13 +138,19 @@ def _emitted(compilation: Compilation, what: str, level: str | None, phase: str,
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool) -> None:
-    from concatc.compiler import LEVELS
+def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool, blob: str | None) -> None:
+    from concatc.compiler import BLOB_LEVELS, LEVELS
+    from concatc.inspect.blob_path import has_blob
     from concatc.ir.printer import PLAIN
     from concatc.passes.dumps import READING
 
+    lowering = _phase(compilation, phase)
     for number, level in enumerate(LEVELS):
-        text = _phase(compilation, phase).dump(level, PLAIN if plain else READING)
+        # What is not needed is not in every level; the graph of the training phase has each blob.
+        optional = number > 0 or phase != "train"
+        if blob is not None and optional and (level not in BLOB_LEVELS or not has_blob(lowering.level(level), blob)):
+            continue
+        text = lowering.dump(level, PLAIN if plain else READING, blob)
         write_file(directory / f"{number:02d}-{level}.mlir", text)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -96,6 +96,18 @@ def print_operation(op: Operation, style: Style = PLAIN) -> str:
     return "\n".join(printer.lines)
 
 
+def print_excerpt(function: FuncOp, chosen: Container[Operation], style: Style = READING) -> str:
+    """Some operations of a function; a line ``// .. 3 operations`` stands for those between."""
+    aliases: dict[Type, str] = {}
+    if style.aliases:
+        counting = Printer(replace(style, width=None, comments=False))
+        counting.excerpt(function, chosen)
+        aliases = _choose_aliases(counting.types_printed)
+    printer = Printer(style, aliases)
+    printer.excerpt(function, chosen)
+    return "\n".join(printer.lines) + "\n"
+
+
 class Printer:
     """Collects the lines of one module."""
 
@@ -156,8 +168,7 @@ class Printer:
     # -- the parts of a module -------------------------------------------------------------------------------------
     def module(self, module: Module) -> None:
         """Print all of it."""
-        definitions = [f"{name} = {type}" for type, name in self.aliases.items()]
-        self.lines += _fill(definitions, 0, self.style.width or 0)
+        self._definitions()
         head = "module"
         if module.sym_name:
             head += f" {symbol_text(module.sym_name)}"
@@ -179,12 +190,39 @@ class Printer:
         self._indent -= 1
         self.line("}")
 
+    def excerpt(self, function: FuncOp, chosen: Container[Operation]) -> None:
+        """Print some operations of a function, and how many are left out between them."""
+        self._definitions()
+        self.names.add_function(function)
+        self._enter(function)
+        left_out = 0
+        for op in (*function.ops, None):
+            if op is not None and op not in chosen:
+                left_out += 1
+                if "transposes" in op.attributes and self._in_forward:
+                    self._gap(left_out - 1)
+                    left_out = 1
+                    self._start_backward()
+                continue
+            self._gap(left_out)
+            left_out = 0
+            if op is not None:
+                self.operation(op)
+
+    def _gap(self, count: int) -> None:
+        if count:
+            self._line_before = None
+            self.line(f"// .. {count} operation{'s' if count > 1 else ''}")
+
+    def _definitions(self) -> None:
+        definitions = [f"{name} = {type}" for type, name in self.aliases.items()]
+        self.lines += _fill(definitions, 0, self.style.width or 0)
+
     def operation(self, op: Operation) -> None:
         """Print one operation and its regions."""
         lead = f"{', '.join(map(self.name, op.results))} = " if op.results else ""
         if self._in_forward and "transposes" in op.attributes:
-            self._in_forward = False
-            self.line(BACKWARD_MARK)
+            self._start_backward()
         syntax = SYNTAX.get(op.name)
         if syntax is not None and op.name not in GENERIC:
             text = syntax.print(self, op, f"{lead}{op.name}")
@@ -204,6 +242,10 @@ class Printer:
                 self.line("}, {")
             self._blocks(region.blocks)
         self.line(f"}}){tail}")
+
+    def _start_backward(self) -> None:
+        self._in_forward = False
+        self.line(BACKWARD_MARK)
 
     def _signature(self, op: Operation) -> str:
         return self._function_type([v.type for v in op.operands], [v.type for v in op.results])
@@ -241,11 +283,18 @@ class Printer:
         return [*(f"{note}  {candidate}" for candidate in candidates), note]
 
     # -- functions -------------------------------------------------------------------------------------------------
+    def _enter(self, function: FuncOp) -> None:
+        self._brief = None if self.style.brief is None else self.style.brief(function, self.name)
+        self._in_forward = self.style.comments
+        self._line_before = None
+        self._plan_notes = plan_comments(function, self.name) if self.style.comments else {}
+
     def _function(self, function: FuncOp) -> None:
         declared = function.declared is not None
         visibility = "private " if function.private or declared else ""
         head = f"func.func {visibility}{symbol_text(function.sym_name)}("
-        self._brief = None if declared or self.style.brief is None else self.style.brief(function, self.name)
+        if not declared:
+            self._enter(function)
         args = [self._argument(a, named=not declared) for a in function.args]
         types = function.type.results
         attrs: Sequence[Mapping[str, Attr]] = function.result_attrs
@@ -262,9 +311,6 @@ class Printer:
         if declared:
             return
         self._indent += 1
-        self._in_forward = self.style.comments
-        self._line_before = None
-        self._plan_notes = plan_comments(function, self.name) if self.style.comments else {}
         for op in function.ops:
             self.operation(op)
         self._in_forward = False

@@ -219,11 +219,14 @@ class CompiledModule:
         self._parameters_changed()
 
     # -- reading it ------------------------------------------------------------------------------------------------
-    def ir(self, level: str = "graph", *, phase: Phase = "train") -> str:
-        """The IR of a level: ``graph``, ``split``, ``joint``, ``optimized``, ``kernels``, ``plan`` or ``loops``."""
+    def ir(self, level: str = "graph", *, phase: Phase = "train", blob: str | None = None) -> str:
+        """The IR of a level: ``graph``, ``split``, ``joint``, ``optimized``, ``kernels``, ``plan`` or ``loops``.
+
+        With ``blob`` only what makes and reads that blob and its gradient.
+        """
         if phase not in PHASES:
             raise UsageError(f"a phase is `train` or `infer`, not `{phase}`")
-        return self._source.phase(phase).dump(level)
+        return self._source.phase(phase).dump(level, blob=blob)
 
     @property
     def kernels(self) -> str:

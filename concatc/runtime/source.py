@@ -27,8 +27,11 @@ class LoweredPhase(Lowered, Protocol):
         """The same phase, its plan followed by the launches of ``update``."""
         ...
 
-    def dump(self, level: str) -> str:
-        """The text of a level, by name (``split``) or number (``01``).  Raises UsageError for another name."""
+    def dump(self, level: str, *, blob: str | None = None) -> str:
+        """The text of a level, by name (``split``) or number (``01``), or of one blob's path in it.
+
+        Raises UsageError for another level, and for a blob that the level does not have.
+        """
         ...
 
 
