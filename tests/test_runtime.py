@@ -480,3 +480,37 @@ def test_several_optimizers_and_forward_in_any_order() -> None:
         reference.step(others[sgd])
     for name, value in reference.params.items():
         np.testing.assert_allclose(net.params[name], value, atol=1e-5)
+
+
+WEIGHTED_BY_DIMS = """
+net shares(x = 3, y = 1) {
+    input a: f32[x, 4]
+    input b: f32[y, 4]
+    loss mean(a) weight x / (x + y) as la
+    loss mean(b) weight y / (x + y) as lb
+}
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_loss_weights_that_depend_on_dims_follow_the_arrays(target: str) -> None:
+    net = concatc.compile_source(WEIGHTED_BY_DIMS, target=target)
+    few, many = np.ones((1, 4), np.float32), np.zeros((3, 4), np.float32)
+    assert net.forward(a=few, b=many)["loss"] == pytest.approx(0.25)
+    assert net.forward(a=np.ones((3, 4), np.float32), b=many[:1])["loss"] == pytest.approx(0.75)
+    net.loss_weights["la"] = 0.1
+    assert net.forward(a=few, b=many + 1)["loss"] == pytest.approx(0.1 + 0.75)
+    assert dict(net.loss_weights) == {"la": 0.1, "lb": 0.25}
+
+
+def test_multipliers_that_depend_on_dims_are_not_those_of_other_dims() -> None:
+    text = "net f(n = 4) {\n input x: f32[n, 3]\n y = linear(x, 2, weight_lr=n / 4)\n loss mean(square(y))\n}\n"
+    net = concatc.compile_source(text, target="reference")
+    optimizer = concatc.SGD(lr=0.1)
+    net.train_step(x=np.ones((4, 3), np.float32), optimizer=optimizer)
+    weight = net.params["y.weight"].copy()
+    message = error_of(net.train_step, x=np.ones((8, 3), np.float32), optimizer=optimizer)
+    assert "`y.weight` learns with lr=2" in message
+    assert np.array_equal(net.params["y.weight"], weight)
+    net.train_step(x=np.ones((8, 3), np.float32))  # gradients alone need no multipliers
+    assert "`y.weight` learns with lr=2" in error_of(net.step, optimizer)

@@ -194,6 +194,8 @@ class CompiledModule:
         self._needs_loss()
         instance = self._prepare("train", {**(inputs or {}), **arrays})
         update = self._update(optimizer) if optimizer is not None else None
+        if update is not None:
+            self._check_multipliers(instance)
         executable = instance.build(update)
         if update is None:
             instance.run("forward", executable)
@@ -213,6 +215,7 @@ class CompiledModule:
         self._needs_loss()
         instance = self._current.get("train") or self._instance("train", self._source)
         update = self._update(optimizer)
+        self._check_multipliers(instance)
         executable = instance.build(update)
         update.advance()
         instance.run("update", executable, update)
@@ -296,7 +299,7 @@ class CompiledModule:
         if phase == "train":
             self._outdate("the forward pass before it did not finish")
         instance.write_inputs(arrays)
-        instance.write("loss_weights", "loss_weights", list(self.loss_weights.values()))
+        instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
         instance.write("random", "random", [self._seed, self._steps % SEEDS])
         self._current[phase] = instance
         return instance
@@ -357,6 +360,24 @@ class CompiledModule:
         if optimizer not in self._optimizers:
             self._optimizers[optimizer] = OptimizerState(optimizer, self._store)
         return self._optimizers[optimizer]
+
+    def _check_multipliers(self, instance: Instance) -> None:
+        """An update is compiled with the multipliers of the dims that the net was compiled with."""
+        if instance.source is self._source:
+            return
+        known = self.signature.params
+        at = ", ".join(f"{name}={n}" for name, n in instance.source.dims.items())
+        problems = [
+            Diagnostic(
+                f"with {at} `{name}` learns with lr={p.lr:g} and decay={p.decay:g}, but the net was compiled with "
+                f"lr={known[name].lr:g} and decay={known[name].decay:g}",
+                help="let these multipliers not depend on dims, or compile the net with those",
+            )
+            for name, p in instance.signature.params.items()
+            if (p.lr, p.decay) != (known[name].lr, known[name].decay)
+        ]
+        if problems:
+            raise UsageError(problems)
 
     def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
         results = {}

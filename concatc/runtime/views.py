@@ -84,18 +84,26 @@ class Blobs(Mapping[str, Blob]):
 
 
 class LossWeights(MutableMapping[str, float]):
-    """The weight of each loss in the total, a run-time number: ``net.loss_weights["aux1"] = 0.1``."""
+    """The weight of each loss in the total, a run-time number: ``net.loss_weights["aux1"] = 0.1``.
+
+    What is not set is what the source says; it is shown for the dims that the net was compiled with.
+    """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._weights = dict(weights)
+        self._set: dict[str, float] = {}
+
+    def at(self, weights: Mapping[str, float]) -> list[float]:
+        """The weights at other dims, where the source gives ``weights``: what was set stays."""
+        return [self._set.get(name, weight) for name, weight in weights.items()]
 
     def __getitem__(self, name: str) -> float:
         self._check(name)
-        return self._weights[name]
+        return self._set.get(name, self._weights[name])
 
     def __setitem__(self, name: str, weight: float) -> None:
         self._check(name)
-        self._weights[name] = float(weight)
+        self._set[name] = float(weight)
 
     def __delitem__(self, name: str) -> None:
         raise UsageError(f"the net has the loss `{name}`; give it the weight 0 to leave it out")
@@ -107,7 +115,7 @@ class LossWeights(MutableMapping[str, float]):
         return len(self._weights)
 
     def __repr__(self) -> str:
-        return repr(self._weights)
+        return repr(dict(self))
 
     def _check(self, name: str) -> None:
         if name not in self._weights:
