@@ -158,7 +158,7 @@ class Load(Expr):
 ARITY = {
     **dict.fromkeys(["add", "sub", "mul", "div", "max", "min", "floordiv", "rem"], 2),
     **dict.fromkeys(["lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "shl", "shr"], 2),
-    **dict.fromkeys(["neg", "abs", "exp", "log", "log1p", "sqrt", "tanh", "erf", "floor"], 1),
+    **dict.fromkeys(["neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "erf", "floor"], 1),
 }
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
@@ -249,6 +249,11 @@ def minimum(a: Number, b: Number) -> Expr:
 def exp(x: Expr) -> Expr:
     """Natural exponential."""
     return arith("exp", x)
+
+
+def expm1(x: Expr) -> Expr:
+    """``exp(x) - 1``, without the loss of digits near 0."""
+    return arith("expm1", x)
 
 
 def log(x: Expr) -> Expr:
@@ -354,8 +359,3 @@ def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
         case Cast(dtype, value):
             return Cast(dtype, rebuild(value, change))
     return expr
-
-
-def substitute(expr: Expr, axes: Mapping[Axis, Expr]) -> Expr:
-    """Replace axes by expressions."""
-    return rebuild(expr, lambda e: axes.get(e) if isinstance(e, Axis) else None)

@@ -22,6 +22,7 @@ _FLOAT_OPS = {
     "neg": "arith.negf",
     "abs": "math.absf",
     "exp": "math.exp",
+    "expm1": "math.expm1",
     "log": "math.log",
     "log1p": "math.log1p",
     "sqrt": "math.sqrt",

@@ -8,13 +8,13 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Expr, exp, select
+from concatc.loops.expr import Expr, expm1, select
 from concatc.op import Builder, Sample, ShapeError, f32
 from concatc.ops._pointwise import Pointwise, normal_away_from
 
 
 class Elu(Pointwise):
-    """``y = x where x > 0 else alpha * (exp(x) - 1)`` (Clevert et al. 2016); NaN stays NaN.
+    """``y = x where x > 0 else alpha * (exp(x) - 1)`` (Clevert et al. 2016), accurate near 0 too; NaN stays NaN.
 
     Shapes: any -> the same.  ``alpha`` is at least 0, so that the gradient can be read off the result.
     Gradient: ``dx = dy where y > 0 else dy * (y + alpha)``; at 0 it is that of the negative side, ``alpha``.
@@ -38,7 +38,7 @@ class Elu(Pointwise):
         return [b.elu_grad(ys[0], dys[0], alpha=self.alpha)]
 
     def scalar(self, *x: Expr) -> Expr:
-        return select(x[0] > 0.0, x[0], (exp(x[0]) - 1.0) * self.alpha)
+        return select(x[0] > 0.0, x[0], expm1(x[0]) * self.alpha)
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:

@@ -18,7 +18,7 @@ from concatc.passes.graph import PROVENANCE
 Kind = Literal["pointwise", "contraction", "reduction", "staged", "other"]
 
 # Costly in every instruction set, in units of one addition.
-COSTLY = {"div": 8, "sqrt": 8, "exp": 16, "log": 16, "log1p": 16, "tanh": 24, "erf": 24}
+COSTLY = {"div": 8, "sqrt": 8, "exp": 16, "expm1": 24, "log": 16, "log1p": 16, "tanh": 24, "erf": 24}
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,12 @@ def tanh(typingctx: Any, x: Any) -> Any:
 
 
 @intrinsic
+def expm1(typingctx: Any, x: Any) -> Any:
+    """``exp(x) - 1``, of the C library."""
+    return _c_function(x, "expm1")
+
+
+@intrinsic
 def log1p(typingctx: Any, x: Any) -> Any:
     """``log(1 + x)``, of the C library."""
     return _c_function(x, "log1p")

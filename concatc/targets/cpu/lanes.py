@@ -61,6 +61,8 @@ _INTRINSICS = {
     "math.sqrt": "llvm.sqrt",
     "math.floor": "llvm.floor",
 }
+# Functions of the C library, called lane by lane; so does LLVM with `llvm.exp`.
+_LIBRARY = {"math.expm1": "expm1", "math.log1p": "log1p", "math.tanh": "tanh", "math.erf": "erf"}
 _ORDERED = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "one": "!="}
 _UNORDERED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">=", "ueq": "==", "une": "!="}
 _SIGNED = {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
@@ -119,7 +121,7 @@ class LaneBuilder:
 
     # -- operations ------------------------------------------------------------------------------------------------
     def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        """Call a function of LLVM."""
+        """Call a function of LLVM, or of the C library."""
         function = self.module.globals.get(name)
         if function is None:
             type = ir.FunctionType(result, [a.type for a in arguments])
@@ -131,6 +133,15 @@ class LaneBuilder:
         if isinstance(type, ir.VectorType):
             return f"v{type.count}{self.suffix(type.element)}"
         return {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(type) or f"i{type.width}"
+
+    def library(self, name: str, x: Any) -> Any:
+        """Call a function of the C library on each lane."""
+        if not isinstance(x.type, ir.VectorType):
+            return self.intrinsic(name + ("f" if x.type == ir.FloatType() else ""), x.type, [x])
+        result = ir.Constant(x.type, ir.Undefined)
+        for k in range(x.type.count):
+            result = self.b.insert_element(result, self.library(name, self.b.extract_element(x, I32(k))), I32(k))
+        return result
 
     def multiply_add(self, a: Any, b: Any, total: Any) -> Any:
         """``a * b + total``, rounded once where the host can."""
@@ -174,6 +185,8 @@ class LaneBuilder:
             return getattr(self.b, _INTEGER_OPS[name])(*args)
         if name in _INTRINSICS:
             return self.intrinsic(f"{_INTRINSICS[name]}.{self.suffix(args[0].type)}", args[0].type, args)
+        if name in _LIBRARY:
+            return self.library(_LIBRARY[name], args[0])
         if name == "arith.negf":
             return self.b.fneg(*args)
         if name == "arith.select":

@@ -22,7 +22,7 @@ SUPPORTED = frozenset(
         *("addi", "subi", "muli", "divsi", "remsi", "maxsi", "minsi", "cmpi", "andi", "ori", "xori", "shli", "shrui"),
         *("index_cast", "index_castui", "sitofp", "uitofp", "fptosi", "extf", "truncf", "extsi", "extui", "trunci"),
     )
-) | frozenset("math." + name for name in ("absf", "exp", "log", "sqrt", "floor"))
+) | frozenset("math." + name for name in ("absf", "erf", "exp", "expm1", "floor", "log", "log1p", "sqrt", "tanh"))
 
 
 @dataclass(eq=False)

@@ -30,6 +30,7 @@ from concatc.targets.cpu.intrinsics import (
     absolute,
     erf,
     exp,
+    expm1,
     floor,
     log,
     log1p,
@@ -44,7 +45,8 @@ from concatc.targets.cpu.intrinsics import (
 f32, f64, i32, i64, u32, u64 = np.float32, np.float64, np.int32, np.int64, np.uint32, np.uint64
 '''
 RESERVED = (
-    *("absolute", "erf", "exp", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt", "tanh"),
+    *("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt"),
+    "tanh",
     *("np", "f32", "f64", "i32", "i64", "u32", "u64", "range", "inf", "nan"),
 )
 _CONSTANT = re.compile(r"[fi]\d\d_")  # how the module's constants are named
@@ -56,6 +58,7 @@ _CALLS = {
     "arith.select": "select",
     "math.absf": "absolute",
     "math.exp": "exp",
+    "math.expm1": "expm1",
     "math.log": "log",
     "math.log1p": "log1p",
     "math.sqrt": "sqrt",

@@ -28,6 +28,7 @@ _FLOAT: dict[str, Callable[..., Any]] = {
     "arith.negf": np.negative,
     "math.absf": np.abs,
     "math.exp": np.exp,
+    "math.expm1": np.expm1,
     "math.log": np.log,
     "math.log1p": np.log1p,
     "math.sqrt": np.sqrt,
