@@ -177,7 +177,9 @@ def _normalize(op: Any, x: T, mean: T, var: T) -> T:
 
 @rule("lrn")
 def _lrn(op: Any, x: T) -> T:
-    return F.local_response_norm(x, op.window, op.alpha, op.beta, op.k)
+    # torch wants an axis behind the channels.
+    y = F.local_response_norm(x[..., None] if x.ndim == 2 else x, op.window, op.alpha, op.beta, op.k)
+    return y.reshape(x.shape)
 
 
 @rule("softmax_loss")
