@@ -6,12 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from concatc.frontend.cnet import load_file
+from concatc.frontend.cnet import load, load_file
 from concatc.ir.core import FuncOp, Module, Operation
+from concatc.ir.printer import MACHINE, print_module
+from concatc.passes.canonicalize import Canonicalize
+from concatc.passes.choose_recompute import ChooseRecompute
+from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import dump_text, load_dump
+from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from tests.ir_text import plain
+from tests.nets.random_nets import seeded_recipe
 from tests.test_docs import ROOT
 
 
@@ -51,7 +57,8 @@ def name_twice(function: FuncOp) -> None:
 def read_twice(function: FuncOp) -> None:
     """Two readers with a gradient: names do not say which one %hb.bias.2.grad is made for."""
     relu = maker(function, "hb")
-    function.body.insert_after(relu, Operation("cnet.exp", relu.operands, [relu.result.type], result_names=["other"]))
+    other = Operation("cnet.exp", relu.operands, [relu.result.type], result_names=["other"])
+    function.body.insert_before(relu, other)
 
 
 def set_arg(name: str, key: str, value: int | str) -> Callable[[FuncOp], None]:
@@ -148,3 +155,13 @@ def test_a_forward_half_alone_transposes_nothing() -> None:
     }
     """
     assert load_dump(text, "x.mlir").main.ops[1].attributes == {}
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_dumps_of_random_nets_come_back_after_each_pass(seed: int) -> None:
+    module, _ = load(seeded_recipe(seed).source(), "random.cnet")
+    for step in (InsertSplits(), DeriveBackward(), Canonicalize(), ConcatAlgebra(), ChooseRecompute("max"), Fuse()):
+        step.run(module)
+        assert plain(load_dump(dump_text(module), "x.mlir")) == plain(module)
+        machine = print_module(module, MACHINE)
+        assert print_module(load_dump(machine, "x.mlir"), MACHINE) == machine
