@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from concatc.diagnostics import ConcatcError, UsageError
+from concatc.version import __version__ as __version__
 
 # The value of a dim or other parameter of a net: `net f(n = 64, reduction = "sum")`.
 Dim = int | float | str | bool
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import SGD, Adam, Optimizer
 
-__version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Adam",

@@ -13,32 +13,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from concatc import __version__
 from concatc.compiler import LEVELS, Compilation, Lowering, Options
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import beside
 from concatc.ir.core import Module
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of, plan_of
+from concatc.manifest import FORMAT, MANIFEST, WRITE_AGAIN, Manifest, read_manifest
 from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.runtime.module import CompiledModule
 from concatc.runtime.source import Dim, Phase
 from concatc.targets import Executable, Lowered
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuExecutable, CpuTarget, ObjectCode
+from concatc.version import __version__
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 1 << 20
+PYCACHE = "__pycache__"
 
 LOADER = '''"""The net {name}, compiled by concatc {version}: ``load()`` gives it; its weights are apart."""
 
@@ -56,67 +56,116 @@ def load() -> concatc.CompiledModule:
 def write_module(compilation: Compilation, directory: Path) -> None:
     """Write a module; the directory is filled beside and then renamed.
 
-    Raises :class:`UsageError` where ``directory`` is something else than a written module, and for targets that have no
-    object code.
+    Raises :class:`UsageError` where ``directory`` is something else than a written module or holds more than one, and
+    for targets that have no object code.
     """
     if compilation.options.target != "cpu":
         raise UsageError(f"the target `{compilation.options.target}` has no object code to write")
-    if directory.exists() and not (directory / MANIFEST).is_file():
-        raise UsageError(f"{directory} exists and is no written module; it is left alone")
-    if not directory.name.isidentifier():
+    _check_replaceable(directory)
+    if not directory.name.isidentifier() or keyword.iskeyword(directory.name):
         raise UsageError(f"`{directory.name}` is no name that Python can import")
     phases: list[Phase] = ["train"]
     if compilation.phase("train").graph.main.returned("output"):
         phases.append("infer")
     files = {"__init__.py": LOADER.format(name=compilation.name, version=__version__).encode()}
+    objects: dict[str, int] = {}
     for phase in phases:
-        files.update(_phase_files(compilation, phase))
+        written = _phase_files(compilation, phase)
+        objects[phase] = sum(name.endswith(".o") for name in written)
+        files.update(written)
     machine = host()
-    manifest = {
-        "format": FORMAT,
-        "concatc": __version__,
-        "net": compilation.name,
-        "source": compilation.filename,
-        "dims": compilation.dims,
-        "dtype": compilation.options.dtype,
-        "phases": phases,
-        "cpu": {"name": machine.name, "features": machine.features},
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-    }
-    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+    manifest = Manifest(
+        FORMAT,
+        concatc=__version__,
+        net=compilation.name,
+        source=compilation.filename,
+        dims=dict(compilation.dims),
+        dtype=compilation.options.dtype,
+        objects=objects,
+        cpu={"name": machine.name, "features": machine.features},
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    files[MANIFEST] = manifest.text()
     _write_directory(directory, files)
 
 
 def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     lowering = compilation.phase(phase)
     executable = cast(CpuExecutable, compilation.target.build(lowering))
-    files = {f"{phase}/{level}.mlir": lowering.dump(level, MACHINE).encode() for level in LEVELS}
-    files[f"{phase}/kernels.py"] = executable.text("kernels").encode()
-    files.update((f"{phase}/code{k}.o", data) for k, data in enumerate(executable.code.objects))
-    files[f"{phase}/symbols.json"] = json.dumps(executable.code.symbols, indent=2).encode()
-    return files
+    made = {f"{level}.mlir": lowering.dump(level, MACHINE).encode() for level in LEVELS}
+    made["kernels.py"] = executable.text("kernels").encode()
+    made.update((f"code{k}.o", data) for k, data in enumerate(executable.code.objects))
+    made["symbols.json"] = json.dumps(executable.code.symbols, indent=2).encode()
+    return {name: made[name.removeprefix(f"{phase}/")] for name in _names(phase, len(executable.code.objects))}
+
+
+def _names(phase: str, objects: int) -> list[str]:
+    """The files of a phase."""
+    code = [f"code{k}.o" for k in range(objects)]
+    return [f"{phase}/{n}" for n in (*(f"{level}.mlir" for level in LEVELS), "kernels.py", *code, "symbols.json")]
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Nothing that somebody else made may be lost: a written module makes way, and only if it holds nothing else."""
+    if directory.is_symlink():
+        raise UsageError(f"{directory} is a symbolic link; it is left alone")
+    if not directory.exists():
+        return
+    try:
+        listed = {MANIFEST, *read_manifest(directory).files}
+        foreign = [str(path.relative_to(directory)) for path in _foreign(directory, directory, listed)]
+    except UsageError as error:
+        raise UsageError(f"{directory} exists and is no written module; it is left alone") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {directory}: {error.strerror}") from None
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+        raise UsageError(
+            Diagnostic(
+                f"{directory} holds what is no part of a written module; it is left alone",
+                notes=(f"in the way: {shown}",),
+                help="move these files, or choose another directory",
+            )
+        )
+
+
+def _foreign(root: Path, directory: Path, listed: Iterable[str]) -> Iterator[Path]:
+    """What lies in the directory besides the listed files, the directories that they need, and Python's own cache."""
+    for path in sorted(directory.iterdir()):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            yield path
+        elif path.is_file():
+            if name not in listed and not (directory.name == PYCACHE and path.suffix == ".pyc"):
+                yield path
+        elif path.name == PYCACHE or any(file.startswith(f"{name}/") for file in listed):
+            yield from _foreign(root, path, listed)
+        else:
+            yield path
 
 
 def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    new, old = beside(directory, "new"), beside(directory, "old")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}", dir=directory.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {directory}: {error.strerror}") from None
-    try:
         for name, data in files.items():
-            path = beside / name
-            path.parent.mkdir(exist_ok=True)
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        beside.chmod(0o755)
         if directory.exists():
-            # A directory cannot be replaced in one step: the old one goes once the new one is whole.
-            shutil.rmtree(directory)
-        beside.rename(directory)
+            # A directory cannot be replaced in one step: at every moment there is a whole module, here or beside.
+            directory.rename(old)
+        try:
+            new.rename(directory)
+        except BaseException:
+            if old.exists():
+                old.rename(directory)
+            raise
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror}") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_module(directory: Path) -> CompiledModule:
@@ -124,43 +173,30 @@ def load_module(directory: Path) -> CompiledModule:
 
     Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
     """
-    manifest = _manifest(directory)
-    _check_machine(directory, manifest)
-    files = {name: _file(directory, name, digest) for name, digest in manifest["files"].items()}
-    return CompiledModule(WrittenModule(manifest, files))
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise UsageError(f"{path} is too large to be a manifest")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{directory} is no written module: {MANIFEST}: {error.strerror}") from None
-    except ValueError:
-        raise UsageError(f"{path} is damaged: it is no JSON") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UsageError(
-            Diagnostic(f"{directory} is not in format {FORMAT}", help="write it again: `concatc compile NET -o DIR`")
-        )
-    if manifest["concatc"] != __version__:
+    manifest = read_manifest(directory)
+    if manifest.concatc != __version__:
         raise UsageError(
             Diagnostic(
-                f"{directory} was written by concatc {manifest['concatc']}, this is {__version__}",
-                help="write it again: `concatc compile NET -o DIR`",
+                f"{directory} was written by concatc {manifest.concatc}, this is {__version__}", help=WRITE_AGAIN
             )
         )
-    return manifest
+    _check_machine(directory, manifest)
+    needed = ["__init__.py", *(name for phase, count in manifest.objects.items() for name in _names(phase, count))]
+    absent = [name for name in needed if name not in manifest.files]
+    if absent:
+        raise UsageError(
+            Diagnostic(f"{directory / MANIFEST} is damaged: it does not list {', '.join(absent)}", help=WRITE_AGAIN)
+        )
+    return CompiledModule(WrittenModule(manifest, {n: _file(directory, n, manifest.files[n]) for n in needed}))
 
 
-def _check_machine(directory: Path, manifest: Mapping[str, Any]) -> None:
-    needed = {f for f in str(manifest["cpu"]["features"]).split(",") if f.startswith("+")}
+def _check_machine(directory: Path, manifest: Manifest) -> None:
+    needed = {f for f in manifest.cpu["features"].split(",") if f.startswith("+")}
     missing = sorted(f.removeprefix("+") for f in needed - set(host().features.split(",")))
     if missing:
         raise UsageError(
             Diagnostic(
-                f"{directory} was compiled for {manifest['cpu']['name']}; this CPU lacks {', '.join(missing)}",
+                f"{directory} was compiled for {manifest.cpu['name']}; this CPU lacks {', '.join(missing)}",
                 help="compile the net on this machine",
             )
         )
@@ -168,26 +204,24 @@ def _check_machine(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 def _file(directory: Path, name: str, digest: str) -> bytes:
     path = directory / name
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UsageError(f"{directory / MANIFEST} names the file {name} outside the module")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{directory} is incomplete: {name}: {error.strerror}") from None
+        raise UsageError(Diagnostic(f"{directory} is incomplete: {name}: {error.strerror}", help=WRITE_AGAIN)) from None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise UsageError(f"{path} was changed or damaged after it was written")
+        raise UsageError(Diagnostic(f"{path} was changed or damaged after it was written", help=WRITE_AGAIN))
     return data
 
 
 class WrittenModule:
     """The source behind a loaded module: levels from their files, code from its object files, one choice of dims."""
 
-    def __init__(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        self.name = str(manifest["net"])
-        self.dims: dict[str, Dim] = dict(manifest["dims"])
+    def __init__(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+        self.name = manifest.net
+        self.dims: dict[str, Dim] = dict(manifest.dims)
         self._files = files
-        self._options = Options(dtype=manifest["dtype"])
-        self._phases: list[str] = list(manifest["phases"])
+        self._options = Options(dtype=manifest.dtype)
+        self._phases: list[str] = list(manifest.objects)
         self._lowerings: dict[Phase, WrittenLowering] = {}
         self.target = WrittenTarget()
 

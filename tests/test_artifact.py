@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,14 +94,56 @@ def test_damage_is_found(written: Path, tmp_path: Path) -> None:
     directory = copy_of(written, tmp_path)
     path = directory / "train" / "loops.mlir"
     path.write_text(path.read_text().replace("arith.addf", "arith.subf"))
-    assert error_of(directory) == f"error: {path} was changed or damaged after it was written"
+    assert error_of(directory).startswith(f"error: {path} was changed or damaged after it was written\nhelp: ")
     path.unlink()
     assert "is incomplete: train/loops.mlir" in error_of(directory)
     edit_manifest(directory, files={"../../etc/passwd": "0"})
-    assert "outside the module" in error_of(directory)
+    assert "`files` is not a hash for each file inside the module" in error_of(directory)
     (directory / "manifest.json").write_text("{")
     assert "it is no JSON" in error_of(directory)
     assert "is no written module" in error_of(tmp_path / "none")
+
+
+DAMAGE = [
+    *[({key: None}, f"`{key}` is missing") for key in ("concatc", "net", "dims", "dtype", "objects", "cpu", "files")],
+    ({"files": [1]}, "`files` is not a hash for each file"),
+    ({"files": {"train/code0.o": 1}}, "`files` is not a hash for each file"),
+    ({"files": {"a\0b": "0"}}, "`files` is not a hash for each file"),
+    ({"dims": 3}, "`dims` is not a value a dim"),
+    ({"dtype": ["f32"]}, "`dtype` is not f32 or f64"),
+    ({"cpu": {"name": "x"}}, "`cpu` is not the name and the features of a CPU"),
+    ({"objects": {}}, "`objects` is not a number a phase"),
+    ({"objects": {"train": -1}}, "`objects` is not a number a phase"),
+    ({"files": {}, "dims": []}, "`dims` is not a value a dim"),
+    ({"files": {}}, "it does not list __init__.py, train/graph.mlir"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), DAMAGE, ids=[str(c) for c, _ in DAMAGE])
+def test_a_damaged_manifest_is_one_error(
+    written: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    directory = copy_of(written, tmp_path)
+    manifest = json.loads((directory / "manifest.json").read_text()) | changes
+    kept = {key: value for key, value in manifest.items() if value is not None}
+    (directory / "manifest.json").write_text(json.dumps(kept))
+    error = error_of(directory)
+    assert f"{directory / 'manifest.json'} is damaged: " in error and message in error
+    assert "write it again" in error
+
+
+def test_an_object_file_that_is_not_listed_is_damage(written: Path, tmp_path: Path) -> None:
+    directory = copy_of(written, tmp_path)
+    files = json.loads((directory / "manifest.json").read_text())["files"]
+    last = sorted(name for name in files if name.endswith(".o"))[-1]
+    edit_manifest(directory, files={name: digest for name, digest in files.items() if name != last})
+    assert f"it does not list {last}" in error_of(directory)
+
+
+def test_a_deep_manifest_is_damage(written: Path, tmp_path: Path) -> None:
+    directory = copy_of(written, tmp_path)
+    (directory / "manifest.json").write_text("[" * 500_000)
+    assert "it is no JSON" in error_of(directory)
 
 
 def test_other_versions_and_machines_are_refused(written: Path, tmp_path: Path) -> None:
@@ -131,3 +174,82 @@ def test_writing_leaves_other_directories_alone(written: Path, tmp_path: Path) -
     write_module(compilation, directory)
     concatc.load(directory)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "small"]
+
+
+def snapshot(directory: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None for p in directory.rglob("*")}
+
+
+@pytest.mark.parametrize("manifest", ["{}", "{", '{"format": 1}', '{"format": 1, "files": {"notes": "0"}}'])
+def test_a_manifest_of_somebody_else_protects_its_directory(tmp_path: Path, manifest: str) -> None:
+    directory = tmp_path / "app"
+    directory.mkdir()
+    (directory / "manifest.json").write_text(manifest)
+    (directory / "notes").write_text("x")
+    before = snapshot(tmp_path)
+    with pytest.raises(concatc.UsageError, match="is no written module; it is left alone"):
+        write_module(compile_net(NET, "small.cnet"), directory)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("added", ["notes", "train/mine.py", "data/x.npz", "__pycache__/keep.txt", "train/code0.o/"])
+def test_files_of_the_user_in_a_module_are_named_and_kept(written: Path, tmp_path: Path, added: str) -> None:
+    directory = copy_of(written, tmp_path)
+    path = directory / added
+    if added.endswith("/"):
+        path.unlink()
+        path.mkdir()
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    before = snapshot(tmp_path)
+    with pytest.raises(concatc.UsageError) as caught:
+        write_module(compile_net(NET, "small.cnet"), directory)
+    assert f"in the way: {added.strip('/') if '.npz' not in added else 'data'}" in str(caught.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_links_are_left_alone(written: Path, tmp_path: Path) -> None:
+    directory = copy_of(written, tmp_path)
+    (tmp_path / "link").symlink_to(directory)
+    with pytest.raises(concatc.UsageError, match="link is a symbolic link; it is left alone"):
+        write_module(compile_net(NET, "small.cnet"), tmp_path / "link")
+    (directory / "data").symlink_to(tmp_path)
+    with pytest.raises(concatc.UsageError, match="in the way: data"):
+        write_module(compile_net(NET, "small.cnet"), directory)
+
+
+def test_a_module_that_python_imported_is_replaced(written: Path, tmp_path: Path) -> None:
+    directory = copy_of(written, tmp_path)
+    (directory / "__pycache__").mkdir()
+    (directory / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"x")
+    write_module(compile_net(NET, "small.cnet"), directory)
+    assert not (directory / "__pycache__").exists()
+
+
+def test_the_old_module_comes_back_where_the_new_one_cannot_take_its_place(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = copy_of(written, tmp_path)
+    before = snapshot(tmp_path)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".new"):
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(concatc.UsageError, match="No space left on device"):
+        write_module(compile_net(NET, "small.cnet"), directory)
+    assert snapshot(tmp_path) == before
+
+
+def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_module(compile_net(NET, "small.cnet"), tmp_path / "small")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "small").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "small" / "manifest.json").stat().st_mode & 0o777 == 0o640

@@ -138,3 +138,47 @@ def test_paths_that_cannot_be_used_are_explained(tmp_path: Path) -> None:
     assert "cannot read" in error_of(net.load, tmp_path / "none.safetensors")
     assert "cannot read" in error_of(net.load, tmp_path)
     assert "cannot write" in error_of(net.save, tmp_path / "no" / "f.safetensors")
+
+
+def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
+    net = compiled()
+    for mask in (0o077, 0o002):
+        old = os.umask(mask)
+        try:
+            net.save(tmp_path / f"{mask}.safetensors")
+        finally:
+            os.umask(old)
+        assert (tmp_path / f"{mask}.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        (np.array(3), r"`optimizer.steps` is I64 \[\]"),
+        (np.zeros(0, np.int64), r"`optimizer.steps` is I64 \[0\]"),
+        (np.array([2.5]), r"`optimizer.steps` is F64 \[1\]"),
+        (np.array([-1]), "`optimizer.steps` is -1"),
+        (None, "has no tensor `optimizer.steps`"),
+    ],
+    ids=["scalar", "empty", "float", "negative", "missing"],
+)
+def test_wrong_counts_of_steps_change_nothing(steps: np.ndarray | None, message: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    net, optimizer = compiled(), concatc.Adam(0.01)
+    net.train_step(x=np.ones((4, 5), np.float32), optimizer=optimizer)
+    path = tmp_path / "f.safetensors"
+    net.save(path, optimizer=optimizer)
+    tensors = load_file(path)
+    del tensors["optimizer.steps"]
+    save_file(tensors if steps is None else {**tensors, "optimizer.steps": steps}, path)
+    other, restored = compiled(), concatc.Adam(0.01)
+    other.init(seed=2)
+    before = {name: p.copy() for name, p in other.params.items()}
+    with pytest.raises(concatc.UsageError, match=message):
+        other.load(path, optimizer=restored)
+    assert all(np.array_equal(before[name], p) for name, p in other.params.items())
+    (state,) = other._optimizers.values()
+    assert state.steps == 0 and not state.base.any()
+    if steps is None:
+        assert other.load(path, optimizer=restored, strict=False).missing == ("optimizer.steps",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,14 @@ def test_our_bugs_are_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("CONCATC_TRACEBACK", raising=False)
     code, _, err = cli("check", "small.cnet")
     assert code == 70 and "error: concatc itself failed (ZeroDivisionError: oops)" in err and "Traceback" not in err
+
+
+def test_permissions_of_written_files_are_those_of_the_umask(cli: Cli, tmp_path: Path) -> None:
+    np.savez("in.npz", x=np.zeros((4, 5)))
+    old = os.umask(0o027)
+    try:
+        assert cli("run", "small.cnet", "--data", "in.npz", "-o", "out.npz")[0] == 0
+    finally:
+        os.umask(old)
+    assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.glob(".*")), "nothing stays beside it"

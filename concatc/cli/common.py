@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,18 +118,10 @@ def write_file(path: Path, data: str | bytes) -> None:
     content = data.encode() if isinstance(data, str) else data
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except OSError as error:
-        with suppress(FileNotFoundError):
-            Path(beside).unlink()
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def finish(as_json: bool, text: str, /, **result: Any) -> None:

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import click
 
-from concatc import __version__
 from concatc.diagnostics import ConcatcError, UsageError
+from concatc.version import __version__
 
 COMMANDS = ("compile", "check", "run", "train", "summary", "explain", "opt", "ops")
 OK, NET_WRONG, CALL_WRONG, OUR_BUG = 0, 1, 2, 70

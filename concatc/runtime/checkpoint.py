@@ -6,16 +6,14 @@ A file holds every parameter and state under its path; with an optimizer also ``
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.files import replacing
 from concatc.loops.memory import Array
 from concatc.runtime.optimizers import OptimizerState
 from concatc.runtime.store import Store
@@ -40,19 +38,8 @@ def save(path: Path, net: str, store: Store, optimizer: OptimizerState | None) -
     tensors = dict(_tensors(store, optimizer))
     if optimizer is not None:
         tensors[STEPS] = np.array([optimizer.steps], np.int64)
-    try:
-        handle, beside = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        save_file(tensors, beside, metadata={"format": "concatc", "version": VERSION, "net": net})
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(beside).unlink()
-        raise
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"format": "concatc", "version": VERSION, "net": net})
 
 
 def load(
@@ -66,12 +53,17 @@ def load(
         with safe_open(path, framework="numpy") as file:
             names = {name: rename.get(name, name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: _shape(file.get_slice(name)) for name in names}
-            report = _check(path, names, shapes, rename, wanted, strict)
+            report = _check(path, names, shapes, rename, wanted, strict, optimizer is not None)
+            steps = None
+            if optimizer is not None and STEPS in names:
+                steps = int(file.get_tensor(STEPS)[0])
+                if steps < 0:
+                    raise UsageError(f"`{STEPS}` is {steps} in {path}, but counts steps")
             for name, to in names.items():
                 if to in wanted:
                     wanted[to][...] = file.get_tensor(name)
-                elif to == STEPS and optimizer is not None:
-                    optimizer.steps = int(file.get_tensor(name)[0])
+            if optimizer is not None and steps is not None:
+                optimizer.steps = steps
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:
@@ -98,6 +90,7 @@ def _check(
     rename: Mapping[str, str],
     wanted: Mapping[str, Array],
     strict: bool,
+    with_steps: bool,
 ) -> LoadReport:
     problems = [
         Diagnostic(f"{path} has no tensor `{old}` to rename", help=did_you_mean(old, names))
@@ -112,7 +105,9 @@ def _check(
     targets = list(names.values())
     twice = sorted({to for to in targets if targets.count(to) > 1}) if len(set(targets)) < len(targets) else []
     problems += [Diagnostic(f"two tensors of {path} are renamed to `{to}`") for to in twice]
-    missing = tuple(name for name in wanted if name not in targets)
+    asked = (*wanted, STEPS) if with_steps else tuple(wanted)
+    found = set(targets)
+    missing = tuple(name for name in asked if name not in found)
     # Slots of an optimizer are not asked for when weights alone are loaded.
     unexpected = tuple(n for n, to in names.items() if to not in wanted and not to.startswith("optimizer."))
     if strict:
@@ -130,6 +125,9 @@ def _check(
             problems.append(Diagnostic(f"`{to}` has shape {shape} in {path}, but {list(view.shape)} in the net"))
         elif not _fits(dtype, view.dtype):
             problems.append(Diagnostic(f"`{to}` holds {dtype} in {path}, but {view.dtype} in the net"))
+    if with_steps and shapes.get(STEPS, ([1], "I64")) != ([1], "I64"):
+        shape, dtype = shapes[STEPS]
+        problems.append(Diagnostic(f"`{STEPS}` is {dtype} {shape} in {path}, but must be I64 [1]"))
     if problems:
         raise UsageError(problems)
     return LoadReport(missing, unexpected)

@@ -1,0 +1,97 @@
+"""The manifest of a written module: what it holds, for whom, and the hash of every file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from concatc.diagnostics import Diagnostic, UsageError
+from concatc.runtime.source import PHASES, Dim
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+WRITE_AGAIN = "remove it and write it again: `concatc compile NET -o DIR`"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``objects`` is the number of object files of each phase, ``files`` the sha256 of each file, in hex."""
+
+    format: int
+    concatc: str
+    net: str
+    source: str
+    dims: dict[str, Dim]
+    dtype: str
+    objects: dict[str, int]
+    cpu: dict[str, str]
+    files: dict[str, str]
+
+    def text(self) -> bytes:
+        """As it stands in the file."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_dims(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, int | float | str) for v in value.values())
+
+
+def _is_objects(value: Any) -> bool:
+    counts = isinstance(value, dict) and all(type(n) is int and 0 <= n < 1 << 20 for n in value.values())
+    return counts and "train" in value and set(value) <= set(PHASES)
+
+
+def _is_cpu(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"name", "features"} and all(map(_is_text, value.values()))
+
+
+def _is_files(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values())) and all(map(_is_inside, value))
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return "\0" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+SHAPE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "concatc": (_is_text, "a version"),
+    "net": (_is_text, "a name"),
+    "source": (_is_text, "a file name"),
+    "dims": (_is_dims, "a value a dim"),
+    "dtype": (lambda value: value in ("f32", "f64"), "f32 or f64"),
+    "objects": (_is_objects, "a number a phase"),
+    "cpu": (_is_cpu, "the name and the features of a CPU"),
+    "files": (_is_files, "a hash for each file inside the module"),
+}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a written module, whole and of this format.  Raises :class:`UsageError` where it is not."""
+    path = directory / MANIFEST
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise UsageError(f"{path} is too large to be a manifest")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{directory} is no written module: {MANIFEST}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise UsageError(Diagnostic(f"{path} is damaged: it is no JSON", help=WRITE_AGAIN)) from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UsageError(Diagnostic(f"{directory} is not in format {FORMAT}", help=WRITE_AGAIN))
+    wrong = [
+        f"`{key}` is not {what}" if key in data else f"`{key}` is missing"
+        for key, (is_well_formed, what) in SHAPE.items()
+        if key not in data or not is_well_formed(data[key])
+    ]
+    if wrong:
+        raise UsageError(Diagnostic(f"{path} is damaged: {', '.join(wrong)}", help=WRITE_AGAIN))
+    return Manifest(FORMAT, **{key: data[key] for key in SHAPE})
