@@ -174,3 +174,39 @@ def test_steps_equal_those_of_torch(case: str) -> None:
         theirs.step()
     for name, value in p.items():
         np.testing.assert_allclose(net.params[name], value.detach().numpy(), rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("make", [lambda: concatc.SGD(lr=0.1, momentum=0.9), lambda: concatc.Adam(lr=0.1)])
+def test_init_starts_optimizers_anew(make: Callable[[], concatc.SGD | concatc.Adam]) -> None:
+    net, optimizer = compiled("reference"), make()
+    seen = []
+    for _ in range(2):
+        net.init(3)
+        for k in range(3):
+            net.train_step(batch(k), optimizer=optimizer)
+        seen.append({name: value.copy() for name, value in net.params.items()})
+    for name, value in seen[0].items():
+        np.testing.assert_array_equal(value, seen[1][name])
+
+
+def test_a_step_needs_a_backward_since_the_last() -> None:
+    net, optimizer = compiled("reference"), concatc.SGD(lr=0.1)
+
+    def refused() -> bool:
+        with pytest.raises(concatc.UsageError, match="needs a backward"):
+            net.step(optimizer)
+        return True
+
+    assert refused()
+    net.forward(batch())
+    assert refused()
+    net.backward()
+    net.step(optimizer)
+    assert refused()
+    net.train_step(batch())
+    net.step(optimizer)
+    net.train_step(batch(), optimizer=optimizer)
+    assert refused()
+    net.train_step(batch())
+    net.init(1)
+    assert refused()

@@ -161,6 +161,8 @@ def test_stale_backward_is_an_error() -> None:
     net.init(seed=4)
     assert "the parameters changed after forward()" in error_of(net.backward)
     net.forward(batch())
+    net.backward()
+    net.forward(batch())
     net.step(concatc.SGD(lr=0.1))
     assert "the parameters changed after forward()" in error_of(net.backward)
     net.forward(batch())
@@ -514,3 +516,48 @@ def test_multipliers_that_depend_on_dims_are_not_those_of_other_dims() -> None:
     assert np.array_equal(net.params["y.weight"], weight)
     net.train_step(x=np.ones((8, 3), np.float32))  # gradients alone need no multipliers
     assert "`y.weight` learns with lr=2" in error_of(net.step, optimizer)
+
+
+STATEFUL = """
+net stateful(n = 4) {
+    input x: f32[n, 3]
+    y = x |> linear(5) @fc |> batch_norm @norm |> linear(2) @top
+    loss mean(square(y))
+}
+"""
+
+
+@pytest.mark.parametrize("recompute", ["none", "max"])
+@pytest.mark.parametrize("held", [False, True], ids=["taken after forward", "held before"])
+def test_writes_through_views_make_backward_stale(held: bool, recompute: str) -> None:
+    net = concatc.compile_source(STATEFUL, target="reference", recompute=recompute)
+    x = np.ones((4, 3), np.float32)
+    for kind, name in (("params", "fc.weight"), ("states", next(iter(net.states)))):
+        array = getattr(net, kind)[name] if held else None
+        net.forward(x=x)
+        if array is None:
+            array = getattr(net, kind)[name]
+        array[..., 0] += 1
+        message = error_of(net.backward)
+        assert f"`{name}` changed after forward()" in message
+        net.forward(x=x)
+        array[...] = array.copy()  # the same bytes
+        net.backward()
+
+
+def test_only_what_was_handed_out_is_summed() -> None:
+    net = concatc.compile_source(STATEFUL, target="reference")
+    assert len(net.params) and list(net.states)
+    net.forward(x=np.ones((4, 3), np.float32))
+    assert net._watch._arrays == {}
+    _ = net.params["fc.bias"]
+    assert list(net._watch._arrays) == ["parameter `fc.bias`"]
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "1", None])
+def test_seeds_are_whole_numbers(seed: object) -> None:
+    net = compile_thread()
+    before = net.params["logits.weight"].copy()
+    assert "a seed is a whole number" in error_of(net.init, seed)
+    assert np.array_equal(net.params["logits.weight"], before)
+    net.init(np.int64(3))

@@ -25,6 +25,7 @@ from concatc.runtime.signature import Input, Signature, signature_of
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
+from concatc.runtime.watch import Watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +73,8 @@ class CompiledModule:
         self._steps = 0
         self._pending: Instance | None = None  # the forward pass that a backward() may follow
         self._stale = "backward() needs a forward() before it"
+        self._has_grads = False  # gradients that no step has used
+        self._watch = Watch()
         self.loss_weights = LossWeights(self.signature.loss_weights)
 
     # -- what it is ------------------------------------------------------------------------------------------------
@@ -103,23 +106,28 @@ class CompiledModule:
     # -- values ----------------------------------------------------------------------------------------------------
     @_one_at_a_time
     def init(self, seed: int = 0) -> None:
-        """Give every parameter and state its first value.
+        """Give every parameter and state its first value; gradients and what optimizers hold (momentum) become 0.
 
         The values of a parameter depend on ``seed`` and its path alone.  ``seed`` (0 to 2^31 - 1) also seeds dropout.
         """
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise UsageError(f"a seed is a whole number, not {seed!r}")
         if not 0 <= seed < SEEDS:
             raise UsageError(f"a seed is 0 to {SEEDS - 1}, not {seed}")
         self._initialised = True
-        self._seed = seed
+        self._seed = int(seed)
         self._steps = 0
-        self._store.initialise(seed)
+        self._store.initialise(self._seed)
+        for state in self._optimizers.values():
+            state.reset()
+        self._has_grads = False
         self._parameters_changed()
 
     @property
     def params(self) -> Tensors:
         """The parameters by path: live views in language layout, ``net.params["fc.weight"][...] = w``."""
         self._ready()
-        return Tensors("parameter", self._store.params, self._parameters_changed)
+        return Tensors("parameter", self._store.params, self._parameters_changed, self._handing_out)
 
     @property
     def grads(self) -> Tensors:
@@ -131,7 +139,7 @@ class CompiledModule:
     def states(self) -> Tensors:
         """The states (running statistics) by path: live views."""
         self._ready()
-        return Tensors("state", self._store.states, self._parameters_changed)
+        return Tensors("state", self._store.states, self._parameters_changed, self._handing_out)
 
     @property
     def blobs(self) -> Blobs:
@@ -153,6 +161,7 @@ class CompiledModule:
         instance.run("forward", instance.build(None))
         self._steps += 1
         self._pending = instance
+        self._watch.mark()
         return self._results(instance, copy)
 
     @_one_at_a_time
@@ -163,10 +172,13 @@ class CompiledModule:
         ``input_grads=True``: views that live until the next call.
         """
         self._needs_loss()
+        if self._pending is not None and (changed := self._watch.changed()):
+            self._outdate(f"the {changed} changed after forward(); run forward() again before backward()")
         instance = self._pending
         if instance is None or instance.executable is None:
             raise UsageError(self._stale)
         instance.run("backward", instance.executable)
+        self._has_grads = True
         self._outdate("backward() ran already; run forward() before the next backward()")
         return self._gradients(instance)
 
@@ -203,6 +215,7 @@ class CompiledModule:
         else:
             update.advance()
             instance.run("step", executable, update)
+        self._has_grads = update is None
         self._steps += 1
         self._outdate("backward() needs a forward() before it; train_step() ran both")
         losses = {"loss": float(instance.read("total", "loss"))}
@@ -211,14 +224,20 @@ class CompiledModule:
 
     @_one_at_a_time
     def step(self, optimizer: Optimizer) -> None:
-        """Update the parameters with the gradients that the last backward pass left in ``grads``."""
+        """Update the parameters with the gradients that the last backward pass left in ``grads``.
+
+        Raises UsageError where no backward pass ran since the last update.
+        """
         self._needs_loss()
+        if not self._has_grads:
+            raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
         instance = self._current.get("train") or self._instance("train", self._source)
         update = self._update(optimizer)
         self._check_multipliers(instance)
         executable = instance.build(update)
         update.advance()
         instance.run("update", executable, update)
+        self._has_grads = False
         self._parameters_changed()
 
     # -- reading it ------------------------------------------------------------------------------------------------
@@ -405,6 +424,10 @@ class CompiledModule:
             raise UsageError(
                 Diagnostic(f"net {self.name} has no loss, so it has no backward pass", help="add `loss ..` to the net")
             )
+
+    @_one_at_a_time
+    def _handing_out(self, name: str, array: Array) -> None:
+        self._watch.add(name, array)
 
     def _parameters_changed(self) -> None:
         self._outdate("the parameters changed after forward(); run forward() again before backward()")

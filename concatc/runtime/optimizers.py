@@ -196,6 +196,11 @@ class OptimizerState:
         self._hyper = [view(self.base, self._hyper_window(k)) for k in range(len(self._ranges))]
         self.slots = {slot: self._slot_views(store, start) for slot, start in self._slot_starts.items()}
 
+    def reset(self) -> None:
+        """As before the first step."""
+        self.steps = 0
+        self.base[...] = 0
+
     def advance(self) -> None:
         """Count a step and write its scalars."""
         self.steps += 1

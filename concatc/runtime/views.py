@@ -22,20 +22,26 @@ class Tensors(Mapping[str, Array]):
     ``net.params["fc.weight"] = w`` copies ``w`` into that memory as well.
     """
 
-    def __init__(self, what: str, views: Mapping[str, Array], changed: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        views: Mapping[str, Array],
+        changed: Callable[[], None] | None = None,
+        given: Callable[[str, Array], None] | None = None,
+    ) -> None:
         self._what = what
         self._views = dict(views)
         self._changed = changed
+        self._given = given
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._views:
-            names = ", ".join(f"`{n}`" for n in list(self._views)[:12]) or "none"
-            hint = did_you_mean(str(name), self._views) or f"there are {names}"
-            raise UnknownNameError(Diagnostic(f"the net has no {self._what} `{name}`", help=hint))
-        return self._views[name]
+        view = self._find(name)
+        if self._given is not None:
+            self._given(f"{self._what} `{name}`", view)
+        return view
 
     def __setitem__(self, name: str, value: Any) -> None:
-        view = self[name]
+        view = self._find(name)
         array = np.asarray(value)
         if array.shape != view.shape:
             raise UsageError(f"{self._what} `{name}` has shape {list(view.shape)}, not {list(array.shape)}")
@@ -51,6 +57,13 @@ class Tensors(Mapping[str, Array]):
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {v.dtype}{list(v.shape)}" for name, v in self._views.items())
+
+    def _find(self, name: str) -> Array:
+        if name not in self._views:
+            names = ", ".join(f"`{n}`" for n in list(self._views)[:12]) or "none"
+            hint = did_you_mean(str(name), self._views) or f"there are {names}"
+            raise UnknownNameError(Diagnostic(f"the net has no {self._what} `{name}`", help=hint))
+        return self._views[name]
 
 
 @dataclass(frozen=True)
