@@ -159,7 +159,7 @@ class Signature:
     data: tuple[str, ...]  # "*xs" stands for one or more
     optional_data: int  # how many of the last data operands may be left out
     size: str | None
-    attributes: dict[str, Attribute]
+    attributes: Mapping[str, Attribute]
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -229,17 +229,19 @@ class Op:
 
     # -- derived ---------------------------------------------------------------------------------------------------
     @classmethod
-    def attribute_fields(cls) -> dict[str, Attribute]:
-        """The attributes in the IR: the dataclass fields."""
-        hints = _hints(cls)
-        return {
-            f.name: Attribute(
-                f.name,
-                hints[f.name],
-                inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default,
-            )
-            for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        }
+    def attribute_fields(cls) -> Mapping[str, Attribute]:
+        """The attributes in the IR: the dataclass fields.  Not to be written to: it is made once."""
+        if cls not in _ATTRIBUTES:
+            hints = typing.get_type_hints(cls)
+            _ATTRIBUTES[cls] = {
+                f.name: Attribute(
+                    f.name,
+                    hints[f.name],
+                    inspect.Parameter.empty if f.default is dataclasses.MISSING else f.default,
+                )
+                for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+            }
+        return _ATTRIBUTES[cls]
 
     def attrs(self) -> dict[str, Attr]:
         """The attributes, in order of declaration, as the IR holds them."""
@@ -284,13 +286,7 @@ class Composite(Op, abstract=True):
         return iter(())
 
 
-_HINTS: dict[str, dict[str, Any]] = {}
-
-
-def _hints(cls: type[Op]) -> dict[str, Any]:
-    if cls.name not in _HINTS:
-        _HINTS[cls.name] = typing.get_type_hints(cls)
-    return _HINTS[cls.name]
+_ATTRIBUTES: dict[type[Op], dict[str, Attribute]] = {}
 
 
 def check_attribute(op: str, attribute: Attribute, value: Any) -> Any:
@@ -424,7 +420,10 @@ def lowered(operation: Operation) -> list[Piece]:
 
 @functools.lru_cache(maxsize=4096)
 def axis_maps(op: Op, xs: tuple[TensorType, ...]) -> tuple[AxisMap, ...]:
-    """The axes that an op maps independently: ``op(concat(a, b)) = concat(op(a), op(b))`` along each of them."""
+    """The axes that an op maps independently: ``op(concat(a, b)) = concat(op(a), op(b))`` along each of them.
+
+    No pass asks for it; tests hold every op's pieces to it, and it is there for passes that move ops through concats.
+    """
 
     def lower(types: Sequence[TensorType]) -> tuple[list[Piece], list[TensorType]] | None:
         try:

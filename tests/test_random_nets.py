@@ -1,11 +1,10 @@
-"""Random nets through every level, pass, text, plan and PyTorch; 60 of 1,000 on the cpu target too.
+"""Random nets through every level, pass, text and plan, 60 of 1,000 on the cpu target too; and all against PyTorch.
 
 `python -m tests.fuzz` runs more of them.  What it found lies in `tests/nets/found` and is run here.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +15,49 @@ from concatc.frontend.cnet import load
 from concatc.ops.tanh import TanhGrad
 from tests.fuzz import failure_of, shrink
 from tests.nets import checks
-from tests.nets.checks import Check, NetFailure, check_net
+from tests.nets.checks import TEXTS, Check, NetFailure, check_against_torch, check_net
 from tests.nets.random_nets import recipes, seeded_recipe
 from tests.nets.recipe import Recipe
 
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 FOUND = sorted((Path(__file__).parent / "nets" / "found").glob("*.cnet"))
 CHUNKS, NETS_A_CHUNK, CPU_NETS = 20, 50, 60
+NO_TORCH = "PyTorch is not installed (the extra `peers`)"
+
+
+def seeds(chunk: int) -> range:
+    return range(chunk * NETS_A_CHUNK, (chunk + 1) * NETS_A_CHUNK)
+
+
+def quick_check(seed: int, cpu: Path | None) -> Check:
+    """The text of one level, and finite differences for every fifth net: among 1,000 nets all of it is done often."""
+    return Check(cpu=cpu, finite_differences=int(seed % 5 == 0), texts=(TEXTS[seed % 4], "loops"))
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_nets(chunk: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The nets of seeds 0 to 999; PyTorch is a witness where it is installed."""
+    """The nets of seeds 0 to 999."""
     cache = tmp_path_factory.getbasetemp() / "random-nets"
-    for seed in range(chunk * NETS_A_CHUNK, (chunk + 1) * NETS_A_CHUNK):
+    for seed in seeds(chunk):
         on_cpu = seed % (CHUNKS * NETS_A_CHUNK // CPU_NETS) == 0
-        recipe = seeded_recipe(seed)
-        check = Check(torch=HAS_TORCH, cpu=cache if on_cpu else None, finite_differences=1)
+        source = seeded_recipe(seed).source()
         try:
-            check_net(recipe.source(), check, seed)
+            check_net(source, quick_check(seed, cache if on_cpu else None), seed)
         except NetFailure as failure:
-            pytest.fail(
-                f"seed {seed}: {failure}\n{recipe.source()}\nrun `python -m tests.fuzz --seed {seed} --count 1`"
-            )
+            again = f"python -m tests.fuzz --seed {seed} --count 1 --cpu {int(on_cpu)}"
+            pytest.fail(f"seed {seed}: {failure}\n{source}\nrun `{again}`")
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_random_nets_equal_torch(chunk: int) -> None:
+    """The same nets: every result and gradient is PyTorch's."""
+    pytest.importorskip("torch", reason=NO_TORCH)
+    for seed in seeds(chunk):
+        source = seeded_recipe(seed).source()
+        try:
+            check_against_torch(source, seed)
+        except NetFailure as failure:
+            pytest.fail(f"seed {seed}: {failure}\n{source}")
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -51,9 +70,21 @@ def test_drawn_nets(recipe: Recipe) -> None:
 @pytest.mark.parametrize("path", FOUND, ids=[p.stem for p in FOUND])
 def test_found_nets(path: Path, tmp_path: Path) -> None:
     """Nets that failed once: the seed of their data stands in the first line."""
+    source, seed = found_net(path)
+    check_net(source, Check(cpu=tmp_path), seed)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("path", FOUND, ids=[p.stem for p in FOUND])
+def test_found_nets_equal_torch(path: Path) -> None:
+    pytest.importorskip("torch", reason=NO_TORCH)
+    check_against_torch(*found_net(path))
+
+
+def found_net(path: Path) -> tuple[str, int]:
+    """A net and the seed of its data."""
     text = path.read_text(encoding="utf-8")
-    seed = int(text.split(maxsplit=3)[2])
-    check_net(text, Check(torch=HAS_TORCH, cpu=tmp_path), seed)
+    return text, int(text.split(maxsplit=3)[2])
 
 
 def test_a_seed_is_a_net() -> None:

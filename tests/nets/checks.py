@@ -45,6 +45,9 @@ Results = dict[tuple[str, str], Array]
 
 # Passes that only say things in another way or drop what is not needed; sums may be added in another order.
 SIMPLIFY = (Canonicalize(), ConcatAlgebra(), Cse(), Dce())
+# Gradients of a net that are compared with finite differences, at most.
+MOST_DIFFERENCES = 3
+TEXTS = ("graph", "split", "joint", "kernels", "loops")
 
 
 class NetFailure(Exception):
@@ -61,7 +64,8 @@ class Check:
 
     torch: bool = False
     cpu: Path | None = None  # a directory for object code, where nets run on the cpu target too
-    finite_differences: int = 3
+    finite_differences: int = MOST_DIFFERENCES
+    texts: tuple[str, ...] = TEXTS  # levels whose text is printed and parsed
     keep: int = 2
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -69,6 +73,11 @@ class Check:
 def check_net(source: str, check: Check, seed: int = 0) -> None:
     """Run a net; raises :class:`NetFailure` at the first thing that is not as it must be."""
     _Run(source, check, seed).run()
+
+
+def check_against_torch(source: str, seed: int = 0) -> None:
+    """All results and gradients of a net against PyTorch, in float64, and nothing else."""
+    _Run(source, Check(torch=True), seed).run_against_torch()
 
 
 class _Run:
@@ -81,11 +90,7 @@ class _Run:
         self.rng = np.random.default_rng([seed, int(hashlib.sha256(net.encode()).hexdigest()[:8], 16)])
 
     def run(self) -> None:
-        # Most nets are planned in f64, where a difference is a mistake; some in f32, where it may be rounding.
-        self.dtype = "f32" if self.rng.integers(4) == 0 else "f64"
-        self.tolerance = 1e-3 if self.dtype == "f32" else 1e-9
-        graph = self.stage("front end", self.load)
-        self.data = random_data(graph.main, self.seed)
+        graph = self.start()
         expected = run64(graph.main, self.data)
         self.text("graph", graph)
         module = clone_module(graph)
@@ -95,25 +100,23 @@ class _Run:
                 self.same(f"{pass_.name} before", module, expected, 1e-10)
         self.stage("insert-splits", lambda: InsertSplits().run(module))
         self.stage("split", lambda: verify(module, "split"))
-        self.same("insert-splits", module, expected, 1e-10)
+        found = self.same("insert-splits", module, expected, 1e-10)
         self.text("split", module)
         if graph.main.returned("total"):
             self.stage("derive-backward", lambda: DeriveBackward(input_grads=True).run(module))
             self.stage("joint", lambda: verify(module, "joint"))
-            self.same("derive-backward", module, expected, 1e-10)
+            found = expected = self.same("derive-backward", module, expected, 1e-10)
             self.text("joint", module)
-            self.differences(module.main)
+            self.differences(module.main, expected)
             if self.check.torch:
-                self.torch(graph.main, module.main)
-            expected = run64(module.main, self.data)
+                self.torch(graph.main, expected)
         if self.rng.integers(2):
             for pass_ in (*SIMPLIFY, InsertSplits()):
                 self.stage(f"{pass_.name} after", lambda pass_=pass_: pass_.run(module))
-                self.same(f"{pass_.name} after", module, expected, 1e-10)
+                found = self.same(f"{pass_.name} after", module, expected, 1e-10)
         recompute = ChooseRecompute(("none", "auto", "max")[self.rng.integers(3)])
-        same = run64(module.main, self.data)
         self.stage("choose-recompute", lambda: recompute.run(module))
-        self.same("choose-recompute", module, same, 0.0)
+        self.same("choose-recompute", module, found, 0.0)
         fuse = Fuse(prologues=bool(self.rng.integers(2)))
         self.stage("fuse", lambda: fuse.run(module))
         self.same("fuse", module, expected, 1e-10)
@@ -122,6 +125,23 @@ class _Run:
         self.same("order-kernels", module, expected, 1e-9)
         self.text("kernels", module)
         self.plan(module)
+        self.check.counts["nets"] += 1
+
+    def start(self) -> Module:
+        # Most nets are planned in f64, where a difference is a mistake; some in f32, where it may be rounding.
+        self.dtype = "f32" if self.rng.integers(4) == 0 else "f64"
+        self.tolerance = 1e-3 if self.dtype == "f32" else 1e-9
+        graph: Module = self.stage("front end", self.load)
+        self.data = random_data(graph.main, self.seed)
+        return graph
+
+    def run_against_torch(self) -> None:
+        graph = self.start()
+        if graph.main.returned("total"):
+            joint = clone_module(graph)
+            self.stage("insert-splits", lambda: InsertSplits().run(joint))
+            self.stage("derive-backward", lambda: DeriveBackward(input_grads=True).run(joint))
+            self.torch(graph.main, self.stage("joint", lambda: run64(joint.main, self.data)))
         self.check.counts["nets"] += 1
 
     # -- stages ----------------------------------------------------------------------------------------------------
@@ -141,19 +161,22 @@ class _Run:
         except Exception as error:
             raise NetFailure(name, f"{type(error).__name__}: {error}") from error
 
-    def same(self, name: str, module: Module, expected: Results, tolerance: float) -> None:
-        """The values are those of the level before, which may have fewer results."""
-        found = self.stage(name, lambda: run64(module.main, self.data))
+    def same(self, name: str, module: Module, expected: Results, tolerance: float) -> Results:
+        """The values are those of the level before, which may have fewer results; all values are returned."""
+        found: Results = self.stage(name, lambda: run64(module.main, self.data))
         for key, value in expected.items():
             if key not in found:
                 raise NetFailure(name, f"{key} is gone")
             difference = distance(found[key], value)
             if not difference <= tolerance:
                 raise NetFailure(name, f"{key} differs by {difference:.3g} of its largest element")
+        return found
 
     def text(self, level: str, module: Module) -> None:
         """Text -> IR -> text is a fixed point; now and then in the style for people too."""
         styles = (MACHINE, READING) if self.rng.integers(4) == 0 else (MACHINE,)
+        if level not in self.check.texts:
+            return
         text = print_module(module, MACHINE)
         for style in styles:
             shown = print_module(module, style)
@@ -163,14 +186,15 @@ class _Run:
                 raise NetFailure(f"text of {level}", "printing, parsing and printing again changes it")
             self.check.counts["round trips"] += 1
 
-    def differences(self, func: FuncOp) -> None:
-        """A few elements of each gradient against central differences."""
-        results = run64(func, self.data)
+    def differences(self, func: FuncOp, results: Results) -> None:
+        """One element of a few gradients against central differences."""
         keys = [key for key in results if key[0] in ("grad", "input_grad") and results[key].size]
-        for number in self.rng.permutation(len(keys))[: self.check.finite_differences]:
-            key = keys[number]
+        # All are drawn, whatever number is checked: what is chosen behind them stays the same.
+        drawn = [keys[number] for number in self.rng.permutation(len(keys))[:MOST_DIFFERENCES]]
+        elements = [int(self.rng.integers(results[key].size)) for key in drawn]
+        for key, element in list(zip(drawn, elements, strict=True))[: self.check.finite_differences]:
             grad = results[key]
-            at = np.unravel_index(int(self.rng.integers(grad.size)), grad.shape)
+            at = np.unravel_index(element, grad.shape)
             wide, narrow = (self.difference(func, key[1], at, step) for step in (2e-4, 1e-4))
             numeric = (4 * narrow - wide) / 3
             scale = max(1.0, float(np.abs(grad).max()), abs(numeric))
@@ -192,12 +216,12 @@ class _Run:
             ends.append(float(run64(func, moved)["total", "loss"]))
         return (ends[0] - ends[1]) / (2 * step)
 
-    def torch(self, graph: FuncOp, joint: FuncOp) -> None:
+    def torch(self, graph: FuncOp, results: Results) -> None:
         """All results and gradients against PyTorch's autograd in float64."""
         from tests.torch_graph import torch_step
 
         witness = self.stage("torch", lambda: torch_step(graph, self.data))
-        for key, value in run64(joint, self.data).items():
+        for key, value in results.items():
             if key in witness:
                 difference = distance(value, witness[key])
                 if not difference <= 1e-8:
@@ -261,7 +285,7 @@ def random_data(func: FuncOp, seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     bounds: dict[str, int] = {}
     for bound in index_checks(func):
-        bounds[bound.input] = min(bound.extent, bounds.get(bound.input, bound.extent))
+        bounds[bound.name] = min(bound.extent, bounds.get(bound.name, bound.extent))
     values: dict[str, Array] = {}
     for arg in func.args:
         name, kind = argument_name(arg), arg.attrs["cnet.kind"]
