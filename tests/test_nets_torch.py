@@ -1,4 +1,4 @@
-"""Each net of ``examples/nets`` at small dims: one training step equal to its PyTorch twin, in float64.
+"""Each net of ``examples/nets`` at small dims, and DenseNet-40 whole: a training step equal to its PyTorch twin's.
 
 Both sides compute in float64.  Measured, they differ by a few 1e-15 of the largest element of each array, and by 3e-12
 in two_tower, whose `l2_normalize` adds eps = 1e-12 to the squared norm where PyTorch compares with it: 1e-11 for all.
@@ -98,6 +98,13 @@ def test_training_step_equals_the_twin(case: Case, target: str) -> None:
     assert_equal("value of", out, values)
     assert_equal("gradient of", grads, wanted)
     assert_equal("state", net.states, {name: value.numpy() for name, value in twin.states.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["reference", "cpu"])
+def test_training_step_of_the_whole_densenet40_equals_the_twin(target: str) -> None:
+    """Growth 12, three blocks of 12 layers, images of 32x32: as published, but for the batch."""
+    test_training_step_equals_the_twin(Case("densenet40", {"n": 2}, {"label": 10}), target)
 
 
 UPDATES = [*(pytest.param(case, "reference", id=case.name) for case in CASES), pytest.param(CASES[-1], "cpu", id="cpu")]
