@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import site
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -54,6 +57,20 @@ def test_the_wheel_holds_the_grammar_and_nothing_of_the_tests(wheel: Path) -> No
     assert "concatc/frontend/cnet/grammar/cnet.lark" in names
     assert "concatc/py.typed" in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """The environment below sees every package of this one: what is not declared would not be missed there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.match(r"[\w-]+", entry)[0].lower().replace("-", "_") for entry in project["dependencies"]}
+    imported = set()
+    for path in sorted((ROOT / "concatc").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    assert imported - sys.stdlib_module_names - {"concatc"} == declared
 
 
 def test_a_net_compiles_from_the_wheel(python: Path, tmp_path: Path) -> None:
