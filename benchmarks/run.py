@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 def child(system: str, work: Workload, cache: str) -> dict[str, Any]:
     """What `benchmarks.child` measures, with an empty cache of compiled code."""
-    environment = {**os.environ, "CONCATC_CACHE_DIR": cache, "CONCATC_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CONCATC_CACHE_DIR": cache, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.child", system, work.name]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
@@ -121,7 +121,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write everything measured there")
     options = parser.parse_args()
-    os.environ["CONCATC_NUM_THREADS"] = "1"
     chosen = [w for w in WORKLOADS if w.name in options.nets.split(",")]
     rows = []
     for work in chosen:

@@ -1,6 +1,6 @@
 """The compiler: from the text of a net to its levels, and from there to a module that runs.
 
-The pipeline is the list in :data:`PIPELINE`; `docs/ARCHITECTURE.md` says what each level holds.
+The pipeline of each phase stands in :data:`PIPELINES`; `docs/ARCHITECTURE.md` says what each level holds.
 """
 
 from __future__ import annotations

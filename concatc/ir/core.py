@@ -207,12 +207,6 @@ class Block:
         self.ops.insert(self.ops.index(anchor), op)
         return op
 
-    def insert_after(self, anchor: Operation, op: Operation) -> Operation:
-        """Insert ``op`` after ``anchor``."""
-        op.block = self
-        self.ops.insert(self.ops.index(anchor) + 1, op)
-        return op
-
 
 class Region:
     """Blocks owned by an operation."""

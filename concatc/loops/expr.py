@@ -8,7 +8,7 @@ Plain Python numbers in an expression take the type of their neighbour.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 

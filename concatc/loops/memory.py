@@ -29,15 +29,6 @@ def view(base: Array, window: Window) -> Array:
     return np.ndarray(window.shape, NUMPY_DTYPES[window.dtype], base.data, offset, strides)
 
 
-def view_of(bases: Mapping[str, Array], segments: Sequence[Segment]) -> Array:
-    """A value as an array: a view where it is stored in one window, else a read-only copy."""
-    if len(segments) == 1:
-        return view(bases[segments[0].window.base], segments[0].window)
-    gathered = gather(bases, segments)
-    gathered.flags.writeable = False
-    return gathered
-
-
 def gather(bases: Mapping[str, Array], segments: Sequence[Segment]) -> Array:
     """A dense copy of a value."""
     ends = [[a + n for a, n in zip(s.start, s.window.shape, strict=True)] for s in segments]

@@ -14,7 +14,9 @@ from concatc.runtime.signature import Input, Signature
 
 
 def as_array(given: Any, spec: Input) -> Array:
-    """``given`` as a NumPy array, without a copy where its memory allows.
+    """``given`` as a NumPy array, on the same memory where it has some that NumPy can read.
+
+    The copy to where the plan reads it is made at the call (:meth:`Instance.write_inputs`).
 
     Takes NumPy arrays, anything that speaks DLPack (torch CPU tensors, also those that require gradients), and plain
     numbers or nested lists, which take the input's own element type.  Raises TypeError for anything else.
