@@ -561,3 +561,40 @@ def test_seeds_are_whole_numbers(seed: object) -> None:
     assert "a seed is a whole number" in error_of(net.init, seed)
     assert np.array_equal(net.params["logits.weight"], before)
     net.init(np.int64(3))
+
+
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        ("concat(idx, iota(4), axis=0)", "input `idx` holds 10 at [3], but must hold 0 to 9"),
+        ("concat(iota(4), held, axis=0)", "state `held` holds 10 at [3], but must hold 0 to 9"),
+        ("late", "input `idx` holds 10 at [3]"),
+        ("concat(idx, iota(11), axis=0)", "result of `iota` holds 10 at [10], but must hold 0 to 9"),
+        ("relu(idx)", "an index of embedding is computed by relu, so it cannot be checked"),
+    ],
+)
+def test_indices_are_followed_to_all_that_they_are_made_of(index: str, message: str) -> None:
+    net = concatc.compile_source(
+        f"""
+        net f(n = 4) {{
+            input idx: i32[n]
+            input x: f32[n, 8]
+            state held: i32[n] = constant(3)
+            early, late = slice(concat(held, idx, axis=0), axis=0, at=[n])
+            e = embedding({index}, 10, dim=8)
+            loss mean(square(e)) as l
+            output e
+            output x
+        }}
+        """,
+        target="reference",
+    )
+    x = np.zeros((4, 8), np.float32)
+    good, bad = np.int32([0, 9, 1, 2]), np.int32([0, 9, 1, 10])
+    fine = "iota(11)" not in index and "relu" not in index
+    for call in (net.forward, net.eval):
+        if fine:
+            call(x=x, idx=good)
+        net.states["held"][3] = 10
+        assert message in error_of(call, x=x, idx=bad)
+        net.states["held"][3] = 3

@@ -69,7 +69,7 @@ class Instance:
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""
-        check_indices(self.checks, arrays)
+        check_indices(self.checks, {"input": arrays, "state": self._store.states})
         self._claim()
         for name, array in arrays.items():
             self._view("input", name)[...] = array

@@ -96,7 +96,7 @@ class CompiledModule:
     @property
     def index_checks(self) -> list[IndexCheck]:
         """What labels and indices among the inputs must be."""
-        return index_checks(self._source.phase("train").graph.main)
+        return [c for c in index_checks(self._source.phase("train").graph.main) if c.kind == "input"]
 
     def __repr__(self) -> str:
         dims = ", ".join(f"{name}={value}" for name, value in self.dims.items())

@@ -62,16 +62,16 @@ def held_out_accuracy(net: CompiledModule, data: Dataset) -> float | None:
     if pair is None or not len(data.held_rows):
         return None
     output, check = pair
-    slots = data.slots(check.input)
+    slots = data.slots(check.name)
     if slots is None:
         return None
     right = total = 0
     for batch, valid in data.held_batches():
         counted = slots < valid
         if check.ignored is not None:
-            counted &= batch[check.input] != check.ignored
+            counted &= batch[check.name] != check.ignored
         scores = net.eval(batch)[output]
-        right += int(np.sum((scores.argmax(axis=-1) == batch[check.input]) & counted))
+        right += int(np.sum((scores.argmax(axis=-1) == batch[check.name]) & counted))
         total += int(counted.sum())
     return right / total if total else None
 
@@ -79,7 +79,7 @@ def held_out_accuracy(net: CompiledModule, data: Dataset) -> float | None:
 def scores_and_labels(net: CompiledModule) -> tuple[str, IndexCheck] | None:
     """An output with scores and the label that they are compared with."""
     for check in net.index_checks:
-        label = net.signature.inputs[check.input]
+        label = net.signature.inputs[check.name]
         if check.positions is not None or not check.op.endswith("softmax_loss") or label.type.rank != 1:
             continue
         for name, type in net.signature.outputs.items():
