@@ -205,6 +205,44 @@ def test_a_kernel_may_overwrite_what_it_reads() -> None:
     np.testing.assert_array_equal(view(arena, out), x * y)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_what_is_overwritten_is_read_before(order: tuple[int, ...]) -> None:
+    """One result lies over x; another reads x too, with a sum of other shape before, between or behind them."""
+
+    def body(b: Builder, x: Value, z: Value) -> list[Value]:
+        makers = [lambda: b.mul_scalar(x, value=2.0), lambda: b.sum(z, axes=(0,)), lambda: b.add_scalar(x, value=1.0)]
+        made = {k: makers[k]() for k in order}
+        return [made[k] for k in range(3)]
+
+    made = kernel("k", [T((3, 4)), T((5, 6))], body)
+    bump = Bump()
+    x, z = bump.window(T((3, 4)), 1), bump.window(T((5, 6)))
+    launch = Launch("k", (x, z), (x, bump.window(T((6,))), bump.window(T((3, 4)), 2)), (False,) * 3)
+    plan = plan_of([launch], [made], bump.used)
+    arena = fresh_arena(plan)
+    rng = np.random.default_rng(0)
+    for window in launch.reads:
+        view(arena, window)[...] = rng.normal(size=window.shape)
+    before, other = (view(arena, w).copy() for w in launch.reads)
+    run_loops(lower_to_loops(plan), {"arena": arena})
+    for window, want in zip(launch.writes, (2 * before, other.sum(0), before + 1), strict=True):
+        np.testing.assert_allclose(view(arena, window), want, rtol=1e-6)
+
+
+def test_an_overwrite_that_cannot_wait_is_refused() -> None:
+    made = kernel("k", [T((4, 4))], lambda b, x: (b.mul_scalar(x, value=2.0), b.sum(x, axes=(0,))))
+    window = Window("arena", 64, (4, 4), (4, 1), "f32")
+    plan = plan_of([Launch("k", (window,), (window, Window("arena", 192, (4,), (1,))), (False, False))], [made], 256)
+    module = lower_to_loops(plan)
+    arena = fresh_arena(plan)
+    view(arena, window)[...] = np.arange(16).reshape(4, 4)
+    run_loops(module, {"arena": arena})
+    np.testing.assert_array_equal(view(arena, plan.launches[0].writes[1]), np.arange(16).reshape(4, 4).sum(0))
+    transposed = kernel("k", [T((4, 4))], lambda b, x: b.transpose(x, perm=(1, 0)))
+    with pytest.raises(AssertionError, match="is overwritten by"):
+        lower_to_loops(plan_of([Launch("k", (window,), (window,), (False,))], [transposed], 256))
+
+
 # -- kernels that are equal, and their arguments -----------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ to results come last in their block, so that a kernel may overwrite what it read
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -53,12 +54,17 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     """The loops of ``kernel`` for arguments and results that lie in memory as ``windows`` do (reads, then writes)."""
     program = program_of(kernel, pieces_of)
     buffers = [*program.arguments, *program.results]
+    reads = len(program.arguments)
     joined: dict[Buffer, list[bool]] = {}
     for buffer, window in zip(buffers, windows, strict=True):
         flags = lie_as_one(window.shape, window.strides)
         joined[buffer] = [a and b for a, b in zip(joined.get(buffer, flags), flags, strict=True)]
     merge_axes(program.statements, joined)
-    arrangement = arrange(program)
+    pairs = itertools.product(
+        zip(program.arguments, windows, strict=False), zip(program.results, windows[reads:], strict=True)
+    )
+    overwritten = [(argument, result) for (argument, x), (result, y) in pairs if x == y and 0 not in x.shape]
+    arrangement = arrange(program, overwritten)
     function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
     flags_of = [joined[buffer] for buffer in buffers]
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]

@@ -13,6 +13,7 @@ writer and readers share.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -98,16 +99,24 @@ class Arrangement:
         return items[0] if len(items) == 1 and isinstance(items[0], Nest) else None
 
 
-def arrange(program: Program) -> Arrangement:
-    """The nests of a program."""
-    arguments, results = program.arguments, program.results
+def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ()) -> Arrangement:
+    """The nests of a program.
+
+    ``overwritten`` are pairs of an argument and a result that lies in its memory; such a result is stored in the loop
+    in which the argument is last read, or behind it.
+    """
     statements = [s for s in program.statements if s.target.results or not s.target.inlined]
-    root = Nest(None)
     reads = _Reads()
+    for argument, result in overwritten:
+        _delay(statements, argument, result, reads)
+    root = Nest(None)
+    placer = _Placer(root, reads, overwritten)
     for statement in statements:
-        _place(statement, root, reads)
+        placer.place(statement)
+    for argument, result in overwritten:
+        _check_overwrite(statements, root, argument, result, reads)
     scratch = _assign_scratch(statements, reads)
-    return Arrangement(root, arguments, results, scratch)
+    return Arrangement(root, program.arguments, program.results, scratch)
 
 
 def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
@@ -243,39 +252,115 @@ def _substitute(place: _Place, by: dict[Axis, _Place]) -> _Place:
 
 
 # -- sharing loops -------------------------------------------------------------------------------------------------
-def _place(statement: Statement, root: Nest, reads: _Reads) -> None:
-    statement.static = _window_axes(statement, reads)
-    if statement.kind == "scatter":
-        root.items.append(statement)
+class _Placer:
+    """Puts statements into loops, one after the other."""
+
+    def __init__(self, root: Nest, reads: _Reads, overwritten: Sequence[tuple[Buffer, Buffer]]) -> None:
+        self.root, self.reads, self.overwritten = root, reads, overwritten
+
+    def place(self, statement: Statement) -> None:
+        """Append the statement to the loops that it may join, or to new ones."""
+        statement.static = _window_axes(statement, self.reads)
+        if statement.kind == "scatter":
+            self.root.items.append(statement)
+            return
+        path = self._shared_path(statement)
+        node = path[-1] if path else self.root
+        for axis in statement.piece.parallel[len(path) :]:
+            inner = Nest(axis)
+            node.items.append(inner)
+            path.append(inner)
+            node = inner
+        for axis, nest in zip(statement.piece.parallel, path, strict=True):
+            nest.static |= axis in statement.static
+        statement.path = path
+        node.items.append(statement)
+
+    def _shared_path(self, statement: Statement) -> list[Nest]:
+        """All loops of the statement in the latest nest that has them, else some of the last nest."""
+        needed = {writer for buffer, _ in self.reads.of(statement) for writer in buffer.writers}
+        partly: list[Nest] = []
+        for item in reversed(self.root.items):
+            path = self._path_into(statement, item) if isinstance(item, Nest) else []
+            if path and len(path) == len(statement.piece.parallel):
+                return path
+            if item is self.root.items[-1]:
+                partly = path
+            if any(made in needed for made in _statements_in(item)):
+                break
+        return partly
+
+    def _path_into(self, statement: Statement, top: Nest) -> list[Nest]:
+        path: list[Nest] = []
+        nest: Nest | Statement = top
+        for depth, axis in enumerate(statement.piece.parallel):
+            if not isinstance(nest, Nest) or nest.axis is None or nest.axis.extent != axis.extent:
+                break
+            if not all(self._same_iteration(w, r, at, depth) for w, r, at in self._conflicts(statement, nest)):
+                break
+            path.append(nest)
+            nest = nest.items[-1]
+        return path
+
+    def _conflicts(self, statement: Statement, nest: Nest) -> Iterator[tuple[Statement, Statement, tuple[_Place, ...]]]:
+        """Writers and readers of one memory, of which one is the statement and the other stands in the nest."""
+        for buffer, at in self.reads.of(statement):
+            for writer in buffer.writers:
+                if nest in writer.path:
+                    yield writer, statement, at
+        for argument, result in self.overwritten:
+            for other in _statements_in(nest):
+                for writer, reader in ((statement, other), (other, statement)):
+                    if writer.target is result:
+                        yield from ((writer, reader, at) for b, at in self.reads.of(reader) if b is argument)
+
+    @staticmethod
+    def _same_iteration(writer: Statement, reader: Statement, at: Sequence[_Place], depth: int) -> bool:
+        """Whether the reader's iterations read only what the writer's writes in the same one."""
+        mine, theirs = reader.piece.parallel[depth], writer.piece.parallel[depth]
+        return any(w == theirs and r == mine for w, r in zip(writer.piece.at, at, strict=True))
+
+
+def _statements_in(item: Nest | Statement) -> Iterator[Statement]:
+    if isinstance(item, Statement):
+        yield item
         return
-    node = root
-    for depth, axis in enumerate(statement.piece.parallel):
-        last = node.items[-1] if node.items else None
-        if not (
-            isinstance(last, Nest)
-            and last.axis is not None
-            and last.axis.extent == axis.extent
-            and _may_share(statement, depth, last, reads)
-        ):
-            last = Nest(axis)
-            node.items.append(last)
-        last.static |= axis in statement.static
-        statement.path.append(last)
-        node = last
-    node.items.append(statement)
+    for inner in item.items:
+        yield from _statements_in(inner)
 
 
-def _may_share(statement: Statement, depth: int, nest: Nest, reads: _Reads) -> bool:
-    """Whether what the statement reads of this nest's earlier statements stems from the same iteration."""
-    axis = statement.piece.parallel[depth]
-    for buffer, at in reads.of(statement):
-        for writer in buffer.writers:
-            if nest not in writer.path:
+def _delay(statements: list[Statement], argument: Buffer, result: Buffer, reads: _Reads) -> None:
+    """Store the result behind all other statements that read the argument, unless they read the result."""
+    if len(result.writers) != 1 or result.writers[0] not in statements:
+        return
+    (writer,) = result.writers
+    at = statements.index(writer)
+    last = max(k for k, s in enumerate(statements) if s is writer or any(b is argument for b, _ in reads.of(s)))
+    between = statements[at + 1 : last + 1]
+    if not any(b is result for s in between for b, _ in reads.of(s)):
+        statements[at : last + 1] = [*between, writer]
+
+
+def _check_overwrite(
+    statements: Sequence[Statement], root: Nest, argument: Buffer, result: Buffer, reads: _Reads
+) -> None:
+    """Never a silent alias: what reads the argument does so before it is overwritten, or at the same point."""
+    order = {s: k for k, item in enumerate(root.items) for s in _statements_in(item)}
+    for writer, reader in itertools.product(result.writers, statements):
+        for buffer, at in reads.of(reader):
+            if buffer is not argument or order[reader] < order[writer]:
                 continue
-            theirs = writer.piece.parallel[depth]
-            if not any(w == theirs and r == axis for w, r in zip(writer.piece.at, at, strict=True)):
-                return False
-    return True
+            assert (
+                reader.path == writer.path
+                and reader.kind == "store"
+                and _positions(at, reader) == _positions(writer.piece.at, writer)
+            ), f"{argument.name} is overwritten by {result.name} before it is read for {reader.target.name}"
+
+
+def _positions(at: Sequence[Expr | _Computed], statement: Statement) -> list[int | None]:
+    """The loop that each index is, counted from outside; None for another index."""
+    loops = statement.piece.parallel
+    return [loops.index(i) if isinstance(i, Axis) and i in loops else None for i in at]
 
 
 def _window_axes(statement: Statement, reads: _Reads) -> list[Axis]:

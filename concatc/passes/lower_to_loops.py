@@ -74,8 +74,7 @@ class _Lowering:
 
     def launch(self, launch: Launch) -> None:
         windows = [_without_offset_if_empty(w) for w in (*launch.reads, *launch.writes)]
-        alone = tuple(windows.count(w) == 1 for w in windows[len(launch.reads) :])
-        kernel = self._kernel(launch, windows, alone)
+        kernel = self._kernel(launch, windows)
         windows = [merged_window(w, joined) for w, joined in zip(windows, kernel.joined, strict=True)]
         if kernel.scratch:
             space = launch.scratch or Window(next(iter(self.bases)), 0, (0,), (1,), "i8")
@@ -93,13 +92,14 @@ class _Lowering:
         call = b.call(kernel.function.sym_name, operands, {"cnet.phase": launch.phase})
         call.loc = launch.loc
 
-    def _kernel(self, launch: Launch, windows: Sequence[Window], alone: tuple[bool, ...]) -> KernelLoops:
+    def _kernel(self, launch: Launch, windows: Sequence[Window]) -> KernelLoops:
         layout = [(tuple(s == 1 for s in w.strides), tuple(lie_as_one(w.shape, w.strides))) for w in windows]
-        key = (launch.kernel, tuple(layout), alone)
+        key = (launch.kernel, tuple(layout), tuple(windows.index(w) for w in windows))
         if key in self._kernels:
             return self._kernels[key]
         made = kernel_loops("", self.plan.kernels[launch.kernel], windows, lowered)
         reads = len(launch.reads)
+        alone = [windows.count(w) == 1 for w in windows[reads:]]
         memory = [a for a in made.function.args if isinstance(a.type, MemRefType)]
         for arg, flag in zip(memory[reads:], alone, strict=False):
             # Nothing else that the kernel is given overlaps this result, so that vector code needs no check.
