@@ -15,8 +15,6 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import replacing
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from concatc.compiler import Compilation
     from concatc.runtime.source import Dim
 
@@ -94,23 +92,6 @@ def _dim(text: str) -> Dim:
         except ValueError:
             continue
     return text.strip('"')
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of a ``.npz`` file; pickled objects are refused."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise UsageError(f"{path} holds one array; a .npz file with an array a name is needed")
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is no .npz file of arrays ({error})") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def write_file(path: Path, data: str | bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, read_npz, write_file
+from concatc.cli.common import compile_file, finish, net_options, write_file
 
 
 @click.command()
@@ -34,6 +34,7 @@ def command(
     """Run a net once and show its outputs: inputs from a .npz file, outputs to one."""
     import numpy as np
 
+    from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import matching
     from concatc.runtime.module import CompiledModule
 
@@ -41,7 +42,7 @@ def command(
     module.init(seed)
     if weights is not None:
         module.load(weights)
-    arrays = matching(module.signature.inputs, read_npz(data) if data is not None else {})
+    arrays = matching(module.signature.inputs, NpzFile(data) if data is not None else {})
     results = module.forward(arrays) if training else module.eval(arrays)
     if output is not None:
         buffer = io.BytesIO()

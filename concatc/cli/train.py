@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, read_npz
+from concatc.cli.common import compile_file, finish, net_options
 from concatc.diagnostics import Diagnostic, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import Optimizer
@@ -57,13 +56,14 @@ def command(
 
     Where branches have batch sizes of their own (x, y), each takes that many rows of a batch of x + y rows.
     """
+    from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import SGD, Adam
 
     start = time.perf_counter()
     module = CompiledModule(compile_file(file, dims, net, target, dtype))
-    dataset = Dataset(module.signature.inputs, _renamed(read_npz(data), keys), held_out)
+    dataset = Dataset(module.signature.inputs, _renamed(NpzFile(data), keys), held_out)
     optimizer: Optimizer = (
         SGD(0.1 if lr is None else lr, momentum, weight_decay)
         if method == "sgd"
@@ -121,9 +121,9 @@ def _is_shown(name: str, epoch: Epoch) -> bool:
     return name == "loss" or len(epoch.losses) > 2
 
 
-def _renamed(arrays: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _renamed(arrays: NpzFile, keys: tuple[str, ...]) -> NpzFile:
     problems = []
-    renamed = dict(arrays)
+    renamed = {}
     for text in keys:
         name, _, key = text.partition("=")
         if not name or key not in arrays:
@@ -131,7 +131,7 @@ def _renamed(arrays: dict[str, np.ndarray], keys: tuple[str, ...]) -> dict[str, 
             expected = f"--key {text}: expected INPUT=KEY with a key of the data"
             problems.append(Diagnostic(expected, help=f"there are {held}"))
             continue
-        renamed[name] = arrays[key]
+        renamed[name] = key
     if problems:
         raise UsageError(problems)
-    return renamed
+    return arrays.renamed(renamed)
