@@ -14,11 +14,11 @@ Step = Callable[[], float]
 SYSTEMS = ("concatc", "torch")
 
 
-def concatc_net(work: Workload) -> tuple[Any, dict[str, np.ndarray]]:
-    """The compiled net, initialised, and a batch for it."""
+def concatc_net(work: Workload, target: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """The net, initialised, and a batch for it."""
     import concatc
 
-    net = concatc.compile(work.path, dims=work.dims, target="cpu")
+    net = concatc.compile(work.path, dims=work.dims, target=target)
     net.init(seed=0)
     shapes = {
         name: (i.type.shape, {"f32": "float32", "i32": "int32"}[i.type.dtype])
@@ -29,7 +29,7 @@ def concatc_net(work: Workload) -> tuple[Any, dict[str, np.ndarray]]:
 
 def concatc_step(work: Workload) -> Step:
     """Forward and backward by concatc, gradients left in place; the first call compiles."""
-    net, batch = concatc_net(work)
+    net, batch = concatc_net(work, "cpu")
     return lambda: net.train_step(batch)["loss"]
 
 
@@ -40,7 +40,7 @@ def torch_step(work: Workload) -> Step:
     from tests.twins import Twin
 
     torch.set_num_threads(1)
-    net, batch = concatc_net_on_reference(work)
+    net, batch = concatc_net(work, "reference")  # which generates no code
     twin = Twin(net.params, net.states, dtype=np.float32)
     inputs = {}
     for name, array in batch.items():
@@ -58,19 +58,6 @@ def torch_step(work: Workload) -> Step:
         return float(total.detach())
 
     return step
-
-
-def concatc_net_on_reference(work: Workload) -> tuple[Any, dict[str, np.ndarray]]:
-    """Parameters, loss weights and a batch, without generating code."""
-    import concatc
-
-    net = concatc.compile(work.path, dims=work.dims, target="reference")
-    net.init(seed=0)
-    shapes = {
-        name: (i.type.shape, {"f32": "float32", "i32": "int32"}[i.type.dtype])
-        for name, i in net.signature.inputs.items()
-    }
-    return net, work.batch(shapes)
 
 
 def make_step(system: str, work: Workload) -> Step:

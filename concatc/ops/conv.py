@@ -49,6 +49,25 @@ class ConvOp(Op, abstract=True):
         if xs[0].dtype != xs[-1].dtype:
             raise ShapeError(f"{self.name}: {{0}} is {xs[0]}, but its weight is {xs[-1]}")
 
+    def check_call(self, x: TensorType, channels: int, kernel: Sequence[int]) -> None:
+        """Raise :class:`ShapeError` for a call that no weight could fit."""
+        self.check((x,), kernel)
+        image_check(self.name, x)
+        if channels < 1:
+            raise ShapeError(f"{self.name}: `channels` must be at least 1, not {channels}")
+        for what, count in (("the channels of {0}", x.shape[1]), ("`channels`", channels)):
+            if count % self.groups:
+                raise ShapeError(f"{self.name}: {what}, {count}, cannot be cut into {self.groups} groups")
+
+    def emit_biased(self, site: CallSite, x: Value, weight: Value, channels: int) -> Value:
+        """The op, and the call's bias where it has one."""
+        y = site.b.emit(self, (x, weight))[0]
+        if not site.has_param("bias"):
+            return y
+        bias = site.param("bias", (channels,), constant(0.0), x.dtype)
+        biased: Value = site.b.bias(y, bias, axis=1)
+        return biased
+
     def taps(self, kernel: Sequence[int], windows: Sequence[int]) -> Iterator[tuple[Pair, tuple[slice, slice]]]:
         """Each tap, and the slices of the padded image that it meets, one element a window."""
         for tap in itertools.product(*(range(k) for k in kernel)):
@@ -119,20 +138,9 @@ class Conv(ConvOp):
     ) -> Value:
         (x,) = xs
         op = cls(stride=stride, pad=pad, dilation=dilation, groups=groups)
-        op.check((x.tensor,), kernel)
-        image_check("conv", x.tensor)
-        if channels < 1:
-            raise ShapeError(f"conv: `channels` must be at least 1, not {channels}")
-        for what, count in (("the channels of {0}", x.shape[1]), ("`channels`", channels)):
-            if count % groups:
-                raise ShapeError(f"conv: {what}, {count}, cannot be cut into {groups} groups")
+        op.check_call(x.tensor, channels, kernel)
         weight = site.param("weight", (channels, x.shape[1] // groups, *kernel), XAVIER, x.dtype)
-        y = site.b.emit(op, (x, weight))[0]
-        if not site.has_param("bias"):
-            return y
-        bias = site.param("bias", (channels,), constant(0.0), x.dtype)
-        biased: Value = site.b.bias(y, bias, axis=1)
-        return biased
+        return op.emit_biased(site, x, weight, channels)
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         x, w = xs

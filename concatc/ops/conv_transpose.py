@@ -10,7 +10,7 @@ from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
 from concatc.loops.pieces import Piece
-from concatc.op import XAVIER, Builder, CallSite, Sample, ShapeError, constant, f32
+from concatc.op import XAVIER, Builder, CallSite, Sample, ShapeError, f32
 from concatc.ops.conv import Pair, image_check
 from concatc.ops.conv_input_grad import ConvTransposed
 
@@ -50,22 +50,11 @@ class ConvTranspose(ConvTransposed):
     ) -> Value:
         (x,) = xs
         op = cls(stride=stride, pad=pad, output_pad=output_pad, dilation=dilation, groups=groups)
-        op.check((x.tensor,), kernel)
-        image_check("conv_transpose", x.tensor)
-        if channels < 1:
-            raise ShapeError(f"conv_transpose: `channels` must be at least 1, not {channels}")
-        for what, count in (("the channels of {0}", x.shape[1]), ("`channels`", channels)):
-            if count % groups:
-                raise ShapeError(f"conv_transpose: {what}, {count}, cannot be cut into {groups} groups")
+        op.check_call(x.tensor, channels, kernel)
         shape = (x.shape[1], channels // groups, *kernel)
         fan_in = max(1, x.shape[1] // groups * kernel[0] * kernel[1] // (stride[0] * stride[1]))
         weight = site.param("weight", shape, XAVIER, x.dtype, fan_in=fan_in)
-        y = site.b.emit(op, (x, weight))[0]
-        if not site.has_param("bias"):
-            return y
-        bias = site.param("bias", (channels,), constant(0.0), x.dtype)
-        biased: Value = site.b.bias(y, bias, axis=1)
-        return biased
+        return op.emit_biased(site, x, weight, channels)
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         x, w = xs
