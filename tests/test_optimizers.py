@@ -210,3 +210,23 @@ def test_a_step_needs_a_backward_since_the_last() -> None:
     net.train_step(batch())
     net.init(1)
     assert refused()
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "0.1", None, True])
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay"])
+def test_scalars_are_checked_when_made_and_when_set(name: str, value: object) -> None:
+    with pytest.raises(concatc.UsageError, match=rf"SGD: {name} must be a .*number"):
+        concatc.SGD(**{name: value})
+    optimizer = concatc.SGD(lr=0.1, momentum=0.5)
+    with pytest.raises(concatc.UsageError, match=rf"SGD: {name} must be a .*number"):
+        setattr(optimizer, name, value)
+    assert repr(optimizer) == "SGD(lr=0.1, momentum=0.5, weight_decay=0.0, nesterov=False)"
+
+
+def test_momentum_is_at_most_1_and_adam_is_checked_too() -> None:
+    with pytest.raises(concatc.UsageError, match="SGD: momentum must be a number from 0 to 1, not 5"):
+        concatc.SGD(momentum=5)
+    for wrong in ({"lr": -1}, {"eps": float("nan")}, {"betas": 0.9}, {"betas": ("a", 0.9)}, {"betas": (0.9, 1.0)}):
+        with pytest.raises(concatc.UsageError, match="Adam: "):
+            concatc.Adam(**wrong)
+    assert concatc.SGD(lr=np.float32(0.5), momentum=np.float64(1)).lr == 0.5

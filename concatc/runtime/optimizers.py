@@ -12,6 +12,7 @@ moments), which are laid out as the parameters are.
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,40 @@ def ranges_of(store: Store) -> tuple[Range, ...]:
     return tuple(runs)
 
 
+class Scalar:
+    """A run-time number of an optimizer, checked when it is set: finite, from 0 to ``high``."""
+
+    def __init__(self, high: float = math.inf) -> None:
+        self._high = high
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Optimizer, owner: type) -> float:
+        value: float = optimizer.__dict__[self._name]
+        return value
+
+    def __set__(self, optimizer: Optimizer, value: float) -> None:
+        what = f"{type(optimizer).__name__}: {self._name}"
+        optimizer.__dict__[self._name] = checked_number(what, value, self._high)
+
+
+def checked_number(what: str, value: object, high: float = math.inf) -> float:
+    """``value`` where it is a finite number from 0 to ``high``; raises UsageError else."""
+    wanted = "a finite number, 0 or more" if high == math.inf else f"a number from 0 to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise UsageError(f"{what} must be {wanted}, not {value!r}")
+    if not (math.isfinite(value) and 0.0 <= value <= high):
+        raise UsageError(f"{what} must be {wanted}, not {value}")
+    return float(value)
+
+
 class Optimizer(ABC):
     """Base of the optimizers.  One object may train several nets; each net has slots of its own."""
 
     slots: ClassVar[tuple[str, ...]]
-    lr: float
-    weight_decay: float
+    lr = Scalar()
+    weight_decay = Scalar()
 
     @property
     @abstractmethod
@@ -93,18 +122,20 @@ class SGD(Optimizer):
 
     ``nesterov`` looks ahead along the new velocity (Sutskever et al. 2013).  ``lr``, ``momentum`` and ``weight_decay``
     may be changed between steps: ``opt.lr = 0.01``.  Multipliers of a parameter (``P_lr=``, ``P_decay=``) are honoured.
+    Raises UsageError where one is negative, not finite or no number, or a momentum is above 1.
     """
 
     slots = ("velocity",)
+    momentum = Scalar(high=1.0)
 
     def __init__(
         self, lr: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
     ) -> None:
-        if nesterov and momentum == 0.0:
-            raise UsageError("SGD(nesterov=True) needs a momentum")
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
+        if nesterov and momentum == 0.0:
+            raise UsageError("SGD(nesterov=True) needs a momentum")
         self._nesterov = nesterov
         self._has_velocity = momentum != 0.0
 
@@ -141,6 +172,7 @@ class Adam(Optimizer):
     """
 
     slots = ("moment", "second_moment")
+    eps = Scalar()
 
     def __init__(
         self,
@@ -149,7 +181,9 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        if not all(0.0 <= beta < 1.0 for beta in betas):
+        if not (isinstance(betas, (tuple, list)) and len(betas) == 2):
+            raise UsageError(f"Adam: betas are two numbers, not {betas!r}")
+        if not all(checked_number("Adam: a beta", beta, high=1.0) < 1.0 for beta in betas):
             raise UsageError(f"Adam: betas must be in [0, 1), not {betas}")
         self.lr = lr
         self.betas = betas
