@@ -24,6 +24,15 @@ def test_public_names_are_there_without_loading_a_target() -> None:
     assert loaded_after("import concatc\nconcatc.SGD, concatc.Adam, concatc.CompiledModule") <= {"numpy"}
 
 
+def test_dir_lists_the_public_names_and_loads_nothing() -> None:
+    code = (
+        "import concatc\n"
+        "names = [n for n in dir(concatc) if not n.startswith('_')]\n"
+        "assert names == sorted(concatc.__all__) and 'SGD' in names, names"
+    )
+    assert loaded_after(code) == set()
+
+
 def test_reference_target_needs_neither_numba_nor_llvmlite() -> None:
     code = (
         "import concatc\n"
