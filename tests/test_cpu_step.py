@@ -311,6 +311,36 @@ def test_entries_of_other_users_are_not_loaded(tmp_path: Path, monkeypatch: pyte
     assert cache.load("ab" * 32) is None
 
 
+def test_every_directory_of_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
+    old = os.umask(0o002)
+    try:
+        Cache(tmp_path / "cache" / "concatc").store("ab" * 32, b"code")
+    finally:
+        os.umask(old)
+    entry = Cache(tmp_path / "cache" / "concatc").path("ab" * 32, ".o")
+    levels = [entry.parent, entry.parent.parent, entry.parent.parent.parent]
+    assert [level.stat().st_mode & 0o777 for level in levels] == [0o700] * 3
+    assert entry.stat().st_mode & 0o777 == 0o600
+
+
+def test_code_of_another_key_is_not_loaded(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.store("ab" * 32, b"code")
+    cache.store("cd" * 32, b"other")
+    cache.path("ab" * 32, ".o").write_bytes(cache.path("cd" * 32, ".o").read_bytes())
+    assert cache.load("ab" * 32) is None and cache.load("cd" * 32) == b"other"
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Cache(tmp_path).store("ab" * 32, b"code")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_directory_that_cannot_be_written_does_not_stop_compilation(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")

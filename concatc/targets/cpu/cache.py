@@ -3,9 +3,9 @@
     ~/.cache/concatc/ab/abcdef0123....o        sha256 of what it was made from, the host's CPU and the versions
 
 Entries are written beside their place and then renamed, so that parallel processes see whole entries only.  Each entry
-of object code starts with the hash of its bytes; one that does not match is made anew.  ``CONCATC_CACHE_DIR`` names
-another directory.  **Objects are code**: who can write to the directory can run code as you.  It is made for its owner
-alone, and entries that belong to another user are not loaded.
+of object code starts with the hash of its key and its bytes; one that does not match is made anew.
+``CONCATC_CACHE_DIR`` names another directory.  **Objects are code**: who can write to the directory can run code as
+you.  It is made for its owner alone, and entries that belong to another user are not loaded.
 """
 
 from __future__ import annotations
@@ -39,6 +39,22 @@ def digest(*parts: str) -> str:
     return hasher.hexdigest()
 
 
+def _checksum(key: str, payload: bytes) -> bytes:
+    """Of both, so that code moved to another key is not that key's code."""
+    return hashlib.sha256(key.encode() + b":" + payload).hexdigest().encode()
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for their owner alone."""
+    # Not mkdir(parents=True), whose mode is for the last one only.
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for level in reversed(missing):
+        level.mkdir(mode=0o700, exist_ok=True)
+
+
 @dataclass(frozen=True)
 class Cache:
     """A directory of entries by key.  Where it cannot be written, everything is made each time."""
@@ -60,13 +76,13 @@ class Cache:
         except OSError:
             return None
         checksum, payload = data[len(MAGIC) : len(MAGIC) + 64], data[len(MAGIC) + 64 :]
-        if not data.startswith(MAGIC) or hashlib.sha256(payload).hexdigest().encode() != checksum:
+        if not data.startswith(MAGIC) or _checksum(key, payload) != checksum:
             return None
         return payload
 
     def store(self, key: str, payload: bytes) -> None:
         """Store object code."""
-        self._write(self.path(key, ".o"), MAGIC + hashlib.sha256(payload).hexdigest().encode() + payload)
+        self._write(self.path(key, ".o"), MAGIC + _checksum(key, payload) + payload)
 
     def source(self, key: str, text: str) -> Path:
         """The file that holds a generated source; written if it does not hold just that."""
@@ -82,7 +98,7 @@ class Cache:
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(path.parent)
             handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
         except OSError:
             return
@@ -90,7 +106,9 @@ class Cache:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             Path(name).replace(path)
-        except OSError:
-            # A full disk or a lost directory must not fail the compilation.
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 Path(name).unlink()
+            # A full disk or a lost directory must not fail the compilation.
+            if not isinstance(error, OSError):
+                raise
