@@ -241,6 +241,11 @@ def test_errors_of_pools(name: str) -> None:
     assert fails(name, i32(1, 1, 2, 2), kernel=2) == f"{name} works on floats; {{0}} is tensor<1x1x2x2xi32>"
 
 
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "elu", "gelu", "leaky_relu"])
+def test_activations_take_floats(name: str) -> None:
+    assert fails(name, i32(2, 3)) == f"{name} works on floats; {{0}} is tensor<2x3xi32>"
+
+
 def test_errors_of_the_other_layers() -> None:
     assert fails("upsample", IMAGE, factor=0) == "upsample: `factor` must be at least 1, not 0"
     assert fails("batch_norm", f32(1, 3)) == (
