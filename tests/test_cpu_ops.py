@@ -36,7 +36,7 @@ RUNS: list[Run] = [
 
 
 class Samples:
-    """All samples, in all forms, run once."""
+    """Samples, in their forms, compiled together and run once."""
 
     def __init__(self, dtype: str, directory: Path, runs: Sequence[Run] = RUNS, on: Host | None = None) -> None:
         bump, launches, kernels = Bump(), [], {}
@@ -78,13 +78,23 @@ class Samples:
             assert_close(got, np.asarray(want + want.dtype.type(1) if add else want), terms, self.dtype)
 
 
+def _runs_of(items: Sequence[pytest.Item]) -> list[Run]:
+    """The runs that the selected tests check; all of them where only tests of the whole are selected."""
+    tests = [item for item in items if isinstance(item, pytest.Function) and item.module.__name__ == __name__]
+    params = [test.callspec.params for test in tests if hasattr(test, "callspec")]
+    chosen = {(p["dtype"], p["form"], p["name"]) for p in params if "sample" in p}
+    return [run for run in RUNS if run[:3] in chosen] or RUNS
+
+
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Samples]:
+def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Samples]:
+    """The samples that are asked for (``-k NAME``): one compilation a dtype, of no more than these."""
     made: dict[str, Samples] = {}
+    asked = _runs_of(request.session.items)
 
     def of(dtype: str) -> Samples:
         if dtype not in made:
-            made[dtype] = Samples(dtype, tmp_path_factory.mktemp("cache"))
+            made[dtype] = Samples(dtype, tmp_path_factory.mktemp("cache"), asked)
         return made[dtype]
 
     return of
