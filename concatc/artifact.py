@@ -32,7 +32,7 @@ from concatc.loops.plan_text import module_of, plan_of
 from concatc.manifest import FORMAT, MANIFEST, WRITE_AGAIN, Manifest, read_manifest
 from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.runtime.module import CompiledModule
-from concatc.runtime.source import Dim, Phase
+from concatc.runtime.source import PHASES, Dim, Phase
 from concatc.targets import Executable, Lowered
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuExecutable, CpuTarget, ObjectCode
@@ -64,9 +64,7 @@ def write_module(compilation: Compilation, directory: Path) -> None:
     _check_replaceable(directory)
     if not directory.name.isidentifier() or keyword.iskeyword(directory.name):
         raise UsageError(f"`{directory.name}` is no name that Python can import")
-    phases: list[Phase] = ["train"]
-    if compilation.phase("train").graph.main.returned("output"):
-        phases.append("infer")
+    phases = compilation.phases
     files = {"__init__.py": LOADER.format(name=compilation.name, version=__version__).encode()}
     objects: dict[str, int] = {}
     for phase in phases:
@@ -221,13 +219,13 @@ class WrittenModule:
         self.dims: dict[str, Dim] = dict(manifest.dims)
         self._files = files
         self._options = Options(dtype=manifest.dtype)
-        self._phases: list[str] = list(manifest.objects)
+        self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
         self._lowerings: dict[Phase, WrittenLowering] = {}
         self.target = WrittenTarget()
 
     def phase(self, phase: Phase) -> WrittenLowering:
         """The net in one phase."""
-        if phase not in self._phases:
+        if phase not in self.phases:
             raise UsageError(f"the module was written without the phase `{phase}`")
         if phase not in self._lowerings:
             like = None if phase == "train" else lambda: self.phase("train").interface

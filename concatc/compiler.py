@@ -275,6 +275,11 @@ class Compilation:
         """What runs it."""
         return target_named(self.options.target)
 
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that can be run: inference where the net has outputs in it."""
+        return ("train", "infer") if self.phase("infer").graph.main.returned("output") else ("train",)
+
     def phase(self, phase: Phase) -> Lowering:
         """The net in one phase."""
         if phase not in self._lowerings:

@@ -253,3 +253,17 @@ def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
         os.umask(old)
     assert (tmp_path / "small").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "small" / "manifest.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_outputs_of_one_phase_are_written(tmp_path: Path) -> None:
+    body = "net f(n = 2) {{ input x: f32[n, 3]; p = linear(x, 2); loss mean(square(p)) as l; {} }}"
+    x = np.ones((2, 3), np.float32)
+    for name, statement in (("late", "if not train { output p }"), ("early", "if train { output p }")):
+        write_module(compile_net(body.format(statement), "f.cnet"), tmp_path / name)
+        net = concatc.load(tmp_path / name)
+        if name == "late":
+            assert net.eval(x=x)["p"].shape == (2, 2)
+        else:
+            with pytest.raises(concatc.UsageError, match="has no outputs in inference"):
+                net.eval(x=x)
+        assert ("infer" in net.memory.phases) == (name == "late")

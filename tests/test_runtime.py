@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc.runtime import bounds
 
 THREAD = """
 net thread(x = 6, y = 3, classes = 4) {
@@ -570,7 +571,6 @@ def test_seeds_are_whole_numbers(seed: object) -> None:
         ("concat(iota(4), held, axis=0)", "state `held` holds 10 at [3], but must hold 0 to 9"),
         ("late", "input `idx` holds 10 at [3]"),
         ("concat(idx, iota(11), axis=0)", "result of `iota` holds 10 at [10], but must hold 0 to 9"),
-        ("relu(idx)", "an index of embedding is computed by relu, so it cannot be checked"),
     ],
 )
 def test_indices_are_followed_to_all_that_they_are_made_of(index: str, message: str) -> None:
@@ -591,10 +591,34 @@ def test_indices_are_followed_to_all_that_they_are_made_of(index: str, message: 
     )
     x = np.zeros((4, 8), np.float32)
     good, bad = np.int32([0, 9, 1, 2]), np.int32([0, 9, 1, 10])
-    fine = "iota(11)" not in index and "relu" not in index
+    fine = "iota(11)" not in index
     for call in (net.forward, net.eval):
         if fine:
             call(x=x, idx=good)
         net.states["held"][3] = 10
         assert message in error_of(call, x=x, idx=bad)
         net.states["held"][3] = 3
+
+
+def test_indices_that_cannot_be_followed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "VIEWS", ("slice",))
+    net = concatc.compile_source(
+        "net f(n = 4) { input i: i32[n]; output embedding(concat(i, i, axis=0), 9, dim=2) as e }", target="reference"
+    )
+    message = error_of(net.eval, i=np.int32([1, 2, 3, 4]))
+    assert "an index of embedding is computed by concat, so it cannot be checked" in message
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_eval_gives_the_outputs_of_inference(target: str) -> None:
+    body = "net f(n = 2) {{ input x: f32[n, 3]; p = linear(x, 2); loss mean(square(p)) as l; {} }}"
+    x = np.ones((2, 3), np.float32)
+    net = concatc.compile_source(body.format("if not train { output p }"), target=target)
+    assert list(net.outputs) == ["p"] and not net.signature.outputs
+    assert net.eval(x=x)["p"].shape == (2, 2)
+    assert set(net.forward(x=x)) == {"loss", "l"}
+    assert "infer" in net.memory.phases
+    net = concatc.compile_source(body.format("if train { output p }"), target=target)
+    assert net.forward(x=x)["p"].shape == (2, 2)
+    assert "net f has no outputs in inference" in error_of(net.eval, x=x)
+    assert net.outputs == {} and list(net.memory.phases) == ["train"]

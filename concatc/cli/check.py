@@ -20,13 +20,12 @@ def command(file: Path, dims: tuple[str, ...], net: str | None, target: str, dty
 
     compilation = compile_file(file, dims, net, target, dtype)
     signature = signature_of(compilation.phase("train").graph.main)
-    if signature.outputs:
-        compilation.phase("infer")
+    outputs = {**signature.outputs, **signature_of(compilation.phase("infer").graph.main).outputs}
     parts = [
         quantity(len(signature.inputs), "input"),
         quantity(len(signature.params), "parameter"),
         quantity(len(signature.loss_weights), "loss"),
-        quantity(len(signature.outputs), "output"),
+        quantity(len(outputs), "output"),
     ]
     at = ", ".join(f"{name}={value}" for name, value in compilation.dims.items())
     finish(

@@ -85,7 +85,7 @@ def command(
     _check_passes(compilation, print_after)
     if blob is not None and emit != "ir" and dump_ir is None:
         raise UsageError("--blob goes with --emit ir and --dump-ir")
-    phases = ["train", "infer"] if compilation.phase("train").graph.main.returned("output") else ["train"]
+    phases: list[str] = list(compilation.phases)
     if dump_ir is not None:
         for name in phases:
             _dump(compilation, name, dump_ir if name == "train" else dump_ir / "inference", plain, blob)

@@ -133,7 +133,10 @@ def _key(positions: Array | None) -> bytes | None:
 
 
 def check_indices(checks: Iterable[IndexCheck], arrays: Mapping[str, Mapping[str, Array]]) -> None:
-    """``arrays`` by kind and name.  Raise one :class:`UsageError` that names every argument with an index out of range, the first one each."""
+    """Raise one :class:`UsageError` that names every argument with an index out of range, the first one each.
+
+    ``arrays`` are by kind and name.
+    """
     problems = [problem for check in checks if (problem := _problem(check, arrays[check.kind][check.name]))]
     if problems:
         raise UsageError(problems)

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
 from concatc.runtime.bounds import IndexCheck, index_checks
@@ -92,6 +93,11 @@ class CompiledModule:
     def signature(self) -> Signature:
         """Inputs, parameters, states, losses, outputs and kept blobs of the training phase."""
         return self._signature("train")
+
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        """What `eval` returns: the outputs of the inference phase, which may be others than those of training."""
+        return dict(self._signature("infer").outputs) if "infer" in self._source.phases else {}
 
     @property
     def index_checks(self) -> list[IndexCheck]:
@@ -186,11 +192,13 @@ class CompiledModule:
     def eval(self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any) -> dict[str, Array]:
         """Run the net in the inference phase and return its outputs.
 
-        Only the inputs that the outputs depend on are needed (no labels); others of the net may be given and are not
-        read.  A pending ``backward`` stays possible: inference has memory of its own.
+        Only the inputs that the outputs depend on are needed (labels where an output, such as an accuracy, reads them);
+        others of the net may be given and are not read.  A pending ``backward`` stays possible: inference has memory of
+        its own.
         """
-        if not self.signature.outputs:
-            raise UsageError(Diagnostic(f"net {self.name} has no outputs", help="add `output NAME` to the net"))
+        if not self.outputs:
+            where = " in inference" if self.signature.outputs else ""
+            raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))
         instance = self._prepare("infer", {**(inputs or {}), **arrays})
         instance.run("forward", instance.build(None))
         return {name: _handed_out(instance.read("output", name), copy) for name in instance.signature.outputs}
@@ -258,7 +266,7 @@ class CompiledModule:
     @property
     def memory(self) -> MemoryReport:
         """Bytes by base, and the bytes that are copied."""
-        lowered = {phase: self._source.phase(phase) for phase in PHASES if phase == "train" or self.signature.outputs}
+        lowered = {phase: self._source.phase(phase) for phase in self._source.phases}
         return MemoryReport.of(self.name, lowered)
 
     # -- weights ---------------------------------------------------------------------------------------------------

@@ -53,6 +53,11 @@ class Source(Protocol):
         """What runs it."""
         ...
 
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that can be run: inference where the net has outputs in it."""
+        ...
+
     def phase(self, phase: Phase) -> LoweredPhase:
         """The net in one phase; levels are made when they are asked for."""
         ...

@@ -82,7 +82,7 @@ def scores_and_labels(net: CompiledModule) -> tuple[str, IndexCheck] | None:
         label = net.signature.inputs[check.name]
         if check.positions is not None or not check.op.endswith("softmax_loss") or label.type.rank != 1:
             continue
-        for name, type in net.signature.outputs.items():
+        for name, type in net.outputs.items():
             if type.shape == (*label.type.shape, check.extent):
                 return name, check
     return None
