@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from concatc.diagnostics import Diagnostic, UsageError
+from concatc.ir.comments import bytes_text
 from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES
 from concatc.loops.plan import ALIGN_BYTES, Segment, Window
 
@@ -18,6 +21,31 @@ def allocate(size_bytes: int) -> Array:
     raw = np.zeros(size_bytes + ALIGN_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGN_BYTES
     return raw[start : start + size_bytes]
+
+
+def allocate_all(size_bytes: Mapping[str, int], what: str) -> dict[str, Array]:
+    """Blocks by name; raises :class:`UsageError` where there is no memory for all of them, before any is touched.
+
+    The system gives more addresses than it has memory, and ends processes that use them; so what is larger than the
+    machine's memory is refused here.
+    """
+    total, memory = sum(size_bytes.values()), _machine_bytes()
+    try:
+        if total > memory:
+            raise MemoryError
+        return {name: allocate(n) for name, n in size_bytes.items()}
+    except MemoryError:
+        parts = ", ".join(f"{name} {bytes_text(n)}" for name, n in size_bytes.items() if n)
+        raise UsageError(
+            Diagnostic(
+                f"no memory for {bytes_text(total)} of {what}",
+                notes=(parts, f"this machine has {bytes_text(memory)}"),
+            )
+        ) from None
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def view(base: Array, window: Window) -> Array:

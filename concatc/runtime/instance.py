@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concatc.diagnostics import UsageError
 from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
@@ -101,11 +100,7 @@ class Instance:
         """Take the memory of the pool for this plan; another plan may have made it grow."""
         if self._pool_version == self._pool.version:
             return
-        try:
-            self._pool.reserve(self.size_bytes)
-        except MemoryError:
-            needed = sum(self.size_bytes.values()) / 2**20
-            raise UsageError(f"no memory for {needed:.0f} MiB of inputs, outputs and arena") from None
+        self._pool.reserve(self.size_bytes)
         self._bases = {**self._store.bases, **self._pool.bases}
         self._views = {}
         self._pool_version = self._pool.version

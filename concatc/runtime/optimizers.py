@@ -21,7 +21,7 @@ from typing import ClassVar
 from concatc.diagnostics import UsageError
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES, TensorType
-from concatc.loops.memory import Array, allocate, view
+from concatc.loops.memory import Array, allocate_all, view
 from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
 from concatc.op import Builder
 from concatc.runtime.store import Store
@@ -86,9 +86,10 @@ def checked_number(what: str, value: object, high: float = math.inf) -> float:
     wanted = "a finite number, 0 or more" if high == math.inf else f"a number from 0 to {high:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise UsageError(f"{what} must be {wanted}, not {value!r}")
-    if not (math.isfinite(value) and 0.0 <= value <= high):
+    number = float(value)
+    if not (math.isfinite(number) and 0.0 <= number <= high):
         raise UsageError(f"{what} must be {wanted}, not {value}")
-    return float(value)
+    return number
 
 
 class Optimizer(ABC):
@@ -226,7 +227,8 @@ class OptimizerState:
         params_bytes = store.bases["params"].nbytes
         first_slot = len(self._ranges) * HYPER * ELEMENT_BYTES["f64"]
         self._slot_starts = {s: first_slot + k * params_bytes for k, s in enumerate(optimizer.live_slots)}
-        self.base = allocate(first_slot + len(self._slot_starts) * params_bytes)
+        needed = {"slots": first_slot + len(self._slot_starts) * params_bytes}
+        self.base = allocate_all(needed, "the optimizer's state")["slots"]
         self._hyper = [view(self.base, self._hyper_window(k)) for k in range(len(self._ranges))]
         self.slots = {slot: self._slot_views(store, start) for slot, start in self._slot_starts.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from concatc.loops.bases import Interface
-from concatc.loops.memory import Array, allocate, view
+from concatc.loops.memory import Array, allocate_all, view
 from concatc.loops.plan import Window, interface_key
 from concatc.runtime.init import initial_value
 from concatc.runtime.signature import Signature
@@ -20,7 +20,7 @@ class Store:
         self.signature = signature
         self.interface = interface
         sizes = {name: interface.bases[name].size_bytes for name in SHARED_BASES}
-        self.bases: dict[str, Array] = {name: allocate(n) for name, n in sizes.items()}
+        self.bases = allocate_all(sizes, "parameters, gradients and states")
         self.params = self._views("param", signature.params)
         self.grads = self._views("grad", signature.params)
         self.states = self._views("state", signature.states)
