@@ -16,12 +16,26 @@ def beside(path: Path, suffix: str) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise :class:`UsageError` where :func:`replacing` could not put a file at ``path``; changes nothing."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory")
+    part = beside(path, "part")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        part.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new empty file to fill; when the block ends well, it is renamed to ``path``, and else it is removed.
 
     Raises :class:`UsageError` for what the system says against it.
     """
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory")
     part = beside(path, "part")
     try:
         # Not tempfile: its files are 0600 whatever the umask, and to ask for the umask is to set it.

@@ -1,6 +1,6 @@
 """The command ``concatc``: finds a command, runs it, and turns errors into messages and exit codes.
 
-Exit codes: 0 done, 1 the net is wrong, 2 the call is wrong, 70 a bug of concatc.
+Exit codes: 0 done, 1 the net is wrong, 2 the call is wrong, 70 a bug of concatc, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ def run(arguments: list[str] | None = None) -> NoReturn:
 def exit_code(arguments: list[str]) -> int:
     """Run the command line and return its exit code; messages go to stderr."""
     try:
-        group.main(args=arguments, prog_name="concatc", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
+        # Commands return nothing; the code of a click.exceptions.Exit is what click returns here.
+        code = group.main(args=arguments, prog_name="concatc", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return CALL_WRONG
@@ -74,7 +73,7 @@ def exit_code(arguments: list[str]) -> int:
         print(f"error: concatc itself failed ({what})", file=sys.stderr)
         print("help: this is a bug; set CONCATC_TRACEBACK=1 to see where, and please report it", file=sys.stderr)
         return OUR_BUG
-    return OK
+    return code if isinstance(code, int) else OK
 
 
 def _report(error: ConcatcError, as_json: bool) -> None:

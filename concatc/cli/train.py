@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from concatc.cli.common import compile_file, finish, net_options
-from concatc.diagnostics import Diagnostic, UsageError
+from concatc.cli.main import INTERRUPTED
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
+from concatc.files import check_replaceable
 
 if TYPE_CHECKING:
     from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import Optimizer
+    from concatc.runtime.signature import Input
     from concatc.runtime.training import Epoch
+
+
+class StoppedError(Exception):
+    """Training was interrupted behind a whole step."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(epoch)
+        self.epoch = epoch
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM while training: the step that runs is finished, so the weights are those of whole steps.
+
+    Before the first step, when there is nothing to save, and at the second signal it is a KeyboardInterrupt at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._has_stepped = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        # Python lets only the main thread set handlers.
+        is_main = threading.current_thread() is threading.main_thread()
+        before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self, epoch: int) -> None:
+        """Call it behind each step."""
+        self._has_stepped = True
+        if self._is_asked:
+            raise StoppedError(epoch)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._is_asked or not self._has_stepped:
+            raise KeyboardInterrupt
+        self._is_asked = True
 
 
 @click.command()
@@ -55,6 +105,9 @@ def command(
     """Train a net, test it on held-out rows after each epoch, and write its weights.
 
     Where branches have batch sizes of their own (x, y), each takes that many rows of a batch of x + y rows.
+
+    Ctrl-C stops behind the step that runs, writes the weights so far and ends in 130.  A loss that is no finite number
+    ends in 1 and writes nothing.
     """
     from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
@@ -62,8 +115,10 @@ def command(
     from concatc.runtime.optimizers import SGD, Adam
 
     start = time.perf_counter()
+    path = output or file.with_suffix(".safetensors")
+    check_replaceable(path)
     module = CompiledModule(compile_file(file, dims, net, target, dtype))
-    dataset = Dataset(module.signature.inputs, _renamed(NpzFile(data), keys), held_out)
+    dataset = Dataset(module.signature.inputs, _renamed(NpzFile(data), keys, module.signature.inputs), held_out)
     optimizer: Optimizer = (
         SGD(0.1 if lr is None else lr, momentum, weight_decay)
         if method == "sgd"
@@ -72,8 +127,16 @@ def command(
     module.init(seed)
     if weights is not None:
         module.load(weights)
-    history = _train(module, dataset, optimizer, epochs, seed, quiet=as_json)
-    path = output or file.with_suffix(".safetensors")
+    try:
+        history = _train(module, dataset, optimizer, epochs, seed, quiet=as_json)
+    except StoppedError as stopped:
+        module.save(path)
+        message = f"interrupted in epoch {stopped.epoch}; the weights so far are written to {path}"
+        click.echo(message, err=True)
+        if as_json:
+            diagnostics = [Diagnostic(message).to_json()]
+            finish(as_json, "", ok=False, diagnostics=diagnostics, net=module.name, weights=str(path))
+        raise click.exceptions.Exit(INTERRUPTED) from None
     module.save(path)
     finish(
         as_json,
@@ -89,24 +152,47 @@ def _train(
 ) -> list[Epoch]:
     from concatc.runtime.training import train
 
-    if quiet:
-        return train(module, dataset, optimizer, epochs, seed)
-    if not sys.stderr.isatty():
-        return train(module, dataset, optimizer, epochs, seed, on_epoch=lambda e: click.echo(_line(e, epochs)))
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    interruption = Interruption()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("compiling", total=epochs * dataset.steps)
+    def on_step(epoch: int, losses: dict[str, float]) -> None:
+        _check_loss(epoch, losses["loss"])
+        interruption.check(epoch)
 
-        def on_step(epoch: int, losses: dict[str, float]) -> None:
-            progress.update(task, advance=1, description=f"epoch {epoch}/{epochs}  loss {losses['loss']:.4f}")
+    def on_epoch(epoch: Epoch) -> None:
+        if not quiet:
+            click.echo(_line(epoch, epochs))
+        if epoch.number < epochs:
+            interruption.check(epoch.number)
 
-        def on_epoch(epoch: Epoch) -> None:
-            progress.print(_line(epoch, epochs), highlight=False)
+    with interruption.caught():
+        if quiet or not sys.stderr.isatty():
+            return train(module, dataset, optimizer, epochs, seed, on_step, on_epoch)
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        return train(module, dataset, optimizer, epochs, seed, on_step, on_epoch)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("compiling", total=epochs * dataset.steps)
+
+            def show_step(epoch: int, losses: dict[str, float]) -> None:
+                progress.update(task, advance=1, description=f"epoch {epoch}/{epochs}  loss {losses['loss']:.4f}")
+                on_step(epoch, losses)
+
+            def show_epoch(epoch: Epoch) -> None:
+                progress.print(_line(epoch, epochs), highlight=False)
+                if epoch.number < epochs:
+                    interruption.check(epoch.number)
+
+            return train(module, dataset, optimizer, epochs, seed, show_step, show_epoch)
+
+
+def _check_loss(epoch: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        found = Diagnostic(
+            f"the loss became {loss} in epoch {epoch}; no weights were written",
+            help="a smaller --lr may help; see that the data hold no NaN",
+        )
+        raise ConcatcError([found])
 
 
 def _line(epoch: Epoch, epochs: int) -> str:
@@ -121,7 +207,7 @@ def _is_shown(name: str, epoch: Epoch) -> bool:
     return name == "loss" or len(epoch.losses) > 2
 
 
-def _renamed(arrays: NpzFile, keys: tuple[str, ...]) -> NpzFile:
+def _renamed(arrays: NpzFile, keys: tuple[str, ...], inputs: Mapping[str, Input]) -> NpzFile:
     problems = []
     renamed = {}
     for text in keys:
@@ -130,6 +216,11 @@ def _renamed(arrays: NpzFile, keys: tuple[str, ...]) -> NpzFile:
             held = ", ".join(f"`{k}`" for k in arrays)
             expected = f"--key {text}: expected INPUT=KEY with a key of the data"
             problems.append(Diagnostic(expected, help=f"there are {held}"))
+            continue
+        if name not in inputs:
+            names = ", ".join(f"`{n}`" for n in inputs)
+            hint = did_you_mean(name, inputs) or f"there are {names}"
+            problems.append(Diagnostic(f"--key {text}: the net has no input `{name}`", help=hint))
             continue
         renamed[name] = key
     if problems:
