@@ -350,11 +350,11 @@ def _check_overwrite(
         for buffer, at in reads.of(reader):
             if buffer is not argument or order[reader] < order[writer]:
                 continue
-            assert (
-                reader.path == writer.path
-                and reader.kind == "store"
-                and _positions(at, reader) == _positions(writer.piece.at, writer)
-            ), f"{argument.name} is overwritten by {result.name} before it is read for {reader.target.name}"
+            places = _positions(at, reader)
+            same_point = None not in places and places == _positions(writer.piece.at, writer)
+            assert same_point and reader.path == writer.path and reader.kind == "store", (
+                f"{argument.name} is overwritten by {result.name} before it is read for {reader.target.name}"
+            )
 
 
 def _positions(at: Sequence[Expr | _Computed], statement: Statement) -> list[int | None]:
