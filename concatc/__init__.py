@@ -74,7 +74,7 @@ def compile(
     """
     from concatc.frontend.cnet import read
 
-    filename = os.fspath(path)
+    filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
     return _compiled(read(filename), filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
 
 
@@ -95,7 +95,19 @@ def compile_source(
 
     Everything else is as in :func:`compile`.
     """
-    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
+    _checked("text", text, str, "the text of a net")
+    return _compiled(
+        text,
+        _checked("filename", filename, str, "a text"),
+        dims,
+        target,
+        net,
+        keep,
+        input_grads,
+        dtype,
+        recompute,
+        verify_each,
+    )
 
 
 def _compiled(
@@ -114,11 +126,15 @@ def _compiled(
     from concatc.edited import SUFFIX, EditedDump
     from concatc.runtime.module import CompiledModule
 
+    wanted = 'names of blobs, such as ["h"]'
+    kept = (keep,) if isinstance(keep, str) else tuple(_checked("keep", keep, Iterable, wanted))
+    for name in kept:
+        _checked("keep", name, str, wanted)
     options = Options(
         target=target,
-        dims=dict(dims or {}),
+        dims=dict(_checked("dims", {} if dims is None else dims, Mapping, 'a dict, such as {"n": 64}')),
         net=net,
-        keep=(keep,) if isinstance(keep, str) else tuple(keep),
+        keep=kept,
         input_grads=input_grads,
         dtype=dtype,
         recompute=recompute,
@@ -133,6 +149,12 @@ def _compiled(
     return CompiledModule(compilation)
 
 
+def _checked(name: str, value: Any, kinds: type | tuple[type, ...], wanted: str) -> Any:
+    if not isinstance(value, kinds):
+        raise UsageError(f"{name} must be {wanted}, not {value!r}")
+    return value
+
+
 def load(directory: str | os.PathLike[str]) -> CompiledModule:
     """Load a module that ``concatc compile -o DIR`` wrote.
 
@@ -141,7 +163,7 @@ def load(directory: str | os.PathLike[str]) -> CompiledModule:
     """
     from concatc.artifact import load_module
 
-    return load_module(Path(directory))
+    return load_module(Path(_checked("directory", directory, (str, os.PathLike), "a path")))
 
 
 def __getattr__(name: str) -> Any:

@@ -60,7 +60,7 @@ def take(signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, I
         spec = signature.inputs.get(name)
         if spec is None:
             if name not in ignored:
-                known = [*signature.inputs, *ignored]
+                known = list({**signature.inputs, **ignored})
                 names = ", ".join(f"`{n}`" for n in known) or "nothing"
                 hint = did_you_mean(name, known) or f"the net takes {names}"
                 problems.append(Diagnostic(f"unknown input `{name}`", help=hint))

@@ -150,7 +150,7 @@ class CompiledModule:
     @property
     def blobs(self) -> Blobs:
         """The blobs that were compiled with ``keep``: ``net.blobs["h"].data`` and ``.grad``, live views."""
-        return Blobs(self._blob, tuple(self.signature.kept))
+        return Blobs(self._blob, tuple(self.signature.kept), self._blob_names)
 
     # -- running ---------------------------------------------------------------------------------------------------
     @_one_at_a_time
@@ -426,6 +426,12 @@ class CompiledModule:
             raise UsageError(f"blob `{name}` has no value before the first forward()")
         has_grad = name in instance.names("kept_grad")
         return Blob(instance.read("kept", name), instance.read("kept_grad", name) if has_grad else None)
+
+    def _blob_names(self) -> list[str]:
+        """Inputs and results of the graph, by the names that the source gives them."""
+        net = self._source.phase("train").graph.main
+        results = [result.name for op in net.ops for result in op.results if result.name]
+        return [*self.signature.inputs, *results]
 
     def _needs_loss(self) -> None:
         if not self.signature.loss_weights:

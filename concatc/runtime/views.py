@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +79,19 @@ class Blob:
 class Blobs(Mapping[str, Blob]):
     """The kept blobs by name, as the last forward (and backward) pass left them."""
 
-    def __init__(self, find: Callable[[str], Blob], names: tuple[str, ...]) -> None:
+    def __init__(
+        self, find: Callable[[str], Blob], names: tuple[str, ...], in_net: Callable[[], Sequence[str]]
+    ) -> None:
         self._find = find
         self._names = names
+        self._in_net = in_net
 
     def __getitem__(self, name: str) -> Blob:
         if name not in self._names:
+            known = self._in_net()
+            if name not in known:
+                hint = did_you_mean(str(name), known)
+                raise UnknownNameError(Diagnostic(f"the net has no blob `{name}`", help=hint))
             keep = [*self._names, name]
             raise UnknownNameError(
                 Diagnostic(f"the bytes of `{name}` are reused within a step", help=f"compile with keep={keep!r}")
@@ -116,6 +125,8 @@ class LossWeights(MutableMapping[str, float]):
 
     def __setitem__(self, name: str, weight: float) -> None:
         self._check(name)
+        if not _is_finite_number(weight):
+            raise UsageError(f"the weight of the loss `{name}` must be a finite number, not {weight!r}")
         self._set[name] = float(weight)
 
     def __delitem__(self, name: str) -> None:
@@ -135,3 +146,7 @@ class LossWeights(MutableMapping[str, float]):
             names = ", ".join(f"`{n}`" for n in self._weights) or "none"
             hint = did_you_mean(str(name), self._weights) or f"there are {names}"
             raise UnknownNameError(Diagnostic(f"the net has no loss `{name}`", help=hint))
+
+
+def _is_finite_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
