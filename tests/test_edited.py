@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import concatc
+from concatc.ir.passes import PassManager
+from concatc.passes.dumps import load_dump
+from concatc.passes.registry import parse_pipeline
 
 NET = """
 net small(n = 4) {
@@ -87,3 +91,44 @@ def test_what_a_dump_cannot_do_is_explained(original: concatc.CompiledModule, tm
     path.write_text(original.ir("graph").replace("cnet.relu", "cnet.rely"))
     with pytest.raises(concatc.ConcatcError, match="rely"):
         concatc.compile(path)
+
+
+@pytest.mark.parametrize(
+    ("level", "passes", "message"),
+    [
+        ("plan", "fuse", "fuse needs a net's function of tensors; @step is a plan or loops"),
+        ("plan", "order-kernels", "order-kernels needs a net's function of tensors"),
+        ("kernels", "fuse", "fuse needs operations outside of kernels; @small is fused already"),
+        ("kernels", "choose-recompute", "choose-recompute needs operations outside of kernels"),
+        ("graph", "split-loss-over-concat,derive-backward", "derive-backward needs the split level: %h has several"),
+    ],
+)
+def test_a_pass_at_the_wrong_level_says_what_it_needs(
+    level: str, passes: str, message: str, original: concatc.CompiledModule
+) -> None:
+    module = load_dump(original.ir(level), "dump.mlir")
+    with pytest.raises(concatc.UsageError, match=re.escape(message)):
+        PassManager(parse_pipeline(passes)).run(module)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('{cnet.kind = "output"}', '{cnet.kind = "outptu"}', "unknown kind `outptu`"),
+        ('{cnet.kind = "loss_weights"}', '{cnet.kind = "inpt"}', "unknown kind `inpt`"),
+        ('{cnet.kind = "loss"}', '{cnet.kind = "loss", cnet.weight = "a"}', "`cnet.weight` must be a number"),
+        ("!t6x5, !t6,", '!t6x5, !t6 {cnet.kind = "grad", cnet.name = "one.bais"},', "is of `one.bais`"),
+        ("!t6x5, !t6,", '!t6x5, !t6 {cnet.kind = "grad", cnet.name = "two.bias"},', "two results of kind grad"),
+        ("constant(0.0)", "gaussian(0.0, -1.0)", "the deviation is negative"),
+        ("constant(0.0)", "gaussian(std=-1)", "needs numbers"),
+        ("constant(0.0)", "garbage", "is no way to start a parameter"),
+    ],
+)
+def test_a_broken_interface_is_an_error_of_the_dump(
+    old: str, new: str, message: str, original: concatc.CompiledModule
+) -> None:
+    text = original.ir("joint")
+    assert old in text
+    with pytest.raises(concatc.ConcatcError, match=re.escape(message)) as caught:
+        load_dump(text.replace(old, new, 1), "dump.mlir")
+    assert str(caught.value).startswith("dump.mlir:")

@@ -8,6 +8,7 @@ import pytest
 
 from concatc.frontend.cnet import load, load_file
 from concatc.ir.core import FuncOp, Module, Operation
+from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE, print_module
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.choose_recompute import ChooseRecompute
@@ -15,6 +16,7 @@ from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import dump_text, load_dump
 from concatc.passes.fuse import Fuse
+from concatc.passes.implied import restore
 from concatc.passes.insert_splits import InsertSplits
 from tests.ir_text import plain
 from tests.nets.random_nets import seeded_recipe
@@ -109,7 +111,9 @@ def test_what_is_not_as_usual_is_said(name: str) -> None:
     change(module.main)
     text = dump_text(module)
     assert told in " ".join(text.split())
-    assert plain(load_dump(text, "x.mlir")) == plain(module)
+    read = parse_module(text, "x.mlir")  # some of these nets are wrong: what is said comes back all the same
+    restore(read)
+    assert plain(read) == plain(module)
 
 
 def test_names_say_what_is_transposed() -> None:

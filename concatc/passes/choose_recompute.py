@@ -30,7 +30,7 @@ from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.op import op_of
 from concatc.passes.free_of_splits import free_of_splits
 from concatc.passes.fuse import is_view
-from concatc.passes.graph import is_backward
+from concatc.passes.graph import is_backward, require_tensors
 from concatc.passes.iteration import Iterations
 from concatc.passes.minimum_cut import FlowGraph
 
@@ -63,6 +63,7 @@ class ChooseRecompute:
             return
         for func in module.functions:
             if func.declared is None and any(is_backward(op) for op in func.ops):
+                require_tensors(func, self.name)
                 with free_of_splits(func):
                     _Recompute(func, self.mode).run()
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.op import Builder, Op, ShapeError, is_op, op_of
-from concatc.passes.graph import OUTPUT_GRAD, describe, is_backward, split_source
+from concatc.passes.graph import OUTPUT_GRAD, describe, is_backward, require_tensors, split_source
 from concatc.passes.insert_splits import insert_splits
 
 
@@ -47,6 +47,7 @@ class DeriveBackward:
         the loss has no gradient, and :class:`UsageError` for names that the net does not have.
         """
         func = module.main
+        require_tensors(func, self.name)
         if any(is_backward(op) for op in func.ops):
             raise UsageError(f"@{func.sym_name} has a backward pass already")
         outputs = _choose("output", func.returned("output"), self.output_grads)
@@ -120,7 +121,9 @@ class _Derivation:
             if not dx.name or (passed_through and dx.name in (f"{y.name}.grad" for y in op.results)):
                 dx.name = _grad_name(x)
             if need:
-                assert x not in self.cotangents, f"%{x.name} has two readers; insert-splits must run first"
+                if x in self.cotangents:
+                    message = f"derive-backward needs the split level: %{x.name} has several readers"
+                    raise UsageError(Diagnostic(message, op.loc, help="run insert-splits first"))
                 self.cotangents[x] = dx
         helpers = [y for made in self.block.ops[start:] for y in made.results if not y.name]
         for k, value in enumerate(helpers):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, Region, Use, Value
 from concatc.op import is_op, op_of
-from concatc.passes.graph import is_backward, short_name
+from concatc.passes.graph import is_backward, require_tensors, short_name
 from concatc.passes.grouping import Group, Partition
 from concatc.passes.insert_splits import insert_splits
 from concatc.passes.iteration import Iteration, Iterations, Read
@@ -53,6 +53,7 @@ class Fuse:
 
     def run(self, module: Module) -> None:
         """Rewrite the net's function in place."""
+        require_tensors(module.main, self.name)
         fuse(module.main, self)
 
 

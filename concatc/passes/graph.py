@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from concatc.ir.core import Operation, Value
+from concatc.diagnostics import UsageError
+from concatc.ir.core import FuncOp, Operation, Value
+from concatc.ir.types import TensorType
 from concatc.op import DIALECT, is_op
 
 # Attributes that say where an operation of the backward half comes from, not what it computes.
@@ -45,3 +47,11 @@ def split_source(value: Value) -> Value:
     while value.op is not None and is_op(value.op, "split"):
         value = value.op.operands[0]
     return value
+
+
+def require_tensors(func: FuncOp, pass_name: str, kernels: bool = False) -> None:
+    """Raise :class:`UsageError` where ``func`` is a plan or loops, or holds kernels and ``kernels`` is false."""
+    if any(not isinstance(arg.type, TensorType) for arg in func.args):
+        raise UsageError(f"{pass_name} needs a net's function of tensors; @{func.sym_name} is a plan or loops")
+    if not kernels and any(op.name == "cnet.kernel" for op in func.ops):
+        raise UsageError(f"{pass_name} needs operations outside of kernels; @{func.sym_name} is fused already")

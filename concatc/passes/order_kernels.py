@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.op import is_op
 from concatc.passes.fuse import is_view
-from concatc.passes.graph import is_backward
+from concatc.passes.graph import is_backward, require_tensors
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class OrderKernels:
 
     def run(self, module: Module) -> None:
         """Reorder the net's function in place."""
+        require_tensors(module.main, self.name, kernels=True)
         order_kernels(module.main)
 
 

@@ -1,8 +1,8 @@
 """``verify``: is a module well formed, and do its operations mean what they say?
 
 On top of the structure (`concatc/ir/verifier.py`): every ``cnet`` operation is known, its attributes and operands fit,
-its results have the types that ``infer`` gives; arguments and results of the net have names of their own; and what a
-level promises:
+its results have the types that ``infer`` gives; the interface of the net is whole (`check_interface.py`);
+and what a level promises:
 
 - ``split``: every value has at most one reader
 - ``joint``: every value has at most one reader, but for reads of forward values by the backward half (residuals)
@@ -20,6 +20,7 @@ from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.ir.verifier import problems
 from concatc.op import DIALECT, REGISTRY, Composite, Op, ShapeError, load_all_ops_once, op_of
+from concatc.passes.check_interface import interface_problems
 from concatc.passes.graph import is_backward, is_cotangent
 
 Level = Literal["any", "split", "joint"]
@@ -48,7 +49,7 @@ def verify(module: Module, level: Level = "any") -> None:
     found = problems(module, {"cnet": check_op})
     if not found:
         for function in module.functions:
-            found += _interface(function)
+            found += interface_problems(function)
             if level != "any":
                 found += _linearity(function, level)
     if found:
@@ -122,20 +123,6 @@ def _counts_text(counts: range) -> str:
     if least != most:
         return f"{least} to {most} operands"
     return f"{least} operand{'s' if least != 1 else ''}"
-
-
-def _interface(function: FuncOp) -> Iterator[Diagnostic]:
-    """Names of arguments and of results are unique within their kind."""
-    groups = (("arguments", [a.attrs for a in function.args]), ("results", function.result_attrs))
-    for what, entries in groups:
-        seen: set[tuple[str, str]] = set()
-        for attrs in entries:
-            if "cnet.kind" not in attrs:
-                continue
-            key = (str(attrs["cnet.kind"]), str(attrs.get("cnet.name", "")))
-            if key in seen:
-                yield Diagnostic(f"@{function.sym_name} has two {what} of kind {key[0]} named `{key[1]}`", function.loc)
-            seen.add(key)
 
 
 def _linearity(function: FuncOp, level: Level) -> Iterator[Diagnostic]:

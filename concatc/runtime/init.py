@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 
 import numpy as np
 
 from concatc.diagnostics import ConcatcError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
-
-_CALL = re.compile(r"(\w+)\(([^()]*)\)\s*")
+from concatc.op import parse_init
 
 
 def initial_value(init: str, type: TensorType, path: str, seed: int, fan_in: int = 0) -> Array:
@@ -26,11 +24,11 @@ def initial_value(init: str, type: TensorType, path: str, seed: int, fan_in: int
     (uniform with variance 1/fan_in; Glorot & Bengio 2010 in Caffe's form) or ``msra()`` (normal with variance 2/fan_in;
     He et al. 2015).  ``fan_in=0`` means ``prod(shape[1:])``.
     """
-    call = _CALL.fullmatch(init)
-    if call is None:
-        raise ConcatcError(f"{path}: `{init}` is no way to start a parameter")
-    kind = call[1]
-    arguments = [float(a) for a in call[2].split(",") if a.strip()]
+    try:
+        parsed = parse_init(init)
+    except ValueError as error:
+        raise ConcatcError(f"{path}: {error}") from None
+    kind, arguments = parsed.kind, list(parsed.arguments)
     fan_in = fan_in or max(math.prod(type.shape[1:]), 1)
     match kind, arguments:
         case "constant", [value]:
