@@ -77,7 +77,8 @@ def _source(
 ) -> Iterator[Diagnostic]:
     of = OF_ARGUMENT[kind]
     if name not in arguments:
-        message = f"result %{value.name} of kind {kind} is of `{name}`, but @{function.sym_name} has no {NOUNS[of]} of that name"
+        lacks = f"@{function.sym_name} has no {NOUNS[of]} of that name"
+        message = f"result %{value.name} of kind {kind} is of `{name}`, but {lacks}"
         yield Diagnostic(message, function.loc, help=did_you_mean(name, arguments))
     elif value.type != arguments[name].type:
         message = f"result %{value.name} of kind {kind} is {value.type}, but {of} `{name}` is {arguments[name].type}"
