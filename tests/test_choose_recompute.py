@@ -90,7 +90,7 @@ def chain(middle: str, kept: str = "", dy_reader: str = "") -> Module:
         f"""
         module @m {{
           func.func @net(%x: @X, %p: tensor<3x3xf32>, %w: tensor<3xf32>, %v: tensor<3x4xf32>, %r: tensor<2xi32>,
-              %old: tensor<3xf32> {{cnet.kind = "state", cnet.name = "old"}},
+              %old: tensor<3xf32> {{cnet.kind = "state", cnet.name = "old", cnet.init = "constant(0.0)"}},
               %dz: tensor<2x4xf32> {{cnet.kind = "output_grad", cnet.name = "z"}})
               -> (tensor<2x4xf32>, tensor<3x4xf32>, @X, @X{extra}) {{
             %h = "cnet.matmul"(%x, %p) : (@X, tensor<3x3xf32>) -> @X

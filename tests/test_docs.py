@@ -1,6 +1,6 @@
 """The documentation is run: Python blocks with the output below them, and commands with theirs.
 
-Outputs are equal but for times (`1.9 s`), which may differ by a factor of 3, and other decimal numbers, which may
+Outputs are equal but for times (`1.9 s`), which are those of another machine, and other decimal numbers, which may
 differ by one in their last digit: sums are rounded in another order where vectors are wider.
 """
 
@@ -22,7 +22,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A decimal number, and whether it is a time.
 DECIMAL = re.compile(r"(\d+\.\d+)(?=( m?s\b)?)")
-TIME_FACTOR = 3
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -51,11 +50,11 @@ def line_matches(expected: str, actual: str) -> bool:
 
 
 def number_matches(expected: tuple[str, str], actual: tuple[str, str]) -> bool:
-    """A time within a factor of 3; any other number within one of the last digit that is written."""
+    """Any time, since machines and loads differ; any other number within one of the last digit that is written."""
     (wanted, unit), (found, _) = expected, actual
     a, b = float(wanted), float(found)
     if unit:
-        return max(a, b) <= TIME_FACTOR * min(a, b)
+        return True
     digits = len(wanted.partition(".")[2])
     return len(found.partition(".")[2]) == digits and abs(a - b) < 1.5 * 10**-digits
 
@@ -131,7 +130,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_matching() -> None:
-    assert matches("a 1.5 s\n", "a 4.0 s") and not matches("a 1.5 s", "a 6.0 s")
+    assert matches("a 1.5 s\n", "a 14.0 s") and not matches("a 1.5 s", "b 1.5 s")
     assert matches("in 90 ms, 1.5 ms", "in 90 ms, 4.0 ms") and not matches("a 1.5 s", "a 1.5 ms")
     assert matches("loss 0.9862  accuracy 90.0 %", "loss 0.9863  accuracy 90.1 %")
     assert not matches("loss 0.9862", "loss 0.9864") and not matches("accuracy 90.0 %", "accuracy 31.0 %")
