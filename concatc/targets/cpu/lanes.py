@@ -134,13 +134,13 @@ class LaneBuilder:
             return f"v{type.count}{self.suffix(type.element)}"
         return {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(type) or f"i{type.width}"
 
-    def library(self, name: str, x: Any) -> Any:
+    def c_function(self, name: str, x: Any) -> Any:
         """Call a function of the C library on each lane."""
         if not isinstance(x.type, ir.VectorType):
             return self.intrinsic(name + ("f" if x.type == ir.FloatType() else ""), x.type, [x])
         result = ir.Constant(x.type, ir.Undefined)
         for k in range(x.type.count):
-            result = self.b.insert_element(result, self.library(name, self.b.extract_element(x, I32(k))), I32(k))
+            result = self.b.insert_element(result, self.c_function(name, self.b.extract_element(x, I32(k))), I32(k))
         return result
 
     def multiply_add(self, a: Any, b: Any, total: Any) -> Any:
@@ -186,7 +186,7 @@ class LaneBuilder:
         if name in _INTRINSICS:
             return self.intrinsic(f"{_INTRINSICS[name]}.{self.suffix(args[0].type)}", args[0].type, args)
         if name in _LIBRARY:
-            return self.library(_LIBRARY[name], args[0])
+            return self.c_function(_LIBRARY[name], args[0])
         if name == "arith.negf":
             return self.b.fneg(*args)
         if name == "arith.select":
