@@ -7,27 +7,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from concatc.ir.core import Value
-from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Ref, exp, log
 from concatc.loops.pieces import Piece, axes_for, temp
-from concatc.op import Builder, Op, Sample, f32
-from concatc.ops._checks import check_axis, check_float, check_same_shape, without
-from concatc.ops._softmax import row_axes, row_stages
+from concatc.op import Builder
+from concatc.ops._checks import without
+from concatc.ops._softmax import AlongAxis, AlongAxisGrad, row_axes, row_stages
 
 
-class LogSoftmax(Op):
+class LogSoftmax(AlongAxis):
     """``y[c] = x[c] - log sum_k exp(x[k])`` along ``axis``.
 
     Shapes: any -> the same.  The largest score of a row is subtracted first, so no finite score overflows; a row that
     holds a NaN, or only -inf, is NaN.  Gradient: ``dx[c] = dy[c] - exp(y[c]) * sum_k dy[k]``.
     """
-
-    axis: int = 1
-
-    def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
-        check_axis("log_softmax", self.axis, xs[0])
-        check_float("log_softmax", xs[0])
-        return [xs[0]]
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
@@ -47,25 +39,9 @@ class LogSoftmax(Op):
         rows = without(at, self.axis)
         yield Piece(ys[0], at, at, x[at] - top[rows] - log(total[rows]))
 
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield Sample(cls(), (f32(3, 5),))
-        yield Sample(cls(axis=0), (f32(3, 5),))
-        yield Sample(cls(axis=1), (f32(2, 3, 2, 2),))
-        yield Sample(cls(), (f32(0, 5),))
 
-
-class LogSoftmaxGrad(Op):
+class LogSoftmaxGrad(AlongAxisGrad):
     """``dx[c] = dy[c] - exp(y[c]) * sum_k dy[k]`` along ``axis``."""
-
-    internal = True
-    operands = ("y", "dy")
-    axis: int = 1
-
-    def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
-        check_axis("log_softmax_grad", self.axis, xs[0])
-        check_same_shape("log_softmax_grad", xs)
-        return [xs[0]]
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         y, dy = xs
@@ -78,8 +54,3 @@ class LogSoftmaxGrad(Op):
         yield Piece(along, (*rows, c), rows, dy[(*rows[: self.axis], c, *rows[self.axis :])], combine="add")
         at = axes_for(y.shape)
         yield Piece(ys[0], at, at, dy[at] - exp(y[at]) * along[without(at, self.axis)])
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield Sample(cls(), (f32(3, 5), f32(3, 5)))
-        yield Sample(cls(axis=0), (f32(3, 5), f32(3, 5)))

@@ -7,27 +7,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from concatc.ir.core import Value
-from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Ref, exp
 from concatc.loops.pieces import Piece, axes_for, temp
-from concatc.op import Builder, Op, Sample, f32
-from concatc.ops._checks import check_axis, check_float, check_same_shape, without
-from concatc.ops._softmax import row_axes, row_stages
+from concatc.op import Builder
+from concatc.ops._checks import without
+from concatc.ops._softmax import AlongAxis, AlongAxisGrad, row_axes, row_stages
 
 
-class Softmax(Op):
+class Softmax(AlongAxis):
     """``y[c] = exp(x[c]) / sum_k exp(x[k])`` along ``axis``.
 
     Shapes: any -> the same.  The largest score of a row is subtracted first, so no finite score overflows; a row that
     holds a NaN, or only -inf, is NaN.  Gradient: ``dx[c] = y[c] * (dy[c] - sum_k dy[k] * y[k])``.
     """
-
-    axis: int = 1
-
-    def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
-        check_axis("softmax", self.axis, xs[0])
-        check_float("softmax", xs[0])
-        return [xs[0]]
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
@@ -47,26 +39,9 @@ class Softmax(Op):
         rows = without(at, self.axis)
         yield Piece(ys[0], at, at, exp(x[at] - top[rows]) / total[rows])
 
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield Sample(cls(), (f32(3, 5),))
-        yield Sample(cls(axis=0), (f32(3, 5),))
-        yield Sample(cls(axis=1), (f32(2, 3, 2, 2),))
-        yield Sample(cls(axis=2), (f32(2, 3, 4),))
-        yield Sample(cls(), (f32(0, 5),))
 
-
-class SoftmaxGrad(Op):
+class SoftmaxGrad(AlongAxisGrad):
     """``dx[c] = y[c] * (dy[c] - sum_k dy[k] * y[k])`` along ``axis``."""
-
-    internal = True
-    operands = ("y", "dy")
-    axis: int = 1
-
-    def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
-        check_axis("softmax_grad", self.axis, xs[0])
-        check_same_shape("softmax_grad", xs)
-        return [xs[0]]
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         y, dy = xs
@@ -80,8 +55,3 @@ class SoftmaxGrad(Op):
         yield Piece(along, (*rows, c), rows, dy[row_at] * y[row_at], combine="add")
         at = axes_for(y.shape)
         yield Piece(ys[0], at, at, y[at] * (dy[at] - along[without(at, self.axis)]))
-
-    @classmethod
-    def samples(cls) -> Iterator[Sample]:
-        yield Sample(cls(), (f32(3, 5), f32(3, 5)))
-        yield Sample(cls(axis=0), (f32(3, 5), f32(3, 5)))
