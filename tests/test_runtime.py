@@ -8,53 +8,7 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc.runtime import bounds
-
-THREAD = """
-net thread(x = 6, y = 3, classes = 4) {
-    input a: f32[x, 5]
-    input b: f32[y, 5]
-    input label: i32[x + y]
-    ha = a |> linear(8) |> relu
-    hb = b |> linear(8) |> relu
-    h = concat(ha, hb, axis=0)
-    logits = linear(h, classes)
-    loss softmax_loss(logits, label)
-    output logits
-}
-"""
-TWO_LOSSES = """
-net two(n = 4) {
-    input x: f32[n, 3]
-    input t: f32[n, 2]
-    y = linear(x, 2)
-    z = linear(x, 2)
-    loss mse_loss(y, t) as main
-    loss mse_loss(z, t) weight 0.5 as aux
-}
-"""
-TARGETS = ("reference", "cpu")
-
-
-def compile_thread(target: str = "reference", **options: object) -> concatc.CompiledModule:
-    net = concatc.compile_source(THREAD, filename="thread.cnet", target=target, **options)  # type: ignore[arg-type]
-    net.init(seed=3)
-    return net
-
-
-def batch(x: int = 6, y: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "a": rng.normal(size=(x, 5)).astype(np.float32),
-        "b": rng.normal(size=(y, 5)).astype(np.float32),
-        "label": rng.integers(0, 4, size=x + y).astype(np.int32),
-    }
-
-
-def error_of(call: object, *arguments: object, **named: object) -> str:
-    with pytest.raises(concatc.ConcatcError) as caught:
-        call(*arguments, **named)  # type: ignore[operator]
-    return str(caught.value)
+from tests.thread_module import TARGETS, THREAD, TWO_LOSSES, batch, compile_thread, error_of
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -170,107 +124,6 @@ def test_stale_backward_is_an_error() -> None:
     with pytest.raises(concatc.UsageError):
         net.forward(batch() | {"label": np.full(9, 99, np.int32)})
     assert "did not finish" in error_of(net.backward)
-
-
-def test_all_wrong_inputs_are_named_at_once() -> None:
-    net = compile_thread()
-    wrong = {"a": np.zeros((6, 5)), "labels": np.zeros(9, np.int32), "b": np.zeros(5, np.float32)}
-    assert error_of(net.forward, wrong) == (
-        "error: input `a` holds float64, but the net takes float32\n"
-        "help: a.astype(np.float32) converts it\n"
-        "error: unknown input `labels`\n"
-        "help: did you mean `label`?\n"
-        "error: missing input `label`: i32[9]\n"
-        "error: input `b` has shape [5], but the net takes f32[y=3, 5]"
-    )
-    assert error_of(net.forward, a="text", b=object(), label=[0.5] * 9).count("error:") == 3
-
-
-def test_plain_lists_take_the_type_of_the_input() -> None:
-    net = concatc.compile_source(
-        "net f(n = 2) { input x: f32[n, 2]; input i: i32[n]; output x + x as y; output i as j }", target="reference"
-    )
-    out = net.eval(x=[[1, 2], [3, 4.5]], i=[1, 2])
-    assert out["y"].dtype == np.float32 and out["y"][1, 1] == 9
-    assert "does not convert to i32" in error_of(net.eval, x=[[1, 2], [3, 4]], i=[1.5, 2])
-
-
-def test_arrays_of_any_layout_are_taken() -> None:
-    net = compile_thread("cpu")
-    data = batch()
-    expected = net.forward(data)["logits"]
-    strided = {name: np.repeat(value, 2, axis=0)[::2] for name, value in data.items()}
-    strided["a"] = np.asfortranarray(strided["a"])
-    assert not strided["label"].flags.c_contiguous
-    assert np.array_equal(net.forward(strided)["logits"], expected)
-
-
-def test_labels_out_of_range_name_the_input_and_the_place() -> None:
-    net = compile_thread("cpu")
-    data = batch()
-    data["label"][4] = 4
-    assert error_of(net.forward, data) == (
-        "error: input `label` holds 4 at [4], but must hold 0 to 3\nnote: it indexes softmax_loss at thread.cnet:10:10"
-    )
-    data["label"][7] = -1
-    assert "holds 4 at [4], but must hold 0 to 3 (2 elements are out of range)" in error_of(net.forward, data)
-    net.eval(data)  # inference does not read labels
-
-
-def test_labels_are_followed_through_slices() -> None:
-    net = concatc.compile_source(
-        """
-        net parts(n = 2) {
-            input x: f32[n, 3]
-            input label: i32[2 * n]
-            few, many = slice(label, axis=0, at=[n])
-            loss softmax_loss(linear(x, 2) @few, few) as few
-            loss softmax_loss(linear(x, 9) @many, many, ignore=-1) as many
-        }
-        """,
-        target="reference",
-    )
-    x = np.zeros((2, 3), np.float32)
-    net.forward(x=x, label=np.int32([1, 0, 8, -1]))
-    assert "holds 2 at [1], but must hold 0 to 1" in error_of(net.forward, x=x, label=np.int32([1, 2, 8, -1]))
-    assert "holds 9 at [2], but must hold 0 to 8 or -1 (ignored)" in error_of(
-        net.forward, x=x, label=np.int32([1, 0, 9, -1])
-    )
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_other_batch_sizes_share_parameters(target: str) -> None:
-    net = compile_thread(target)
-    small, large = batch(), batch(8, 5, seed=1)
-    expected = net.eval(small)["logits"]
-    assert net.eval(large)["logits"].shape == (13, 4)
-    assert np.array_equal(net.eval(small)["logits"], expected)
-    reference = compile_thread("reference")
-    loss = net.train_step(large)["loss"]
-    assert loss == pytest.approx(reference.train_step(large)["loss"], rel=1e-6)
-    for name, grad in net.grads.items():
-        np.testing.assert_allclose(grad, reference.grads[name], atol=1e-6)
-
-
-def test_batch_sizes_that_do_not_fit_are_explained() -> None:
-    net = compile_thread()
-    data = batch() | {"a": np.zeros((7, 5), np.float32)}
-    assert error_of(net.forward, data) == (
-        "error: input `label` has shape [9], but the net takes i32[10]\nnote: with x=7, y=3"
-    )
-    net = concatc.compile_source(
-        "net f(n = 2, k = 3) { input x: f32[n, k]; output linear(x, 2) as y }", filename="f.cnet", target="reference"
-    )
-    assert error_of(net.eval, x=np.zeros((2, 4), np.float32)) == (
-        "error: the arrays given mean k=4, "
-        "but parameter `linear.weight` is tensor<2x4xf32> then and tensor<2x3xf32> here\n"
-        "help: compile with dims={'k': 4}"
-    )
-    net = concatc.compile_source(
-        "net f(n = 2) { input x: f32[n, 3]; input y: f32[n, 3]; output x + y as z }", target="reference"
-    )
-    zeros = {"x": np.zeros((4, 3), np.float32), "y": np.zeros((5, 3), np.float32)}
-    assert error_of(net.eval, zeros) == "error: n is 4 by axis 0 of `x`, but 5 by axis 0 of `y`"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -429,44 +282,9 @@ def test_unknown_options_are_explained() -> None:
     assert "no blob `hx`" in error_of(compile_thread, keep=["hx"])
 
 
-@pytest.mark.peers
-def test_torch_tensors_are_taken_without_a_copy_of_ours() -> None:
-    torch = pytest.importorskip("torch", reason="needs PyTorch (the extra `peers`)")
-    net = compile_thread("cpu")
-    data = batch()
-    tensors = {name: torch.from_numpy(value) for name, value in data.items()}
-    tensors["a"].requires_grad_()
-    assert np.array_equal(net.forward(tensors)["logits"], net.forward(data)["logits"])
-    assert "holds int64, but the net takes int32" in error_of(net.forward, tensors | {"label": tensors["label"].long()})
-
-
-def test_plans_of_many_batch_sizes_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("concatc.runtime.module.MAX_PLANS", 3)
-    net = compile_thread()
-    sizes = [4, 5, 6, 7, 8, 4]
-    outs = [net.eval(batch(x))["logits"] for x in sizes]
-    assert len(net._instances) == 3
-    assert np.array_equal(outs[0], outs[-1])
-
-
 def test_warnings_of_the_language_are_warnings_of_python() -> None:
     with pytest.warns(concatc.ConcatcWarning, match="input `b` is not used"):
         concatc.compile_source("net f(n = 2) { input a: f32[n]; input b: f32[n]; output relu(a) as y }")
-
-
-def test_forward_after_training_at_other_sizes() -> None:
-    net, optimizer = compile_thread("cpu"), concatc.SGD(0.1, momentum=0.9)
-    small, large = batch(), batch(50, 40)
-    net.train_step(small, optimizer=optimizer)
-    net.train_step(large, optimizer=optimizer)  # the pool grows: the plan for small batches must find its memory again
-    net.forward(small)
-    grads = {name: grad.copy() for name, grad in net.backward().items()}
-    reference = compile_thread("reference")
-    for name, value in net.params.items():
-        reference.params[name] = value
-    reference.train_step(small)
-    for name, grad in reference.grads.items():
-        np.testing.assert_allclose(grads[name], grad, atol=1e-6)
 
 
 def test_several_optimizers_and_forward_in_any_order() -> None:
@@ -483,40 +301,6 @@ def test_several_optimizers_and_forward_in_any_order() -> None:
         reference.step(others[sgd])
     for name, value in reference.params.items():
         np.testing.assert_allclose(net.params[name], value, atol=1e-5)
-
-
-WEIGHTED_BY_DIMS = """
-net shares(x = 3, y = 1) {
-    input a: f32[x, 4]
-    input b: f32[y, 4]
-    loss mean(a) weight x / (x + y) as la
-    loss mean(b) weight y / (x + y) as lb
-}
-"""
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_loss_weights_that_depend_on_dims_follow_the_arrays(target: str) -> None:
-    net = concatc.compile_source(WEIGHTED_BY_DIMS, target=target)
-    few, many = np.ones((1, 4), np.float32), np.zeros((3, 4), np.float32)
-    assert net.forward(a=few, b=many)["loss"] == pytest.approx(0.25)
-    assert net.forward(a=np.ones((3, 4), np.float32), b=many[:1])["loss"] == pytest.approx(0.75)
-    net.loss_weights["la"] = 0.1
-    assert net.forward(a=few, b=many + 1)["loss"] == pytest.approx(0.1 + 0.75)
-    assert dict(net.loss_weights) == {"la": 0.1, "lb": 0.25}
-
-
-def test_multipliers_that_depend_on_dims_are_not_those_of_other_dims() -> None:
-    text = "net f(n = 4) {\n input x: f32[n, 3]\n y = linear(x, 2, weight_lr=n / 4)\n loss mean(square(y))\n}\n"
-    net = concatc.compile_source(text, target="reference")
-    optimizer = concatc.SGD(lr=0.1)
-    net.train_step(x=np.ones((4, 3), np.float32), optimizer=optimizer)
-    weight = net.params["y.weight"].copy()
-    message = error_of(net.train_step, x=np.ones((8, 3), np.float32), optimizer=optimizer)
-    assert "`y.weight` learns with lr=2" in message
-    assert np.array_equal(net.params["y.weight"], weight)
-    net.train_step(x=np.ones((8, 3), np.float32))  # gradients alone need no multipliers
-    assert "`y.weight` learns with lr=2" in error_of(net.step, optimizer)
 
 
 STATEFUL = """
@@ -562,51 +346,6 @@ def test_seeds_are_whole_numbers(seed: object) -> None:
     assert "a seed is a whole number" in error_of(net.init, seed)
     assert np.array_equal(net.params["logits.weight"], before)
     net.init(np.int64(3))
-
-
-@pytest.mark.parametrize(
-    "index, message",
-    [
-        ("concat(idx, iota(4), axis=0)", "input `idx` holds 10 at [3], but must hold 0 to 9"),
-        ("concat(iota(4), held, axis=0)", "state `held` holds 10 at [3], but must hold 0 to 9"),
-        ("late", "input `idx` holds 10 at [3]"),
-        ("concat(idx, iota(11), axis=0)", "result of `iota` holds 10 at [10], but must hold 0 to 9"),
-    ],
-)
-def test_indices_are_followed_to_all_that_they_are_made_of(index: str, message: str) -> None:
-    net = concatc.compile_source(
-        f"""
-        net f(n = 4) {{
-            input idx: i32[n]
-            input x: f32[n, 8]
-            state held: i32[n] = constant(3)
-            early, late = slice(concat(held, idx, axis=0), axis=0, at=[n])
-            e = embedding({index}, 10, dim=8)
-            loss mean(square(e)) as l
-            output e
-            output x
-        }}
-        """,
-        target="reference",
-    )
-    x = np.zeros((4, 8), np.float32)
-    good, bad = np.int32([0, 9, 1, 2]), np.int32([0, 9, 1, 10])
-    fine = "iota(11)" not in index
-    for call in (net.forward, net.eval):
-        if fine:
-            call(x=x, idx=good)
-        net.states["held"][3] = 10
-        assert message in error_of(call, x=x, idx=bad)
-        net.states["held"][3] = 3
-
-
-def test_indices_that_cannot_be_followed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "VIEWS", ("slice",))
-    net = concatc.compile_source(
-        "net f(n = 4) { input i: i32[n]; output embedding(concat(i, i, axis=0), 9, dim=2) as e }", target="reference"
-    )
-    message = error_of(net.eval, i=np.int32([1, 2, 3, 4]))
-    assert "an index of embedding is computed by concat, so it cannot be checked" in message
 
 
 @pytest.mark.parametrize("target", TARGETS)
