@@ -1,9 +1,9 @@
-"""docs/PLAN.md shows what the planner makes.  ``CONCATC_UPDATE=1`` writes its blocks anew."""
+"""docs/PLAN.md shows what the planner makes.  ``--update-pinned`` writes its blocks anew."""
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ BLOCK = re.compile(r"(```(?:mlir|text) ([a-z]+)\n)(.*?)(```\n)", re.DOTALL)
 SHOWN_LAUNCHES = 3
 
 
-def test_page() -> None:
+def test_page(pinned_file: Callable[[Path, str], None]) -> None:
     page = PAGE.read_text(encoding="utf-8")
     sources = {match[1]: match[2] for match in SOURCE.finditer(page)}
     made = {
@@ -32,10 +32,7 @@ def test_page() -> None:
     }
     assert [match[2] for match in BLOCK.finditer(page)] == list(made)
     fresh = BLOCK.sub(lambda m: m[1] + made[m[2]] + m[4], page)
-    if os.environ.get("CONCATC_UPDATE"):
-        PAGE.write_text(fresh, encoding="utf-8")
-        return
-    assert page == fresh
+    pinned_file(PAGE, fresh)
 
 
 def _compilation(source: str) -> Compilation:
