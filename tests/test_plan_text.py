@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from concatc.diagnostics import ConcatcError
+from concatc.diagnostics import ConcatcError, Loc
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE, PLAIN, READING, Style, print_module
-from concatc.loops.plan import Plan
+from concatc.loops.plan import Plan, Remark, RemarkKind
 from concatc.loops.plan_text import module_of, plan_of
 from concatc.passes.check_plan import check_plan
 from tests.nets.section5 import NETS
@@ -24,12 +26,13 @@ def test_text_is_a_fixed_point(name: str, style: Style) -> None:
 
 def test_nothing_is_lost() -> None:
     net, plan = to_plan(NETS["shared_cotangent"]())
+    plan.remarks += [Remark(f"a {kind}", 8, Loc("a.cnet", 3, 1), kind) for kind in get_args(RemarkKind)]
     again = plan_of(parse_module(print_module(module_of(plan), MACHINE)))
     assert again.name == plan.name
     assert again.bases == plan.bases
     assert again.launches == plan.launches
     assert again.values == plan.values
-    assert again.remarks == plan.remarks and plan.remarks
+    assert again.remarks == plan.remarks
     assert check_plan(again, net) == []
     compare(net, again)
 
@@ -73,6 +76,7 @@ BAD = {
         "cnet.window needs the attribute `offset`",
     ),
     "operation": (lambda t: t.replace('"cnet.window"', '"cnet.windo"', 1), "`cnet.windo` does not belong in a plan"),
+    "kind of remark": (lambda t: t.replace('kind = "copy"', 'kind = "copied"'), "`copied` is no kind of remark"),
     "twice": (lambda t: t.replace('holds = ["hb"]', 'holds = ["ha"]'), "ha has two places"),
 }
 
@@ -81,6 +85,7 @@ BAD = {
 def test_bad_plans_are_diagnosed(name: str) -> None:
     edit, message = BAD[name]
     _, plan = to_plan(NETS["two_batches"]())
+    plan.remarks.append(Remark("something is copied", 4))
     text = print_module(module_of(plan), PLAIN).replace("add = [false]", "add = array<i1: false>")
     edited = edit(text)
     assert edited != text

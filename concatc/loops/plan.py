@@ -82,13 +82,19 @@ class Launch:
     loc: Loc | None = None
 
 
+# copy: a launch that only moves or adds elements;  second store: a kernel stores a result in one more place;
+# layout conversion: a launch that only changes how elements lie;  input staging: an input is put where a plan reads it.
+RemarkKind = Literal["copy", "second store", "layout conversion", "input staging"]
+
+
 @dataclass(frozen=True)
 class Remark:
-    """A byte that had to be moved: what, where in the source, how many, why."""
+    """Bytes that had to be moved: what, how many, where in the source, in which column of the report."""
 
     message: str
     bytes: int
     loc: Loc | None = None
+    kind: RemarkKind = "copy"
 
 
 def interface_key(kind: str, name: str) -> str:

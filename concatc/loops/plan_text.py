@@ -4,7 +4,7 @@
       %h = "cnet.window"(%arena) {offset = 4096 : i64, holds = ["h"]} : .. -> memref<64x128xf32, strided<[128, 1]>>
       "cnet.launch"(%a, %w, %h) {kernel = @k0_linear, reads = 2 : i64, add = array<i1: false>, phase = "forward"}
       "cnet.value"(%p, %q) {name = "x", starts = [array<i64: 0, 0>, array<i64: 4, 0>]}
-      "cnet.remark"() {message = "...", bytes = 512 : i64}
+      "cnet.remark"() {message = "...", bytes = 512 : i64, kind = "copy"}
       func.return
     }
     func.func @k0_linear(%x: tensor<64x64xf32>, %weight: tensor<128x64xf32>) -> tensor<64x128xf32> { .. }
@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_args
 from concatc.diagnostics import ConcatcError, Sink, did_you_mean
 from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, SymbolRef, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType, TensorType, Type
-from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, Segment, Window
+from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, RemarkKind, Segment, Window
 
 STEP = "step"
 PHASES = ("forward", "backward", "update")
@@ -40,7 +40,7 @@ def module_of(plan: Plan) -> Module:
     for name, segments in plan.values.items():
         writer.value(name, segments)
     for remark in plan.remarks:
-        attributes: dict[str, Attr] = {"message": remark.message, "bytes": remark.bytes}
+        attributes: dict[str, Attr] = {"message": remark.message, "bytes": remark.bytes, "kind": remark.kind}
         step.body.append(Operation("cnet.remark", attributes=attributes, loc=remark.loc))
     step.body.append(Operation("func.return"))
     return Module(plan.name, [step, *plan.kernels.values()])
@@ -244,8 +244,13 @@ class _Reader:
     def remark(self, op: Operation) -> None:
         message = self.attribute(op, "message", str)
         bytes = self.attribute(op, "bytes", int)
-        if message is not None and bytes is not None:
-            self.plan.remarks.append(Remark(message, bytes, op.loc))
+        kind: Any = self.attribute(op, "kind", str)
+        if message is None or bytes is None or kind is None:
+            return
+        if kind not in get_args(RemarkKind):
+            self.sink.error(f"`{kind}` is no kind of remark", op.loc, help=did_you_mean(kind, get_args(RemarkKind)))
+            return
+        self.plan.remarks.append(Remark(message, bytes, op.loc, kind))
 
     def operand_windows(self, op: Operation) -> list[Window] | None:
         if all(v in self.windows for v in op.operands):
