@@ -30,6 +30,19 @@ def thread() -> Module:
     return module
 
 
+def test_the_axis_of_concat_and_slice_is_always_said() -> None:
+    text = """module {
+  func.func @net(%x: tensor<2x4xf32>) -> tensor<2x4xf32> {
+    %p, %q = "cnet.slice"(%x) {axis = 1} : (tensor<2x4xf32>) -> (tensor<2x1xf32>, tensor<2x3xf32>)
+    %c = "cnet.concat"(%q, %p) {axis = 1} : (tensor<2x3xf32>, tensor<2x1xf32>) -> tensor<2x4xf32>
+    func.return %c : tensor<2x4xf32>
+  }
+}
+"""
+    left_out = text.replace(" {axis = 1}", "")
+    assert dump_text(load_dump(left_out, "a.mlir")).count("{axis = 1}") == 2
+
+
 def maker(function: FuncOp, name: str) -> Operation:
     return next(op for op in function.ops for y in op.results if y.name == name)
 

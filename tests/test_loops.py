@@ -255,6 +255,8 @@ def test_kernels_of_equal_structure_are_one_function() -> None:
         dense_plan(relu_kernel("a", 3, 4), relu_kernel("b", 5, 7), relu_kernel("c", 2, 3, 4), gap=1)
     )
     assert [f.sym_name for f in module.functions] == ["step", "a", "c"]
+    calls = [op for op in module.main.ops if op.name == "func.call"]
+    assert [op.attributes.get("cnet.kernel") for op in calls] == [None, "b", None]
 
 
 def test_dense_pointwise_kernels_of_any_shape_are_one_function() -> None:

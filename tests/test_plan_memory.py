@@ -159,6 +159,18 @@ def test_equal_kernels_are_one() -> None:
     assert list(plan.kernels) == ["k0_linear_relu"]
 
 
+def test_kernels_have_a_number_each() -> None:
+    """The kernel graph numbers its own in their order; what the planner adds comes behind."""
+    net, plan = to_plan(NETS["join_input_parameter_and_constant"]())
+    assert plan.remarks
+    number = {name: int(name[1 : name.index("_")]) for name in plan.kernels}
+    assert len(set(number.values())) == len(number)
+    of_the_graph = [str(op.attributes["sym_name"]) for op in net.ops if op.name == "cnet.kernel"]
+    assert [name.partition("_")[0] for name in of_the_graph] == [f"k{k}" for k in range(len(of_the_graph))]
+    added = [name for name in plan.kernels if name not in of_the_graph]
+    assert sorted(number[name] for name in added) == [len(of_the_graph) + k for k in range(len(added))]
+
+
 def test_the_slots_of_another_phase_are_kept() -> None:
     """Both phases of a net find parameters and states in the same place, whatever else they have."""
     training = interface_of(to_kernels(NETS["halo"]()).main)

@@ -37,6 +37,8 @@ class ShortForm:
     def operation(self, op: Operation) -> Mapping[str, Attr]:
         """All but defaults, what the types of the results show, and a ``transposes`` that follows from names."""
         implied = implied_attributes(op)
+        for name in ALWAYS_TOLD.get(short_name(op), ()):
+            implied.pop(name, None)
         told = {k: v for k, v in op.attributes.items() if k not in implied or not _identical(implied[k], v)}
         derived = self._provenance.transposes(op)
         if derived is None:
@@ -163,6 +165,10 @@ _SHOWN: dict[str, Callable[[Operation], Attr]] = {
 def _defaults(short: str) -> dict[str, Attr]:
     fields = load_all_ops_once()[short].attribute_fields()
     return {name: field.default for name, field in fields.items() if not field.required}
+
+
+# Which axis is joined or cut is the first thing that a reader asks.
+ALWAYS_TOLD = {"concat": ("axis",), "slice": ("axis",)}
 
 
 @functools.cache

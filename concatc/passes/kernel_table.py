@@ -2,7 +2,8 @@
 
     "cnet.kernel"(%x) ({..}) {sym_name = "k0_relu"}   ->   func.func @k0_relu(%x_: tensor<2x4xf32>) -> tensor<2x4xf32>
 
-Two operations share a function when their types, operations and attributes agree; strides are the launch's.
+Two operations share a function when their types, operations and attributes agree; strides are the launch's.  A function
+has the name of the first kernel operation that it serves; what the planner adds is numbered behind all of them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from concatc.passes.graph import PROVENANCE
 
 
 class KernelTable:
-    """Functions by name, in order of first use."""
+    """Functions by name, in order of first use.  ``first_number`` is the first that no kernel operation has."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_number: int) -> None:
         self.functions: dict[str, FuncOp] = {}
         self._names: dict[object, str] = {}
+        self._next_number = first_number
 
     def of_operation(self, op: Operation) -> str:
         """The name of the function that does what ``op`` (a kernel, or a lone operation) does."""
@@ -30,7 +32,7 @@ class KernelTable:
         copy = Operation(op.name, block.args, [r.type for r in op.results], op.attributes, loc=op.loc)
         block.append(copy)
         block.append(Operation("cnet.yield", copy.results))
-        return self._intern(_key(block), f"k{len(self.functions)}_{op.name.removeprefix(DIALECT)}", block)
+        return self._added(op.name.removeprefix(DIALECT), block)
 
     def of_op(self, op: Op, operands: Sequence[Value]) -> str:
         """The name of the function of one op on operands of these types."""
@@ -39,7 +41,14 @@ class KernelTable:
         made = Operation(DIALECT + op.name, block.args, types, op.attrs())
         block.append(made)
         block.append(Operation("cnet.yield", made.results))
-        return self._intern(_key(block), f"k{len(self.functions)}_{op.name}", block)
+        return self._added(op.name, block)
+
+    def _added(self, title: str, block: Block) -> str:
+        key = _key(block)
+        if key in self._names:
+            return self._names[key]
+        self._next_number += 1
+        return self._intern(key, f"k{self._next_number - 1}_{title}", block)
 
     def _intern(self, key: object, title: str, block: Block) -> str:
         if key in self._names:

@@ -13,7 +13,8 @@
 Invariant: ``@step`` holds all addresses, in the order of the plan, as windows of the bases and calls; the kernels hold
 all arithmetic.  A target reads nothing else.  Extents and strides are arguments, except strides of 1, which are part
 of the type (they are what vectors run along), and the extents of sliding windows; so kernels that differ in sizes only
-are one function.  Kernels of equal text are one function, under the name of the first.
+are one function.  Kernels of equal text are one function, under the name of the first; where it serves another one, the
+call says which: ``cnet.kernel = "k7_relu"``.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class _Lowering:
         self._kernels: dict[object, KernelLoops] = {}
         self._by_text: dict[str, FuncOp] = {}
         self._names: dict[str, int] = {}
+        self._first_use: dict[str, str] = {}  # the kernel of the plan that a function was made for
 
     def launch(self, launch: Launch) -> None:
         windows = [_without_offset_if_empty(w) for w in (*launch.reads, *launch.writes)]
@@ -89,7 +91,9 @@ class _Lowering:
             assert isinstance(arg.type, MemRefType)
             operands.append(self._window(window, arg.type))
         operands += [b.constant(add, I1) for add in launch.add]
-        call = b.call(kernel.function.sym_name, operands, {"cnet.phase": launch.phase})
+        called = kernel.function.sym_name
+        stands_for = {} if self._first_use[called] == launch.kernel else {"cnet.kernel": launch.kernel}
+        call = b.call(called, operands, {"cnet.phase": launch.phase, **stands_for})
         call.loc = launch.loc
 
     def _kernel(self, launch: Launch, windows: Sequence[Window]) -> KernelLoops:
@@ -111,6 +115,7 @@ class _Lowering:
         else:
             count = self._names[launch.kernel] = self._names.get(launch.kernel, 0) + 1
             made.function.sym_name = launch.kernel if count == 1 else f"{launch.kernel}.{count}"
+            self._first_use[made.function.sym_name] = launch.kernel
             self._by_text[text] = made.function
             self.functions.append(made.function)
         self._kernels[key] = made

@@ -7,12 +7,13 @@
 
 Several orders are tried, the source's own among them.  The one of the lowest peak is taken, at equal peaks the earlier
 in the list, and the function says what each would need: ``cnet.order = "source", cnet.order_bytes = {source = 64}``.
-Views stand as early as they can.  Invariant: the operands of ``accumulate`` stand in the order in which they are made.
-This pass alone may permute them.
+Views stand as early as they can.  Invariant: the operands of ``accumulate`` stand in the order in which they are made
+(this pass alone may permute them), and kernels are numbered in their order.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,15 @@ def order_kernels(func: FuncOp) -> None:
     func.attributes["cnet.order_bytes"] = peaks
     func.body.ops = [*orders[best], func.ret]
     _sort_sums(func)
+    _number(func)
+
+
+def _number(func: FuncOp) -> None:
+    """``k7_relu`` that runs first is ``k0_relu``."""
+    kernels = [op for op in func.ops if op.name == "cnet.kernel"]
+    for number, kernel in enumerate(kernels):
+        title = re.sub(r"^k\d+_", "", str(kernel.attributes.get("sym_name", "kernel")))
+        kernel.attributes["sym_name"] = f"k{number}_{title}"
 
 
 class Storage:

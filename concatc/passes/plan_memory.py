@@ -51,7 +51,7 @@ class _Planner:
         self.net = net
         self.interface = interface
         self.placement = _place(net, interface)
-        self.kernels = KernelTable()
+        self.kernels = KernelTable(sum(op.name == "cnet.kernel" for op in net.ops))
         self.remarks: list[Remark] = []
         # One list a position of the order: the kernel that stands there, then what is put behind it.
         self.schedule: list[list[Step]] = [[] for _ in range(len(net.ops))]
