@@ -20,6 +20,10 @@ TINY = {
     "twice": {"x": 3, "features": 4, "hidden": 5, "classes": 3},
     "once": {"x": 3, "features": 4, "hidden": 5, "classes": 3},
     "densenet40": {"n": 2, "growth": 2, "depth": 2, "stem": 3, "size": 8, "classes": 3},
+    "densenet_bc100": {"n": 2, "growth": 2, "depth": 2, "size": 8, "classes": 3},
+    "densenet121": {"n": 2, "growth": 2, "depth": 1, "size": 32, "classes": 3},
+    "googlenet": {"n": 1, "size": 80, "width": 8, "classes": 3},
+    "growing": {"n": 1, "layers": 2, "growth": 2, "channels": 3, "size": 4},
     "inception_net": {"n": 2, "size": 6, "width": 1, "classes": 3},
     "residual": {"n": 2, "size": 8, "width": 2, "depth": 1, "classes": 3},
     "unet": {"n": 1, "width": 2, "levels": 2, "size": 4},
@@ -27,6 +31,8 @@ TINY = {
     "two_tower": {"n": 3, "users": 7, "items": 6, "genres": 5, "tags": 2, "dim": 2},
     "two_task": {"n": 2, "d": 3, "width": 4},
 }
+# Nets whose depth is a dim.
+DEEP = ("densenet40", "densenet_bc100", "densenet121", "growing", "residual", "unet")
 
 
 def names_of_nets(path: Path) -> list[str]:
@@ -75,7 +81,7 @@ def test_thread() -> None:
 def test_examples_at_any_size(path: Path, net: str, phase: str) -> None:
     full = load_file(path, net=net, phase=phase)[0].main  # type: ignore[arg-type]
     tiny = load_file(path, net=net, phase=phase, dims=TINY[net])[0].main  # type: ignore[arg-type]
-    if net not in ("densenet40", "residual", "unet"):  # their depth is a dim
+    if net not in DEEP:
         assert list(tiny.arguments("param")) == list(full.arguments("param"))
         assert ops(tiny) == ops(full)
     wide = load_file(path, net=net, dims=TINY[net], dtype="f64")[0].main

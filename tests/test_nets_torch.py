@@ -43,6 +43,10 @@ class Case:
 
 CASES = [
     Case("densenet40", {"n": 3, "growth": 4, "depth": 3, "stem": 5, "size": 8, "classes": 5}, {"label": 5}),
+    Case("densenet_bc100", {"n": 3, "growth": 2, "depth": 2, "size": 8, "classes": 5}, {"label": 5}),
+    Case("densenet121", {"n": 3, "growth": 2, "depth": 1, "size": 32, "classes": 5}, {"label": 5}),
+    Case("googlenet", {"n": 1, "size": 80, "width": 8, "classes": 5, "drop": 0, "head_drop": 0}, {"label": 5}),
+    Case("growing", {"n": 2, "layers": 4, "growth": 3, "channels": 5, "size": 5}),
     Case("inception", {"n": 2, "size": 9, "width": 2, "classes": 4}, {"label": 4}),
     Case("residual", {"n": 3, "size": 9, "width": 3, "depth": 2, "classes": 4}, {"label": 4}),
     Case("unet", {"n": 2, "width": 3, "levels": 3, "size": 8, "classes": 3}, {"mask": 3}),
