@@ -6,10 +6,13 @@ y = x / sum(x, axis=1)   y over x: no, the sum reads what may be stored already
 
 from __future__ import annotations
 
+import functools
+
 from concatc.ir.core import Operation, Value
-from concatc.loops.expr import loads
+from concatc.ir.types import TensorType
+from concatc.loops.expr import Ref, loads
 from concatc.loops.pieces import is_pointwise
-from concatc.op import lowered
+from concatc.op import Op, op_of
 
 
 def maps_elementwise(op: Operation, operand: int, result: int) -> bool:
@@ -39,13 +42,29 @@ def maps_elementwise(op: Operation, operand: int, result: int) -> bool:
 
 
 def _is_map(op: Operation) -> bool:
-    return all(is_pointwise(p) and p.target.kind == "result" for p in lowered(op))
+    return _read_at_own_index(*_types(op)) is not None
 
 
 def _reads_at_own_index(op: Operation, reached: set[Value]) -> bool:
-    return _is_map(op) and all(
-        load.at == piece.axes
-        for piece in lowered(op)
-        for load in loads(piece.value)
-        if load.ref.kind == "operand" and op.operands[load.ref.index] in reached
-    )
+    own = _read_at_own_index(*_types(op))
+    return own is not None and all(k in own for k, v in enumerate(op.operands) if v in reached)
+
+
+def _types(op: Operation) -> tuple[Op, tuple[TensorType, ...], tuple[TensorType, ...]]:
+    return op_of(op), tuple(v.tensor for v in op.operands), tuple(v.tensor for v in op.results)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_at_own_index(
+    op: Op, operands: tuple[TensorType, ...], results: tuple[TensorType, ...]
+) -> frozenset[int] | None:
+    """The operands that are read at the index of what is stored, and nowhere else; None where ``op`` is no map.
+
+    Nets repeat their layers, and lowering is slow: what is found is kept.
+    """
+    xs = [Ref("operand", k, t) for k, t in enumerate(operands)]
+    pieces = list(op.lower(xs, [Ref("result", k, t) for k, t in enumerate(results)]))
+    if not all(is_pointwise(p) and p.target.kind == "result" for p in pieces):
+        return None
+    elsewhere = {load.ref for p in pieces for load in loads(p.value) if load.at != p.axes}
+    return frozenset(k for k, x in enumerate(xs) if x not in elsewhere)

@@ -66,6 +66,7 @@ class Placement:
         self.unplaced: dict[Value, None] = {}  # strides could not express where they should lie
         self.mutated: dict[Value, None] = {}  # first operands that an accumulate adds to in place
         self.taken: dict[str, Value] = {}  # slots that a value lies in
+        self.arguments = {argument_key(arg): arg for arg in net.args}
         self.backward_start = next((k for k, op in enumerate(self.ops) if is_backward(op)), len(self.ops))
         self._decide()
         self._resolve_all()
@@ -131,7 +132,7 @@ class Placement:
         assert isinstance(wish.anchor, str)
         if not wish.anchor.startswith("state:"):
             return True
-        old = next((a for a in self.net.args if argument_key(a) == wish.anchor), None)
+        old = self.arguments.get(wish.anchor)
         if old is None:
             return True
         if is_view(op) or wish.steps:
@@ -315,8 +316,8 @@ class Placement:
     # -- places --------------------------------------------------------------------------------------------------------
     def _resolve_all(self) -> None:
         slots = {key: Root(key, w.dtype, _numel(w.shape), w) for key, w in self.interface.slots.items()}
-        for arg in self.net.args:
-            self.places[arg] = Place.whole(slots[argument_key(arg)], arg.shape)
+        for key, arg in self.arguments.items():
+            self.places[arg] = Place.whole(slots[key], arg.shape)
         for op in self.ops:
             for value in op.results:
                 self._resolve(value, slots)

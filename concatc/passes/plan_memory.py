@@ -179,11 +179,14 @@ class _Planner:
 
     # -- addresses -----------------------------------------------------------------------------------------------------
     def _finish(self, steps: Sequence[Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
+        windows: dict[Place, Window] = {}
+
         def window(place: Place) -> Window:
-            slot = place.root.slot
-            if slot is not None:
-                return place.window(slot.base, slot.offset_bytes)
-            return place.window("arena", offsets.get(place.root, 0))
+            if place not in windows:
+                slot = place.root.slot
+                base, start = ("arena", offsets.get(place.root, 0)) if slot is None else (slot.base, slot.offset_bytes)
+                windows[place] = place.window(base, start)
+            return windows[place]
 
         plan = Plan(self.name, bases={**self.interface.bases, "arena": Base("arena", arena_bytes)})
         plan.kernels = self.kernels.functions
