@@ -9,11 +9,15 @@
                                                      %ds = "cnet.relu_grad"(%y.again, %dx)
                                                      %u = "cnet.mul"(%ds, %x)
 
-What to keep is a minimum cut between what cannot be recomputed (results of contractions, of reductions, of effects) and
-what the backward pass reads; a node is a buffer, its capacity the buffer's bytes.  Values that views join (a growing
-concat and its parts) are one buffer, which is kept or recomputed as a whole: keeping half of it would cost a copy.
-Arguments are there anyway, and so is what the net returns.  Of all cuts of the same bytes the one that recomputes least
-is taken.
+What to keep is a minimum cut between what cannot be recomputed (results of contractions, of large reductions, of
+effects) and what the backward pass reads; a node is a buffer, its capacity the buffer's bytes.  Values that views join
+(a growing concat and its parts) are one buffer, which is kept or recomputed as a whole: keeping half of it would cost a
+copy.  Arguments are there anyway, and so is what the net returns.  Of all cuts of the same bytes the one that
+recomputes least is taken.
+
+With ``parts`` contractions are recomputed too, to meet a budget: the forward half is cut into that many parts
+(`recompute_parts`); what a later part reads is kept, the rest of all parts but the last may be computed again, once,
+when the backward pass comes to the part.
 
 Invariant: values do not change by a bit, the forward half does not change at all, and every clone stands right before
 the first backward operation that reads it.  A reader that takes the clones into its own loops (pointwise, sums) gets
@@ -23,7 +27,7 @@ clones of its own, others share them.  No `cse` may run afterwards: it would mer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
@@ -33,6 +37,7 @@ from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward, require_tensors
 from concatc.passes.iteration import Iterations
 from concatc.passes.minimum_cut import FlowGraph
+from concatc.passes.recompute_buffers import Buffer, buffers_of, parts_of
 
 Mode = Literal["none", "auto", "max"]
 
@@ -48,12 +53,15 @@ SOURCE, SINK = 0, 1
 class ChooseRecompute:
     """Choose what the backward pass recomputes.
 
-    ``mode``: ``none`` nothing; ``auto`` pointwise operations of moderate cost; ``max`` also costly ones, and those that
-    fold on the way to a result as large as what they read (softmax).  Contractions, reductions and operations with an
-    effect never are.
+    ``mode``: ``none`` nothing; ``auto`` pointwise operations and small windows (pools) of at most ``most_cost``
+    additions an element; ``max`` also costly pointwise operations, and those that fold on the way to a result as large
+    as what they read (softmax).  ``parts`` (with ``max``): contractions too, within each of that many parts of the
+    forward half; 0 leaves them alone.  Large reductions and operations with an effect never are.
     """
 
     mode: Mode = "auto"
+    most_cost: int = MOST_COST
+    parts: int = 0
 
     name = "choose-recompute"
 
@@ -65,35 +73,26 @@ class ChooseRecompute:
             if func.declared is None and any(is_backward(op) for op in func.ops):
                 require_tensors(func, self.name)
                 with free_of_splits(func):
-                    _Recompute(func, self.mode).run()
+                    _Recompute(func, self).run()
 
 
-@dataclass(eq=False)
-class _Buffer:
-    """Values of the forward half that views join, so that they share bytes."""
-
-    size_bytes: int = 0
-    makers: list[Operation] = field(default_factory=list)  # operations that compute parts of it
-    arguments: list[Value] = field(default_factory=list)
-    is_returned: bool = False
-    is_read_back: bool = False
-    is_recomputed: bool = False
-
-    @property
-    def is_given(self) -> bool:
-        """Whether it is an argument, or views of one: it is there anyway."""
-        return not self.makers and len(self.arguments) == 1
+def recomputed_work(func: FuncOp) -> int:
+    """Arithmetic of everything that the backward half computes again, in additions."""
+    iterations = Iterations()
+    return sum(iterations.of(op).work for op in func.ops if "recomputes" in op.attributes)
 
 
 class _Recompute:
-    def __init__(self, func: FuncOp, mode: Mode) -> None:
+    def __init__(self, func: FuncOp, options: ChooseRecompute) -> None:
         self.func = func
-        self.mode = mode
+        self.options = options
         self.iterations = Iterations()
         self.position = {op: k for k, op in enumerate(func.ops)}
         self.forward = [op for op in func.ops[:-1] if not is_backward(op)]
-        self.buffer_of = _buffers(func, self.forward)
+        self.buffer_of = buffers_of(func, self.forward)
+        self.part_of = parts_of(self.forward, self.buffer_of, self.iterations, options.parts)
         self.shared = _Clones()
+        self.costly: dict[Value, Value] = {}  # clones of contractions: made once, whoever reads them
         self.counts: dict[Value, int] = {}
 
     def run(self) -> None:
@@ -119,7 +118,7 @@ class _Recompute:
             graph.add_edge(entry[b], leave[b], 0 if b.is_returned else b.size_bytes)
             if b.is_read_back:
                 graph.add_edge(leave[b], SINK, unbounded)
-            if b.arguments or not all(self._is_cheap(op) for op in b.makers):
+            if b.arguments or self._crosses_parts(b) or not all(self._may_run_again(op) for op in b.makers):
                 graph.add_edge(SOURCE, entry[b], unbounded)
                 continue
             for origin in dict.fromkeys(self.buffer_of[x] for op in b.makers for x in op.operands):
@@ -129,16 +128,27 @@ class _Recompute:
         for b in buffers:
             b.is_recomputed = on_sink_side[entry[b]]
 
-    def _is_cheap(self, op: Operation) -> bool:
-        iteration = self.iterations.of(op)
+    def _may_run_again(self, op: Operation) -> bool:
+        iteration, options = self.iterations.of(op), self.options
         if op_of(op).effect or any(self._is_state(x) for x in op.operands):
             return False
-        if self.mode == "auto":
-            return iteration.kind == "pointwise" and iteration.cost <= MOST_COST
-        if iteration.kind == "staged":
+        if iteration.kind == "contraction":
+            # The backward pass begins with the last part: what it holds is needed at once.
+            return self.part_of.get(op, options.parts) < options.parts - 1
+        if iteration.kind == "pointwise":
+            return options.mode == "max" or iteration.cost <= options.most_cost
+        if iteration.kind == "staged" and options.mode == "max":
             largest = max(x.tensor.numel for x in op.operands)
             return all(y.tensor.numel >= largest for y in op.results)
-        return iteration.kind == "pointwise"
+        return iteration.folds_windows and iteration.work <= options.most_cost * op.results[0].tensor.numel
+
+    def _crosses_parts(self, buffer: Buffer) -> bool:
+        """Whether a later part reads what an earlier one makes."""
+        if not self.options.parts or not buffer.makers:
+            return False
+        readers = (r for v in buffer.values for r in v.readers)
+        makers = [self.part_of[op] for op in buffer.makers]
+        return max(makers) > makers[0] or any(self.part_of[r] > makers[0] for r in readers if r in self.part_of)
 
     def _is_state(self, value: Value) -> bool:
         """Whether it is a state of the net: the forward half ends with a new one in its place."""
@@ -157,18 +167,26 @@ class _Recompute:
             clones = self.shared
         made = []
         for op in self._makers(sources, clones, now):
-            made.append(self._clone(op, reader, [clones.get(x, now) or x for x in op.operands]))
+            made.append(self._clone(op, reader, [self._clone_of(x, clones, now) or x for x in op.operands]))
+            if self._is_contraction(op):
+                self.costly.update(zip(op.results, made[-1].results, strict=True))
             clones.add(op.results, made[-1].results, now)
         for k, x in zip(wanted, sources, strict=True):
-            reader.set_operand(k, clones.get(x, now) or x)
+            reader.set_operand(k, self._clone_of(x, clones, now) or x)
         return made
+
+    def _clone_of(self, value: Value, clones: _Clones, now: int) -> Value | None:
+        return self.costly.get(value) or clones.get(value, now)
+
+    def _is_contraction(self, op: Operation) -> bool:
+        return self.iterations.of(op).kind == "contraction"
 
     def _is_recomputed(self, value: Value) -> bool:
         return value in self.buffer_of and self.buffer_of[value].is_recomputed
 
     def _takes_in(self, reader: Operation, makers: Sequence[Operation]) -> bool:
         """Whether a reader computes what these make inside its own loops, at little cost."""
-        if is_view(reader) or any(is_view(op) for op in makers):
+        if is_view(reader) or any(is_view(op) or self.iterations.of(op).kind != "pointwise" for op in makers):
             return False
         cost = sum(self.iterations.of(op).cost for op in makers)
         return self.iterations.of(reader).kind in ("pointwise", "reduction") and cost <= MOST_COST
@@ -179,7 +197,9 @@ class _Recompute:
         pending = list(values)
         while pending:
             value = pending.pop()
-            if value.op is None or value.op in found or not self._is_recomputed(value) or clones.get(value, now):
+            if value.op is None or value.op in found or not self._is_recomputed(value):
+                continue
+            if self._clone_of(value, clones, now) is not None:
                 continue
             found[value.op] = None
             pending += value.op.operands
@@ -216,37 +236,3 @@ class _Clones:
     def add(self, values: Sequence[Value], clones: Sequence[Value], now: int) -> None:
         """Remember clones."""
         self._found.update((value, (clone, now)) for value, clone in zip(values, clones, strict=True))
-
-
-def _buffers(func: FuncOp, forward: Sequence[Operation]) -> dict[Value, _Buffer]:
-    """The buffer of each value that the forward half reads or makes."""
-    above: dict[Value, Value] = {}
-
-    def root(value: Value) -> Value:
-        top = value
-        while top in above:
-            top = above[top]
-        while value is not top:
-            above[value], value = top, above[value]
-        return top
-
-    values = list(dict.fromkeys([*func.args, *(v for op in forward for v in (*op.operands, *op.results))]))
-    for op in forward:
-        if is_view(op):
-            for value in (*op.operands[1:], *op.results):
-                if root(value) is not root(op.operands[0]):
-                    above[root(value)] = root(op.operands[0])
-    by_root: dict[Value, _Buffer] = {}
-    buffer_of = {value: by_root.setdefault(root(value), _Buffer()) for value in values}
-    returned = dict.fromkeys(func.ret.operands)
-    for value, buffer in buffer_of.items():
-        buffer.is_returned = buffer.is_returned or value in returned
-        buffer.is_read_back = buffer.is_read_back or any(is_backward(reader) for reader in value.readers)
-        if value.op is None:
-            buffer.arguments.append(value)
-        elif not is_view(value.op):
-            # What is made outside of views fills the buffer; views only say where.
-            buffer.size_bytes += value.tensor.size_bytes
-            if value.op not in buffer.makers:
-                buffer.makers.append(value.op)
-    return buffer_of

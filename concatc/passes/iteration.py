@@ -36,7 +36,9 @@ class Iteration:
 
     ``space`` is the shape over which its results are made: the shape of the results where all agree, else None.
     ``nest`` holds the extents of the parallel and of the folded axes where all pieces share them.  ``nodes`` counts
-    what is computed for one point, ``cost`` the same in units of an addition.
+    what is computed for one point, ``cost`` the same in units of an addition.  ``work`` counts arithmetic on elements
+    (that on indices left out) at all points, folds included, in the same units; ``folds_windows`` says that each result
+    folds elements of a few operands into each of its own elements, as pools and sums do.
     """
 
     kind: Kind
@@ -45,6 +47,8 @@ class Iteration:
     reads: tuple[Read, ...]
     nodes: int
     cost: int
+    work: int
+    folds_windows: bool
 
 
 class Iterations:
@@ -76,6 +80,8 @@ def derive_iteration(op: Operation) -> Iteration:
         reads=_reads([v.tensor for v in op.operands], pieces),
         nodes=sum(1 for p in pieces for _ in walk(p.value)),
         cost=sum(COSTLY.get(e.op, 1) for p in pieces for e in walk(p.value) if isinstance(e, Arith)),
+        work=sum(math.prod(a.extent for a in p.axes) * _work_at_a_point(p) for p in pieces),
+        folds_windows=not op_of(op).effect and all(_folds_windows(p) for p in pieces),
     )
 
 
@@ -88,6 +94,23 @@ def is_contraction(piece: Piece) -> bool:
         and isinstance(piece.value, Arith)
         and piece.value.op == "mul"
         and all(any(isinstance(e, Load) for e in walk(factor)) for factor in piece.value.args)
+    )
+
+
+def _work_at_a_point(piece: Piece) -> int:
+    arithmetic = (e for e in walk(piece.value) if isinstance(e, Arith) and e.args[0].dtype not in ("index", "i1"))
+    return sum(COSTLY.get(e.op, 1) for e in arithmetic) + (piece.combine != "store")
+
+
+def _folds_windows(piece: Piece) -> bool:
+    kept = tuple(a for a in piece.axes if a.kind == "parallel")
+    return (
+        piece.target.kind == "result"
+        and piece.combine in ("add", "max", "argmax")
+        and piece.where is None
+        and not piece.sequential
+        and tuple(piece.at) == kept
+        and not is_contraction(piece)
     )
 
 
