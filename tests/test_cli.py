@@ -190,7 +190,27 @@ def test_run_reads_and_writes_npz(cli: Cli) -> None:
     code, out, _ = cli("run", "small.cnet", "--data", "in.npz", "--train", "--seed", "3")
     assert code == 0 and out.startswith("loss: ")
     code, _, err = cli("run", "small.cnet", "--train")
-    assert code == 2 and "missing input `x`" in err and "missing input `label`" in err
+    assert (code, err) == (2, "error: the net reads `x`, `label`\nhelp: give a file that holds them: --data FILE.npz\n")
+    code, _, err = cli("run", "small.cnet", "--data", "in.npz", "--key", "x=label", "--key", "x=other", "--key", "y=x")
+    assert code == 2 and "--key x=other: `x` is taken from `label` already" in err and "no input `y`" in err
+
+
+def test_weights_of_a_net_with_branches_are_used_on_the_data_that_trained_them(cli: Cli) -> None:
+    """Both commands share out the rows of one array; the example of the README in small."""
+    data = data_of_three_clusters(90)
+    np.savez("data.npz", image=data["x"], label=data["label"])
+    Path("two.cnet").write_text(
+        "net two(x = 4, y = 2) { input a: f32[x, 5]; input b: f32[y, 5]; input label: i32[x + y]\n"
+        "z = linear(concat(a, b, axis=0), 3); loss softmax_loss(z, label); output z }\n"
+    )
+    call = ("two.cnet", "--data", "data.npz", "--key", "a=image", "--key", "b=image", "--recompute", "none")
+    assert cli("train", *call, "-o", "w.safetensors")[0] == 0
+    code, out, err = cli("run", *call, "--weights", "w.safetensors", "-o", "z.npz")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:2] == ["a takes rows 0..60 of the data", "b takes rows 60..90 of the data"]
+    assert out.splitlines()[3] == "accuracy 100.0 %"
+    assert np.mean(np.load("z.npz")["z"].argmax(axis=1) == data["label"]) == 1.0
+    assert json.loads(cli("run", *call, "--weights", "w.safetensors", "--json")[1])["accuracy"] == 1.0
 
 
 def test_pickled_data_are_refused(cli: Cli) -> None:

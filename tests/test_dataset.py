@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc.runtime.dataset import Dataset
+from concatc.runtime.dataset import Dataset, as_one_batch
 
 BRANCHES = """
 net branches(x = 4, y = 2) {
@@ -82,6 +82,39 @@ def test_held_out_rows_are_each_counted_once() -> None:
     data = dataset(BRANCHES, held_out=0.4, scale=np.ones(3, np.float32))
     counted = [batch["label"][:valid].tolist() for batch, valid in data.held_batches()]
     assert counted == [[15, 16, 17, 18, 19, 20], [21, 22, 23, 24]]
+
+
+def one_batch(source: str, keys: dict[str, str], **arrays: np.ndarray) -> tuple[dict[str, list[int]], dict[str, range]]:
+    """The first column of what each input takes, and the rows that it takes."""
+    inputs = concatc.compile_source(source, target="reference").signature.inputs
+    batch, parts = as_one_batch(inputs, arrays, {name: keys.get(name, name) for name in inputs})
+    columns = {name: array[:, 0] if array.ndim > 1 else array for name, array in batch.items()}
+    return {name: column.astype(int).tolist() for name, column in columns.items()}, parts
+
+
+def rows(count: int) -> np.ndarray:
+    return np.repeat(np.arange(count, dtype=np.float32)[:, None], 3, axis=1)
+
+
+def test_branches_that_read_one_array_share_its_rows() -> None:
+    batch, parts = one_batch(BRANCHES, {"a": "x", "b": "x"}, a=rows(7), b=rows(7))
+    assert batch == {"a": [0, 1, 2, 3], "b": [4, 5, 6]}
+    assert parts == {"a": range(4), "b": range(4, 7)}
+
+
+def test_branches_share_rows_where_there_is_a_label_for_each_row() -> None:
+    batch, _ = one_batch(BRANCHES, {}, a=rows(12), b=rows(12), label=np.arange(12))
+    assert batch == {"a": list(range(8)), "b": list(range(8, 12)), "label": list(range(12))}
+    batch, parts = one_batch(DOUBLED, {}, a=rows(2), label=np.arange(2))
+    assert batch == {"a": [0, 1], "label": [0, 1, 0, 1]} and parts == {"a": range(2)}
+
+
+def test_arrays_of_their_own_are_taken_whole() -> None:
+    batch, parts = one_batch(BRANCHES, {}, a=rows(5), b=rows(5), label=np.arange(10))
+    assert batch == {"a": list(range(5)), "b": list(range(5)), "label": list(range(10))} and not parts
+    assert one_batch(BRANCHES, {}, a=rows(5), b=rows(5))[0] == {"a": list(range(5)), "b": list(range(5))}
+    assert one_batch(BRANCHES, {}, a=rows(4), b=rows(2))[1] == {}
+    assert one_batch(OWN_LABELS, {}, a=rows(4), label_a=np.arange(4))[1] == {}
 
 
 def error_of(source: str, **extra: np.ndarray) -> str:

@@ -36,6 +36,15 @@ def net_options(command: F) -> F:
     return command
 
 
+recompute_option = click.option(
+    "--recompute",
+    type=click.Choice(("none", "auto", "max")),
+    default="auto",
+    show_default=True,
+    help="What the backward pass computes again rather than keeps.",
+)
+
+
 def compile_file(
     file: Path,
     dims: Iterable[str],
@@ -76,8 +85,8 @@ def parse_dims(given: Iterable[str]) -> dict[str, Dim]:
         name, equals, value = text.partition("=")
         if not name.isidentifier() or not equals or not value.strip():
             problems.append(Diagnostic(f"--dim {text}: expected NAME=VALUE, such as --dim x=128"))
-            continue
-        dims[name] = _dim(value.strip())
+        elif dims.setdefault(name, _dim(value.strip())) != _dim(value.strip()):
+            problems.append(Diagnostic(f"--dim {text}: `{name}` is {dims[name]} already"))
     if problems:
         raise UsageError(problems)
     return dims

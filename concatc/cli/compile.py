@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, quantity, write_file
+from concatc.cli.common import compile_file, finish, net_options, quantity, recompute_option, write_file
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @net_options
 @click.option("--keep", multiple=True, metavar="BLOB", help="Keep a blob and its gradient readable; repeatable.")
 @click.option("--input-grads", is_flag=True, help="Return gradients of inputs too.")
-@click.option(
-    "--recompute",
-    type=click.Choice(("none", "auto", "max")),
-    default="auto",
-    show_default=True,
-    help="What the backward pass computes again rather than keeps.",
-)
+@recompute_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")

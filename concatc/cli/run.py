@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, write_file
+from concatc.cli.common import compile_file, finish, net_options, recompute_option, write_file
+from concatc.cli.data import key_option, read_data
+from concatc.diagnostics import Diagnostic, UsageError
+
+if TYPE_CHECKING:
+    from concatc.runtime.signature import Input
 
 
 @click.command()
 @net_options
+@recompute_option
 @click.option("--data", type=click.Path(path_type=Path), help="A .npz file; its keys are input names.")
+@key_option
 @click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file; default: initial values.")
 @click.option("--seed", default=0, show_default=True, help="Of initial values, and of dropout.")
 @click.option("--train", "training", is_flag=True, help="The training phase: losses too, dropout on.")
@@ -25,32 +33,66 @@ def command(
     target: str,
     dtype: str,
     as_json: bool,
+    recompute: str,
     data: Path | None,
+    keys: tuple[str, ...],
     weights: Path | None,
     seed: int,
     training: bool,
     output: Path | None,
 ) -> None:
-    """Run a net once and show its outputs: inputs from a .npz file, outputs to one."""
+    """Run a net once on all rows of a data file and show its outputs.
+
+    Where branches have batch sizes of their own (x, y) and the data one row for all of them, they share the rows, as in
+    training, in the proportion of x to y.
+    """
     import numpy as np
 
-    from concatc.cli.npz import NpzFile
-    from concatc.runtime.dataset import matching
+    from concatc.runtime.dataset import as_one_batch
     from concatc.runtime.module import CompiledModule
+    from concatc.runtime.signature import signature_of
+    from concatc.runtime.training import accuracy_of
 
-    module = CompiledModule(compile_file(file, dims, net, target, dtype))
+    if keys and data is None:
+        raise UsageError("--key goes with --data")
+    compilation = compile_file(file, dims, net, target, dtype, recompute=recompute)
+    module = CompiledModule(compilation)
+    inputs = module.signature.inputs
+    arrays, key_of = read_data(data, keys, inputs) if data is not None else ({}, {})
+    if training or module.outputs:
+        _check_data(data, inputs if training else signature_of(compilation.phase("infer").graph.main).inputs, arrays)
+    batch, parts = as_one_batch(inputs, arrays, key_of)
     module.init(seed)
     if weights is not None:
         module.load(weights)
-    arrays = matching(module.signature.inputs, NpzFile(data) if data is not None else {})
-    results = module.forward(arrays) if training else module.eval(arrays)
+    results = module.forward(batch) if training else module.eval(batch)
+    accuracy = None if training else accuracy_of(module, results, batch)
     if output is not None:
         buffer = io.BytesIO()
         np.savez(buffer, **results)  # type: ignore[arg-type]
         write_file(output, buffer.getvalue())
-    lines = [_line(name, np.asarray(value)) for name, value in results.items()]
+    lines = [f"{name} takes rows {rows.start}..{rows.stop} of the data" for name, rows in parts.items()]
+    lines += [_line(name, np.asarray(value)) for name, value in results.items()]
+    if accuracy is not None:
+        lines.append(f"accuracy {100 * accuracy:.1f} %")
     shapes = {name: list(np.shape(value)) for name, value in results.items()}
-    finish(as_json, "\n".join(lines), net=module.name, results=shapes, output=str(output) if output else None)
+    finish(
+        as_json,
+        "\n".join(lines),
+        net=module.name,
+        results=shapes,
+        accuracy=accuracy,
+        output=str(output) if output else None,
+    )
+
+
+def _check_data(data: Path | None, needed: Mapping[str, Input], arrays: Mapping[str, Any]) -> None:
+    from concatc.runtime.dataset import check_names
+
+    if data is None and needed:
+        names = ", ".join(f"`{name}`" for name in needed)
+        raise UsageError(Diagnostic(f"the net reads {names}", help="give a file that holds them: --data FILE.npz"))
+    check_names(needed, arrays)
 
 
 def _line(name: str, value: Any) -> str:

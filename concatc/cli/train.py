@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options
+from concatc.cli.common import compile_file, finish, net_options, recompute_option
+from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
+from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.files import check_replaceable
 
 if TYPE_CHECKING:
-    from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import Optimizer
-    from concatc.runtime.signature import Input
     from concatc.runtime.training import Epoch
 
 
@@ -73,7 +72,7 @@ class Interruption:
 @click.command()
 @net_options
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A .npz file; its keys are input names.")
-@click.option("--key", "keys", multiple=True, metavar="INPUT=KEY", help="Take an input from another key; repeatable.")
+@key_option
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--optimizer", "method", type=click.Choice(("sgd", "adam")), default="sgd", show_default=True)
 @click.option("--lr", type=float, help="Learning rate; default 0.1 for sgd, 0.001 for adam.")
@@ -81,6 +80,7 @@ class Interruption:
 @click.option("--weight-decay", default=0.0, show_default=True)
 @click.option("--held-out", default=0.2, show_default=True, help="Share of the rows, the last ones, to test on.")
 @click.option("--seed", default=0, show_default=True, help="Of initial values, order of rows, dropout.")
+@recompute_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Start from this .safetensors file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
 def command(
@@ -99,6 +99,7 @@ def command(
     weight_decay: float,
     held_out: float,
     seed: int,
+    recompute: str,
     weights: Path | None,
     output: Path | None,
 ) -> None:
@@ -109,7 +110,6 @@ def command(
     Ctrl-C stops behind the step that runs, writes the weights so far and ends in 130.  A loss that is no finite number
     ends in 1 and writes nothing.
     """
-    from concatc.cli.npz import NpzFile
     from concatc.runtime.dataset import Dataset
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import SGD, Adam
@@ -117,8 +117,9 @@ def command(
     start = time.perf_counter()
     path = output or file.with_suffix(".safetensors")
     check_replaceable(path)
-    module = CompiledModule(compile_file(file, dims, net, target, dtype))
-    dataset = Dataset(module.signature.inputs, _renamed(NpzFile(data), keys, module.signature.inputs), held_out)
+    module = CompiledModule(compile_file(file, dims, net, target, dtype, recompute=recompute))
+    arrays, _ = read_data(data, keys, module.signature.inputs)
+    dataset = Dataset(module.signature.inputs, arrays, held_out)
     optimizer: Optimizer = (
         SGD(0.1 if lr is None else lr, momentum, weight_decay)
         if method == "sgd"
@@ -205,24 +206,3 @@ def _line(epoch: Epoch, epochs: int) -> str:
 def _is_shown(name: str, epoch: Epoch) -> bool:
     # With one loss its own value says nothing beside the total.
     return name == "loss" or len(epoch.losses) > 2
-
-
-def _renamed(arrays: NpzFile, keys: tuple[str, ...], inputs: Mapping[str, Input]) -> NpzFile:
-    problems = []
-    renamed = {}
-    for text in keys:
-        name, _, key = text.partition("=")
-        if not name or key not in arrays:
-            held = ", ".join(f"`{k}`" for k in arrays)
-            expected = f"--key {text}: expected INPUT=KEY with a key of the data"
-            problems.append(Diagnostic(expected, help=f"there are {held}"))
-            continue
-        if name not in inputs:
-            names = ", ".join(f"`{n}`" for n in inputs)
-            hint = did_you_mean(name, inputs) or f"there are {names}"
-            problems.append(Diagnostic(f"--key {text}: the net has no input `{name}`", help=hint))
-            continue
-        renamed[name] = key
-    if problems:
-        raise UsageError(problems)
-    return arrays.renamed(renamed)

@@ -3,7 +3,7 @@
 A batch of a net with the inputs ``a: f32[x, 64]``, ``b: f32[y, 64]``, ``label: i32[x + y]`` is ``x + y`` rows of the
 data: ``a`` takes the first ``x``, ``b`` the next ``y``, ``label`` all of them.  In general each dim that is alone on a
 first axis takes rows of its own, in order of appearance; a first axis that is a formula takes the whole batch, or
-repeats it.
+repeats it.  :func:`as_one_batch` does the same with all rows of a file at once.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Dataset:
         """Take the arrays of a file.  Raises one UsageError with all that does not fit."""
         if not 0.0 <= held_out < 1.0:
             raise UsageError(f"the held-out part is 0 to 1, not {held_out}")
-        missing = [name for name in inputs if name not in arrays]
-        if missing:
-            raise UsageError([_missing(name, inputs[name], arrays) for name in missing])
+        check_names(inputs, arrays)
         self._arrays = matching(inputs, arrays)
         self.rows = _row_count(inputs, self._arrays)
         self.batch_rows, self._slots, self._whole = _slots(inputs, self._arrays, self.rows)
@@ -105,11 +103,61 @@ class Dataset:
             yield self.batch(filled), len(rows)
 
 
-def _missing(name: str, spec: Input, arrays: Mapping[str, Any]) -> Diagnostic:
+def check_names(inputs: Mapping[str, Input], arrays: Mapping[str, Any]) -> None:
+    """Raise one UsageError that names every input which the data do not have."""
+    missing = [name for name in inputs if name not in arrays]
     held = ", ".join(f"`{key}`" for key in arrays) or "nothing"
-    return Diagnostic(
-        f"the data have no `{name}` ({describe(spec)})", help=did_you_mean(name, arrays) or f"they hold {held}"
-    )
+    problems = [
+        Diagnostic(
+            f"the data have no `{name}` ({describe(inputs[name])})",
+            help=did_you_mean(name, arrays) or f"they hold {held}; --key {name}=KEY takes another one",
+        )
+        for name in missing
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def as_one_batch(
+    inputs: Mapping[str, Input], arrays: Mapping[str, Array], key_of: Mapping[str, str]
+) -> tuple[dict[str, Array], dict[str, range]]:
+    """All rows of a file as one batch, and which rows each input takes where branches share them.
+
+    Arrays are taken as they are, unless the file has one row for all branches: an array (``key_of`` an input is its
+    name in the file) that inputs of different dims read, or an input that takes all rows of a batch
+    (``label: i32[x + y]``) and has as many rows as each branch.  Then the dims take rows in the proportion of their
+    sizes, in order of appearance, as in training.
+    """
+    taken = matching(inputs, arrays)
+    branches = {name: inputs[name].dims[0] for name in taken if _takes_rows(inputs[name]) and taken[name].ndim}
+    sizes = {dim: inputs[name].type.shape[0] for name, dim in branches.items()}
+    batch_rows = sum(sizes.values())
+    counts = [len(taken[name]) for name in branches]
+    if not batch_rows or min(counts) != max(counts):
+        return taken, {}
+    rows = counts[0]
+    repeats = {name: _repeats(inputs[name], taken[name], rows, batch_rows) for name in taken if name not in branches}
+    readers = list(dict.fromkeys((key_of[name], dim) for name, dim in branches.items()))
+    array_is_shared = len(readers) > len(dict(readers))
+    if not array_is_shared and all(n * len(sizes) <= 1 for n in repeats.values()):
+        return taken, {}
+    ranges: dict[str, range] = {}
+    start = total = 0
+    for dim, size in sizes.items():
+        total += size
+        ranges[dim] = range(start, rows * total // batch_rows)
+        start = ranges[dim].stop
+    parts = {name: ranges[dim] for name, dim in branches.items()}
+    shared = {name: taken[name][r.start : r.stop] for name, r in parts.items()}
+    tiled = {name: np.concatenate([taken[name]] * n) for name, n in repeats.items() if n > 0}
+    return {**taken, **shared, **tiled}, parts
+
+
+def _repeats(spec: Input, array: Array, rows: int, batch_rows: int) -> int:
+    """How often an input that is no branch takes all rows of a batch, where the array has one of each; else 0."""
+    if not array.ndim or not spec.type.rank or len(array) != rows or spec.type.shape[0] % batch_rows:
+        return 0
+    return spec.type.shape[0] // batch_rows
 
 
 def _row_count(inputs: Mapping[str, Input], arrays: Mapping[str, Array]) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from concatc.loops.memory import Array
 from concatc.runtime.bounds import IndexCheck
 from concatc.runtime.dataset import Dataset
 from concatc.runtime.module import CompiledModule
@@ -67,13 +68,28 @@ def held_out_accuracy(net: CompiledModule, data: Dataset) -> float | None:
         return None
     right = total = 0
     for batch, valid in data.held_batches():
-        counted = slots < valid
-        if check.ignored is not None:
-            counted &= batch[check.name] != check.ignored
-        scores = net.eval(batch)[output]
-        right += int(np.sum((scores.argmax(axis=-1) == batch[check.name]) & counted))
-        total += int(counted.sum())
+        hits, counted = _hits(net.eval(batch)[output], batch[check.name], check)
+        right += int(np.sum(hits & (slots < valid)))
+        total += int(np.sum(counted & (slots < valid)))
     return right / total if total else None
+
+
+def accuracy_of(net: CompiledModule, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> float | None:
+    """The share of rows of an `eval` whose label has the highest score; None where the net or the labels do not say."""
+    pair = scores_and_labels(net)
+    if pair is None or pair[1].name not in labels:
+        return None
+    output, check = pair
+    if outputs[output].shape[:-1] != labels[check.name].shape:
+        return None
+    hits, counted = _hits(outputs[output], labels[check.name], check)
+    return float(hits.sum() / counted.sum()) if counted.any() else None
+
+
+def _hits(scores: Array, labels: Array, check: IndexCheck) -> tuple[Array, Array]:
+    """For each row, whether its label has the highest score, and whether it counts: ignored labels do not."""
+    counted = np.ones(labels.shape, bool) if check.ignored is None else labels != check.ignored
+    return (scores.argmax(axis=-1) == labels) & counted, counted
 
 
 def scores_and_labels(net: CompiledModule) -> tuple[str, IndexCheck] | None:
