@@ -54,12 +54,15 @@ def check_labels(op: str, x: TensorType, labels: TensorType, axis: int) -> None:
         return
     fits = [d for d in range(x.rank) if without(x.shape, d) == labels.shape]
     wanted = TensorType(rows, labels.dtype)
+    help = None
     if fits:
         help = f"axis={fits[0]} would take these labels"
+    elif labels.shape == x.shape[:1] and math.prod(rows) == labels.numel:
+        help = "`flatten` {0}: it holds one row of scores for each label"
+    elif labels.shape == x.shape[:1] and x.rank > 2:
+        help = "`flatten` what goes into the last `linear`, which acts on the last axis only"
     elif labels.numel == math.prod(rows):
         help = f"reshape {{1}} to {list(rows)}"
-    else:
-        help = None
     raise ShapeError(
         f"{op} over axis {axis} needs one label a row: {{0}} is {x}, so labels are {wanted}; {{1}} is {labels}", help
     )

@@ -12,6 +12,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
 from concatc.loops.pieces import Piece, axes_for
 from concatc.op import Builder, Op, Sample, ShapeError, f32
+from concatc.ops._checks import check_axis
 
 
 class Concat(Op):
@@ -25,8 +26,7 @@ class Concat(Op):
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         first = xs[0]
-        if not 0 <= self.axis < first.rank:
-            raise ShapeError(f"concat has no axis {self.axis}: {{0}} is {first}, of rank {first.rank}")
+        check_axis("concat", self.axis, first)
         if any(x.rank != first.rank or x.dtype != first.dtype for x in xs):
             raise ShapeError("concat inputs must agree in rank and element type")
         total = sum(x.shape[self.axis] for x in xs)

@@ -123,6 +123,13 @@ class RangeExpr:
 
 
 @dataclass(frozen=True, slots=True)
+class BadExpr:
+    """An expression in the head of a body that did not parse."""
+
+    loc: Loc
+
+
+@dataclass(frozen=True, slots=True)
 class Keyword:
     """``name=value`` in a call."""
 
@@ -172,6 +179,7 @@ Expr = (
     | RangeExpr
     | Call
     | Pipeline
+    | BadExpr
 )
 
 

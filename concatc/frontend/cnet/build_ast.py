@@ -45,6 +45,7 @@ class AstBuilder:
             "range": lambda t: ast.RangeExpr(self._expr(t.children[0]), self._expr(t.children[1]), self._loc(t)),
             "call": self._call,
             "pipeline": self._pipeline,
+            "bad_expr": lambda t: ast.BadExpr(self._loc(t)),
         }
         self._statements: dict[str, Callable[[Any], ast.Statement]] = {
             "assign": lambda t: ast.Assign(self._names(t.children[0]), self._expr(t.children[1]), self._loc(t)),

@@ -12,9 +12,9 @@ from fractions import Fraction
 from typing import Any, NoReturn, Protocol
 
 from concatc.diagnostics import Loc, did_you_mean
-from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.builtins import FUNCTIONS, FunctionError
-from concatc.frontend.cnet.context import Frame, Poisoned, Run, Scope
+from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import OperandError
 from concatc.frontend.cnet.names import Callee, CallNames, FunctionCallee, LocalCallee
@@ -155,6 +155,9 @@ class Calls:
         formals = {f.name.text: f for f in block.definition.formals}
         if len(formals) < len(block.definition.formals):
             raise Poisoned  # a name stands twice, which is reported
+        if any(isinstance(f.default, ast.BadExpr) for f in formals.values()):
+            self._bind_doubtful_formals(inner, formals, positional, keywords)
+            return
         takes = f"`{block.name}({', '.join(formals)})`, from {block.definition.loc.file}:{block.definition.loc.line}"
         if len(positional) > len(formals):
             extra = positional[len(formals)][0]
@@ -181,6 +184,18 @@ class Calls:
                 assert formal.default is not None
                 given[name] = self.expressions.evaluate(inner, formal.default)
             inner.scopes[0].names[name] = given[name]
+
+    @staticmethod
+    def _bind_doubtful_formals(
+        inner: Frame,
+        formals: dict[str, ast.Formal],
+        positional: Sequence[Argument],
+        keywords: dict[str, tuple[ast.Keyword, Any]],
+    ) -> None:
+        """Bind what a call gives to a block whose head did not parse; the rest is silent."""
+        given = dict(zip(formals, (value for _, value in positional), strict=False))
+        given |= {key: value for key, (_, value) in keywords.items()}
+        inner.scopes[0].names.update({name: given.get(name, POISON) for name in formals})
 
     # -- layers --------------------------------------------------------------------------------------------------------
     def define_layer(self, frame: Frame, statement: ast.Layer) -> LayerValue:
@@ -385,7 +400,7 @@ class Calls:
             f"`{op.name}` has no attribute `{name}`",
             keyword.loc,
             [f"it has {listed}"],
-            did_you_mean(name, known),
+            habits.attribute_help(name, known),
         )
         return False
 
@@ -483,6 +498,8 @@ class Calls:
     # -- shape errors --------------------------------------------------------------------------------------------------
     def shape_error(self, frame: Frame, error: ShapeError, loc: Loc, operands: Sequence[Argument]) -> NoReturn:
         """Report an op's error with the names, types and lines of its blobs."""
+        if self.run.doubtful:
+            raise Poisoned
         known = {id(value): expr for expr, value in operands}
         values = error.operands if isinstance(error, OperandError) else tuple(v for _, v in operands)
         named = [(self.run.blob_name(known.get(id(v)), v), v) for v in values]

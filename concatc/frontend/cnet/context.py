@@ -76,7 +76,7 @@ class Frame:
 
 @dataclass
 class Run:
-    """One elaboration.  ``widen`` makes every f32 an f64."""
+    """One elaboration.  ``widen`` makes every f32 an f64; ``doubtful`` counts the branches around that may not hold."""
 
     sink: Sink
     analysis: Analysis
@@ -85,6 +85,7 @@ class Run:
     widen: bool
     steps: int = 0
     depth: int = 0
+    doubtful: int = 0
     blobs: dict[str, Any] = field(default_factory=dict)  # by path: what `keep` finds
     param_calls: dict[str, tuple[int, tuple[object, ...]]] = field(default_factory=dict)
 

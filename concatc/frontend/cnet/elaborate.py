@@ -36,17 +36,17 @@ def elaborate(
     sink_is_clean = not sink.errors
     if not unit.nets and (unit.broken or not sink_is_clean):
         sink.raise_if_errors()
-    definition = _choose(unit, net, sink)
     analysis = Analysis(sink)
-    names = analysis.of_net(unit, definition)
-    for other in unit.nets.values():
-        analysis.of_net(unit, other)
+    for definition in unit.nets.values():
+        analysis.of_net(unit, definition)
     for block in unit.blocks.values():
         analysis.of_block(block)
+    definition = _choose(unit, net, sink)
+    names = analysis.of_net(unit, definition)
     for name in unused_inputs(definition):
         sink.warning(f"input `{name.text}` is not used", name.loc)
     run = Run(sink, analysis, Graph(definition.name.text, definition.loc), phase == "train", dtype == "f64")
-    values = _dims(definition, dims)
+    values = _dims(definition, dims, sink)
     frame = Frame(unit, names)
     statements = Statements(run)
     statements.calls.file_defaults(unit)
@@ -84,7 +84,7 @@ def _choose(unit: Unit, net: str | None, sink: Sink) -> ast.Definition:
     return next(iter(nets.values()))
 
 
-def _dims(definition: ast.Definition, dims: Mapping[str, Dim]) -> dict[str, Any]:
+def _dims(definition: ast.Definition, dims: Mapping[str, Dim], sink: Sink) -> dict[str, Any]:
     known = [formal.name.text for formal in definition.formals]
     problems: list[Diagnostic] = []
     values: dict[str, Any] = {}
@@ -101,7 +101,8 @@ def _dims(definition: ast.Definition, dims: Mapping[str, Dim]) -> dict[str, Any]
                 values[name] = Fraction(str(value))
             except ValueError:
                 problems.append(Diagnostic(f"dim `{name}` must be a number, not {value!r}"))
-    if problems:
+    # A head that did not parse may have lost the dim that is asked for.
+    if problems and not sink.errors:
         raise UsageError(problems)
     return values
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from concatc.diagnostics import Loc, did_you_mean
-from concatc.frontend.cnet import ast, limits
+from concatc.diagnostics import Loc
+from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.build_ast import RESERVED
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run
@@ -27,6 +27,7 @@ from concatc.op import ShapeError, load_all_ops_once
 if TYPE_CHECKING:
     from concatc.frontend.cnet.calls import Calls
 
+_NO_COMMENT = "`//` divides numbers and rounds down; a comment starts with `#`"
 _BLOB_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 
 
@@ -56,6 +57,7 @@ class Expressions:
             ast.RangeExpr: self._range,
             ast.Call: lambda frame, e: self.calls.call(frame, e, ()),
             ast.Pipeline: self._pipeline,
+            ast.BadExpr: self._bad,
         }
 
     def evaluate(self, frame: Frame, expr: ast.Expr) -> Any:
@@ -65,6 +67,10 @@ class Expressions:
             return self._rules[type(expr)](frame, expr)
         finally:
             self.run.depth -= 1
+
+    @staticmethod
+    def _bad(frame: Frame, expr: ast.BadExpr) -> Any:
+        raise Poisoned  # reported where the text was parsed
 
     # -- names ---------------------------------------------------------------------------------------------------------
     def _reference(self, frame: Frame, expr: ast.Reference) -> Any:
@@ -80,13 +86,12 @@ class Expressions:
             return value
         layer = as_layer(value)
         if layer is None:
-            raise self.run.fail(frame, f"`{head}` is {describe(value)}, which has no parts", expr.loc)
+            help = "`size(h, axis)` and `channels(h)` give sizes of a blob" if rest[0] in ("shape", "size") else None
+            raise self.run.fail(frame, f"`{head}` is {describe(value)}, which has no parts", expr.loc, help=help)
         return self.calls.layer_parameter(frame, layer, rest, expr.loc)
 
     def _unknown(self, frame: Frame, expr: ast.Reference) -> None:
         head = expr.parts[0]
-        if head in ("True", "False"):
-            raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=f"did you mean `{head.lower()}`?")
         if head in RESERVED:
             if self.run.sink.errors:
                 raise Poisoned
@@ -106,8 +111,11 @@ class Expressions:
             )
         if head in FUNCTIONS or head in frame.unit.blocks or self._is_op(head):
             raise self.run.fail(frame, f"`{head}` is not a value", expr.loc, help=f"call it: `{head}(..)`")
+        if any(isinstance(f.default, ast.BadExpr) and f.name.text == "_" for f in frame.names.definition.formals):
+            raise Poisoned  # the head did not parse, and its names are lost
         known = [name for scope in frame.scopes for name in scope.names]
-        raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=did_you_mean(head, [*known, "train"]))
+        help = habits.name_help(head, [*known, "train"])
+        raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=help)
 
     @staticmethod
     def _is_op(name: str) -> bool:
@@ -208,6 +216,8 @@ class Expressions:
         left_expr: ast.Expr | None = expr.first
         left = self.evaluate(frame, expr.first)
         for operator, right_expr in expr.rest:
+            if operator == "//" and is_blob(left):
+                raise self.run.fail(frame, f"`//` does not divide {describe(left)}", right_expr.loc, help=_NO_COMMENT)
             right = self.evaluate(frame, right_expr)
             end = right_expr.loc
             loc = Loc(expr.loc.file, expr.loc.line, expr.loc.column, end.end_line, end.end_column)
@@ -243,6 +253,8 @@ class Expressions:
         help = None
         if isinstance(a, tuple) and operator == "+":
             help = "`xs += [y]` appends to a list"
+        if operator == "//":
+            help = _NO_COMMENT
         raise self.run.fail(frame, f"`{operator}` does not join {describe(a)} and {describe(b)}", loc, help=help)
 
     def _blob_with_number(

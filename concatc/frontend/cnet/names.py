@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from concatc.diagnostics import Loc, Sink, did_you_mean
-from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.walk import bodies, expressions_of, walk
@@ -229,7 +229,7 @@ class _BodyAnalysis:
         self.sink.error(f"`{word}` stands in a net, not in a block", statement.loc, help=help)
 
     def _check_return(self) -> None:
-        broken = any(isinstance(s, ast.Bad) for s in _all_statements(self.definition.body))
+        broken = holds_bad(self.definition.body)
         if self.definition.kind == "block" and not broken and not holds_return(self.definition.body):
             message = f"block `{self.definition.name.text}` has no `return`"
             self.sink.error(message, self.definition.loc, help="`return y` gives its result")
@@ -300,14 +300,14 @@ class _BodyAnalysis:
         if name in self.ops:
             return f"`{name}` is made by the compiler and cannot be called"
         known = [n for n, op in self.ops.items() if not op.internal]
-        return did_you_mean(name, [*known, *self.unit.blocks, *self.layers, *FUNCTIONS])
+        return habits.callee_help(name, [*known, *self.unit.blocks, *self.layers, *FUNCTIONS])
 
     def _resolve_imported(self, call: ast.Call) -> Callee | None:
         head, *rest = call.callee
         shown = ".".join(call.callee)
         if head not in self.unit.aliases:
             if not self.unit.broken:
-                hint = did_you_mean(head, self.unit.aliases)
+                hint = self._path_help(head, rest)
                 self.sink.error(f"there is no import `{head}` to call `{shown}` of", call.callee_loc, help=hint)
             return None
         imported = self.unit.aliases[head]
@@ -317,6 +317,16 @@ class _BodyAnalysis:
             hint = did_you_mean(rest[0], imported.blocks)
             self.sink.error(f"`{head}` has no block `{'.'.join(rest)}`", call.callee_loc, help=hint)
         return None
+
+    def _path_help(self, head: str, rest: list[str]) -> str | None:
+        """``x.relu()``, ``nn.Conv2d(..)``: what may be meant by a call of a path that starts with no import."""
+        known = [n for n, op in self.ops.items() if not op.internal]
+        is_blob = head in self.formals or head in self.names.bound
+        meant = habits.meant_callee(rest[-1], known)
+        if is_blob and meant is not None:
+            return f"ops are no methods: `{meant}({head})` or `{head} |> {meant}`"
+        near = did_you_mean(head, self.unit.aliases)
+        return near or (None if is_blob else habits.callee_help(rest[-1], known))
 
     # -- segments ------------------------------------------------------------------------------------------------------
     def _claim_explicit(self, scope: tuple[str, ...], name: ast.Name, call: CallNames | None = None) -> None:
@@ -405,6 +415,11 @@ def is_misplaced(statement: ast.Statement, kind: str) -> bool:
 def holds_return(body: tuple[ast.Statement, ...]) -> bool:
     """Whether a `return` stands in the body, at any depth."""
     return any(isinstance(statement, ast.Return) for statement in _all_statements(body))
+
+
+def holds_bad(body: tuple[ast.Statement, ...]) -> bool:
+    """Whether a statement of the body, at any depth, did not parse."""
+    return any(isinstance(statement, ast.Bad) for statement in _all_statements(body))
 
 
 def all_bound_names(body: tuple[ast.Statement, ...]) -> list[str]:

@@ -1,315 +1,242 @@
-"""Syntax errors: what lark found, in words; and going on behind a broken statement so that one run reports them all.
+"""Going on behind a syntax error, so that one run reports them all.
 
 h = conv(x, , 3)        ->  error: unexpected `,`          the statement becomes  h = <bad>  and h is not used to
 g = relu(h)                                                report errors that follow from this one
+
+One error is found at a time; the text is mended (:mod:`repair`) and parsed again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from concatc.diagnostics import ConcatcError, Diagnostic, Loc, did_you_mean
-from concatc.frontend.cnet import limits, parser
-from concatc.frontend.cnet.build_ast import RESERVED
+from concatc.diagnostics import ConcatcError, Diagnostic, Loc
+from concatc.frontend.cnet import limits, parser, repair, syntax_errors
+from concatc.frontend.cnet.clauses import Brace, Structure
+from concatc.frontend.cnet.syntax_errors import token_loc
 
-_WORDS = {
-    "NAME": "a name",
-    "INTEGER": "a number",
-    "DECIMAL": "a number",
-    "STRING": "a string",
-    "_NL": "the end of the line",
-    "SEMICOLON": "the end of the line",
-    "$END": "the end of the file",
-    "COMPARE": "a comparison",
-    "ADD": "an operator",
-    "MULTIPLY": "an operator",
-    "CIRCUMFLEX": "an operator",
-    "EQUAL": "`=`",
-    "COMMA": "`,`",
-    "COLON": "`:`",
-    "LPAR": "`(`",
-    "RPAR": "`)`",
-    "LSQB": "`[`",
-    "RSQB": "`]`",
-    "LBRACE": "`{`",
-    "RBRACE": "`}`",
-    "BAD": "",
-}
-_EXPRESSION = {"NAME", "INTEGER", "DECIMAL", "STRING", "_TRUE", "_FALSE", "LSQB", "LPAR"}
-_STATEMENT = {"_INPUT", "_OUTPUT", "_LOSS", "_FOR", "_IF", "_LAYER"}
-_STATEMENT_WORDS = ("input", "param", "state", "update", "output", "loss", "layer", "for", "if", "return")
-_OPERATORS = {"ADD", "MULTIPLY", "CIRCUMFLEX", "COMPARE", "_AND", "_OR"}
-_CHARACTERS = {
-    '"': ("this string does not end on its line", 'close it with `"`'),
-    "'": ("unexpected `'`", 'strings stand in `"double quotes"`'),
-    "&": ("unexpected `&`", "write `and`"),
-    "!": ("unexpected `!`", "write `not`"),
-    "|": ("unexpected `|`", "a pipeline is written `|>`; alternatives are written `or`"),
-    "\u2212": ("unexpected `\u2212`", "this is the typographic minus; write `-`"),
-    "\u00d7": ("unexpected `\u00d7`", "write `*`"),
-    "\u201c": ("unexpected `\u201c`", 'strings stand in plain `"double quotes"`'),
-    "\u201d": ("unexpected `\u201d`", 'strings stand in plain `"double quotes"`'),
-}
-_TOKENS = re.compile(r'"[^"\n]*"?|#[^\n]*|\|>|\+=|[A-Za-z_]\w*|\d+(?:\.\d+)?|\n|[^\s]')
-_BINDING = re.compile(
-    r"(?:^|;|\{)\s*(?:(?:input|param|state|layer)\s+([A-Za-z_]\w*)|([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)\s*\+?=(?!=))"
-)
+_COMMENT = re.compile(r"//|/\*|--|;|<!--|%|\"\"\"|'''")
+_WORDS = re.compile(r"[\w ,.:;'\"!?()/*=+-]*")
 
 
 @dataclass(frozen=True)
-class _SyntaxError:
-    """A message, and the line whose statement is to be left out before parsing goes on (0: none can be)."""
+class _Found:
+    """What is wrong, and the text without it; None where nothing can be mended."""
 
-    diagnostic: Diagnostic
-    line: int
+    diagnostics: list[Diagnostic]
+    text: str | None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Where parsing stopped: lark's error, the offset, and the brackets that were open there."""
+
+    error: Any
+    offset: int
+    open_brackets: list[Any]
+    structure: Structure
+    filename: str
+
+    @property
+    def in_body(self) -> bool:
+        """Whether a brace is open before the place."""
+        token = getattr(self.error, "token", None)
+        return any(str(b) == "{" and b is not token for b in self.open_brackets)
+
+    def loc(self, start: int, end: int) -> Loc:
+        """A stretch of the text."""
+        s = self.structure
+        return Loc(self.filename, s.line_of(start), s.column_of(start), s.line_of(end), s.column_of(end))
 
 
 def parse_with_recovery(text: str, filename: str) -> tuple[Any, list[Diagnostic]]:
     """lark's tree, and the syntax errors in order.  Raises :class:`ConcatcError` where no tree can be made."""
     errors: list[Diagnostic] = []
     current = text
-    while True:
-        tree, error = _parse_once(current, filename)
-        if error is None:
-            return tree, errors
-        errors.append(error.diagnostic)
-        repaired = _without_statement(current, error.line)
+    for _ in range(3 * limits.SYNTAX_ERRORS):
+        tree, failure = _parse_once(current, filename)
+        if failure is None:
+            return tree, _in_order(errors)
+        found = _diagnose(failure)
+        errors += (d for d in found.diagnostics if d not in errors)
         give_up = len(errors) >= limits.SYNTAX_ERRORS or len(text) > limits.RECOVERY_BYTES
-        if repaired is None or repaired == current or give_up:
-            raise ConcatcError(errors, {filename: text})
-        current = repaired
+        if found.text is None or found.text == current or give_up:
+            break
+        current = found.text
+    raise ConcatcError(_in_order(errors), {filename: text})
 
 
-def _parse_once(text: str, filename: str) -> tuple[Any, _SyntaxError | None]:
+def _in_order(errors: list[Diagnostic]) -> list[Diagnostic]:
+    return sorted(errors, key=lambda d: (d.loc.line, d.loc.column) if d.loc else (0, 0))
+
+
+def _parse_once(text: str, filename: str) -> tuple[Any, _Failure | None]:
     from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
+    found: Any
+    offset: Any
     try:
         return parser.parse_tree(text), None
     except parser.NestingError as error:
-        token = error.token
-        message = f"more than {limits.NESTING} brackets or operators are nested here"
-        diagnostic = Diagnostic(message, _token_loc(filename, token), help="name the inner parts")
-        return None, _SyntaxError(diagnostic, token.line or 0)
+        found, offset = error, error.token.start_pos
     except UnexpectedCharacters as error:
-        return None, _SyntaxError(_character_error(text, filename, error), error.line or 0)
+        found, offset = error, error.pos_in_stream
     except UnexpectedToken as error:
-        return None, _token_error(text, filename, error)
+        found, offset = error, error.token.start_pos
+        if error.token.type == "$END":
+            offset = len(text)
+    return None, _Failure(found, offset, parser.open_brackets(), Structure(text), filename)
 
 
-def _character_error(text: str, filename: str, error: Any) -> Diagnostic:
-    position = error.pos_in_stream
-    character = text[position]
-    shown = character if character.isprintable() else f"U+{ord(character):04X}"
-    message, help = _CHARACTERS.get(character, (f"unexpected character `{shown}`", None))
-    if character == "." and text[position - 1 : position].isdigit():
-        message, help = "a number ends in `.`", "digits follow the point: `2.0`"
-    return Diagnostic(message, Loc(filename, error.line, error.column, error.line, error.column + 1), help=help)
+def _diagnose(failure: _Failure) -> _Found:
+    finders: tuple[Callable[[_Failure], _Found | None], ...] = (
+        _deep_nesting,
+        _foreign_comment,
+        _unclosed_bracket,
+        _missing_brace,
+        _brace_too_many,
+    )
+    for finder in finders:
+        found = finder(failure)
+        if found is not None:
+            return found
+    return _plain_error(failure)
 
 
-def _token_error(text: str, filename: str, error: Any) -> _SyntaxError:
-    token = error.token
-    expected = set(error.accepts or error.expected)
-    open_brackets = parser.open_brackets()
-    if token.type == "$END":
-        return _SyntaxError(_end_error(text, filename, open_brackets), 0)
-    loc = _token_loc(filename, token)
-    in_body = any(str(b) == "{" and b is not token for b in open_brackets)
-    if token.type == "_NL":
-        here = _line_end(text, filename, token.line)
-        notes, help = list(_expected_note(expected)), _newline_help(text, token)
-        return _SyntaxError(Diagnostic("the line ends too early", here, tuple(notes), help), token.line * in_body)
-    # A bracket of an earlier line that is still open is the likelier culprit: its statement is the one to leave out.
-    unclosed = [b for b in open_brackets if b is not token and b.line < token.line and str(b) in "(["]
-    if unclosed:
-        bracket = unclosed[-1]
-        if str(token) in _STATEMENT_WORDS:
-            diagnostic = Diagnostic(f"this `{bracket}` is never closed", _token_loc(filename, bracket))
-        else:
-            note = f"the `{bracket}` of line {bracket.line} is still open"
-            diagnostic = Diagnostic(f"unexpected `{token}`", loc, (note, *_expected_note(expected)))
-        return _SyntaxError(diagnostic, bracket.line or 0)
-    help = _token_help(text, token, expected, in_body)
-    notes = [] if help else list(_expected_note(expected))
-    return _SyntaxError(Diagnostic(f"unexpected `{token}`", loc, tuple(notes), help), token.line * in_body)
+def _plain_error(failure: _Failure) -> _Found:
+    structure, error = failure.structure, failure.error
+    clause = repair.culprit(structure, failure.offset)
+    if clause is not None and clause.end < failure.offset and clause != structure.clause_at(failure.offset):
+        line, text = structure.line_of(clause.end - 1), structure.text
+        loc = syntax_errors.line_end(text, failure.filename, line)
+        diagnostic = Diagnostic("the line ends too early", loc, ("expected an expression",))
+    elif hasattr(error, "token"):
+        diagnostic = syntax_errors.at_token(structure.text, failure.filename, error, failure.open_brackets)
+    else:
+        diagnostic = syntax_errors.at_character(structure.text, failure.filename, error)
+    if clause is None:
+        return _Found([diagnostic], None)
+    mended = repair.without_clause(structure, clause)
+    # A clause that was mended in vain was reported then.
+    return _Found([] if repair.BAD in structure.source(clause) else [diagnostic], mended)
 
 
-def _end_error(text: str, filename: str, open_brackets: list[Any]) -> Diagnostic:
-    lines = text.rstrip().split("\n")
-    here = Loc(filename, len(lines), len(lines[-1]) + 1, len(lines), len(lines[-1]) + 2)
-    if not open_brackets:
-        return Diagnostic("the file ends too early", here)
-    bracket = open_brackets[-1]
-    notes = [
-        f"by its indent, the `}}` of line {closing} does not belong to the `{{` of line {opening}, which it closes"
-        for opening, closing in _crooked_braces(lines)
-    ]
-    return Diagnostic(f"this `{bracket}` is never closed", _token_loc(filename, bracket), tuple(notes[:1]))
-
-
-def _crooked_braces(lines: list[str]) -> Iterator[tuple[int, int]]:
-    """Pairs of braces whose lines differ in indent: where a forgotten brace is likely to be missing."""
-    opened: list[int] = []
-    for number, row in enumerate(lines, 1):
-        for token in (m.group() for m in _TOKENS.finditer(_strip_comment(row))):
-            if token == "{":
-                opened.append(number)
-            elif token == "}" and opened:
-                start = lines[opened[-1] - 1]
-                if opened[-1] != number and _indent(start) != _indent(row):
-                    yield opened[-1], number
-                opened.pop()
-
-
-def _indent(row: str) -> int:
-    return len(row) - len(row.lstrip())
-
-
-def _token_help(text: str, token: Any, expected: set[str], in_body: bool) -> str | None:
-    value = str(token)
-    before = text[: token.start_pos].rstrip(" \t")
-    after = text[token.end_pos :].lstrip(" \t")
-    at_line_start = before.endswith("\n") or not before
-    previous = _word_before(before)
-    is_word = value in RESERVED and "NAME" in expected and not after.startswith("(")
-    in_pipeline = "PIPE" in expected and "ADD" not in expected
-    starts_statement = "AUGMENT" in expected and "EQUAL" in expected
-    rules: list[tuple[bool, str | None]] = [
-        (
-            value == "|>",
-            "a pipeline does not mix with operators: write `(x + y) |> relu` or `x + (y |> relu)`",
-        ),
-        (
-            in_pipeline and not at_line_start and (token.type in _OPERATORS or value in ("if", "..")),
-            "a pipeline does not mix with operators: put it in parentheses",
-        ),
-        (not in_body and value in _STATEMENT_WORDS, f"`{value}` stands inside of `net NAME(..) {{ }}`"),
-        (not in_body and token.type == "NAME", did_you_mean(value, ("net", "block", "import", "default"))),
-        (value == "=" and "COMPARE" in expected, "`==` compares"),
-        (
-            value == "=" and previous in RESERVED,
-            f"`{previous}` is a word of the language and cannot be a name",
-        ),
-        (
-            token.type == "COMPARE" and "COMPARE" not in expected and "_AND" in expected,
-            "comparisons do not chain: write `a < b and b < c`",
-        ),
-        (
-            at_line_start and token.type in _OPERATORS,
-            "a statement goes on after an operator at the end of a line, not before one at its start",
-        ),
-        (value == "{" and before.endswith("\n"), "put `{` at the end of the line above"),
-        (value == "*" and before.endswith("*"), "a power is written `^`"),
-        (starts_statement and token.type in _OPERATORS and after.startswith("="), "the only short form is `+=`"),
-        (starts_statement and previous == "elif", "write `else if`"),
-        (starts_statement and value == "(", f"bind the result: `y = {previous}(..)`"),
-        ("_NL" in expected and token.type == "NAME", "one statement a line; `;` separates two on one line"),
-        (value == ":" and "LBRACE" in expected, "a body stands in `{ }`"),
-        (is_word, f"`{value}` is a word of the language and cannot be a name"),
-    ]
-    return next((help for applies, help in rules if applies and help), None)
-
-
-def _newline_help(text: str, token: Any) -> str | None:
-    after = text[token.end_pos :].lstrip(" \t\n")
-    return "put `{` at the end of this line" if after.startswith("{") else None
-
-
-def _expected_note(expected: set[str]) -> Iterator[str]:
-    words: list[str] = []
-    if expected >= _STATEMENT:
-        words.append("a statement")
-        expected = expected - {t for t in expected if t.startswith("_") and t != "_NL"} - {"NAME", "BAD"}
-    elif expected >= _EXPRESSION:
-        words.append("an expression")
-        expected = expected - _EXPRESSION - {"_NOT", "ADD", "MINUS"}
-    for terminal in sorted(expected):
-        word = _WORDS.get(terminal, _spelling(terminal))
-        if word and word not in words:
-            words.append(word)
-    if words and len(words) <= 6:
-        yield "expected " + (" or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0])
-
-
-def _spelling(terminal: str) -> str:
-    pattern = parser.spelling(terminal)
-    return f"`{pattern}`" if pattern else ""
-
-
-def _word_before(before: str) -> str:
-    match = re.search(r"([A-Za-z_]\w*)$", before)
-    return match.group(1) if match else ""
-
-
-def _token_loc(filename: str, token: Any) -> Loc:
-    return Loc(filename, token.line, token.column, token.end_line, token.end_column)
-
-
-def _line_end(text: str, filename: str, line: int) -> Loc:
-    row = text.split("\n")[line - 1]
-    column = len(_strip_comment(row).rstrip()) + 1
-    return Loc(filename, line, column, line, column + 1)
-
-
-def _strip_comment(row: str) -> str:
-    for match in _TOKENS.finditer(row):
-        if match.group().startswith("#"):
-            return row[: match.start()]
-    return row
-
-
-# -- recovery ----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Line:
-    """A logical line: physical lines ``first`` to ``last``; ``balanced`` where its braces match.
-
-    ``open_bracket`` says that a ( or [ of it is never closed.
-    """
-
-    first: int
-    last: int
-    balanced: bool
-    open_bracket: bool
-
-
-def _without_statement(text: str, number: int) -> str | None:
-    """The text with the statement of line ``number`` replaced by a bad one; None where that cannot be done."""
-    lines = (line for line in _logical_lines(text) if line.first <= number <= line.last)
-    line = next(lines, None)
-    rows = text.split("\n")
-    if line is not None and line.open_bracket:
-        # It would swallow the rest of the file; the statement is the one line.
-        alone = rows[number - 1]
-        line = _Line(number, number, alone.count("{") == alone.count("}"), False)
-    if line is None or not line.balanced:
+def _deep_nesting(failure: _Failure) -> _Found | None:
+    if not isinstance(failure.error, parser.NestingError):
         return None
-    removed = "\n".join(rows[line.first - 1 : line.last])
-    names = [n.strip() for groups in _BINDING.findall(removed) for g in groups if g for n in g.split(",")]
-    kept = [n for n in dict.fromkeys(names) if n not in RESERVED]
-    rows[line.first - 1 : line.last] = [", ".join(kept) + " \x00", *[""] * (line.last - line.first)]
-    return "\n".join(rows)
+    token = failure.error.token
+    message = f"more than {limits.NESTING} brackets or operators are nested here"
+    diagnostic = Diagnostic(message, token_loc(failure.filename, token), help="name the inner parts")
+    clause = failure.structure.clause_at(failure.offset)
+    in_body = bool(failure.structure.open_braces(failure.offset))
+    mended = repair.without_clause(failure.structure, clause) if clause is not None and in_body else None
+    return _Found([diagnostic], None if str(token) == "{" else mended)
 
 
-def _logical_lines(text: str) -> Iterator[_Line]:
-    line = first = 1
-    depth = braces = lowest = 0
-    previous = ""
-    tokens = [m.group() for m in _TOKENS.finditer(text) if not m.group().startswith("#")]
-    for k, token in enumerate(tokens):
-        if token != "\n":
-            depth += (token in ("(", "[")) - (token in (")", "]"))
-            braces += (token == "{") - (token == "}")
-            lowest = min(lowest, braces, depth)
-            previous = token
+# -- comments ----------------------------------------------------------------------------------------------------------
+def _foreign_comment(failure: _Failure) -> _Found | None:
+    """``// words``, ``/* words */``, ``-- words``: a comment of another language, at the place or before it."""
+    structure, offset = failure.structure, min(failure.offset, len(failure.structure.text) - 1)
+    line = structure.line_of(offset)
+    row_start = structure.offset_of(line, 1)
+    row = structure.rows[line - 1]
+    for match in _COMMENT.finditer(row):
+        start = row_start + match.start()
+        if start > offset or '"' in row[: match.start()]:
+            break
+        sign = match.group()
+        opens_row = not row[: match.start()].strip() or (start == offset and sign in ("//", "/*", "--", "%"))
+        between = structure.text[start + len(sign) : offset]
+        words = row[match.end() :]
+        if not opens_row and not _reads_as_words(sign, row[match.start() - 1], words, between):
             continue
-        after = next((t for t in tokens[k + 1 : k + 200] if t != "\n"), "")
-        goes_on = depth > 0 or previous in parser.CONTINUES or after in ("|>", "else")
-        if not goes_on:
-            yield _Line(first, line, braces == 0 and lowest >= 0, depth > 0)
-            first = line + 1
-            depth = braces = lowest = 0
-            previous = ""
-        line += 1
-    yield _Line(first, line, braces == 0 and lowest >= 0, depth > 0)
+        if opens_row and sign in ("--", ";", "%") and not re.match(r"[-;%]*\s*[A-Za-z][\w',.:]*(\s|$)", words):
+            continue
+        closing = {"/*": "*/", "<!--": "-->", '"""': '"""', "'''": "'''"}.get(sign)
+        end = row_start + len(row)
+        if closing is not None:
+            found = structure.text.find(closing, start + len(sign))
+            end = found + len(closing) if found >= 0 else len(structure.text)
+        text = repair.blank(structure.text, start, end)
+        rows, more = ([], 0) if sign not in ("//", "--", ";", "%") else _more_comments(structure, sign, line)
+        for k in rows:
+            text = repair.blank(text, structure.offset_of(k, 1), structure.offset_of(k, 1) + len(structure.rows[k - 1]))
+        notes = (f"{more} more {'lines start' if more > 1 else 'line starts'} with `{sign}`",) if more else ()
+        loc = failure.loc(start, start + len(sign))
+        return _Found([Diagnostic(f"`{sign}` starts no comment", loc, notes, "a comment starts with `#`")], text)
+    return None
+
+
+def _reads_as_words(sign: str, before: str, words: str, between: str) -> bool:
+    """Whether what follows a sign behind a statement is prose: at least two words before anything else."""
+    if before not in " \t" or not _WORDS.fullmatch(words):
+        return False
+    if sign in ("/*", "<!--"):
+        return True
+    return sign != "%" and re.fullmatch(r"\s*[A-Za-z][\w'.,:]*\s+", between) is not None
+
+
+def _more_comments(structure: Structure, sign: str, line: int) -> tuple[list[int], int]:
+    """Further rows that start with the sign: comments too."""
+    rows = [k for k, row in enumerate(structure.rows, 1) if k > line and row.lstrip().startswith(sign)]
+    return rows, len(rows)
+
+
+# -- brackets and braces -----------------------------------------------------------------------------------------------
+def _unclosed_bracket(failure: _Failure) -> _Found | None:
+    """A ( or [ that nothing closes, where parsing stopped at the next statement or at a brace."""
+    structure = failure.structure
+    token = getattr(failure.error, "token", None)
+    still_open = [b for b in failure.open_brackets if b is not token and str(b) in "(["]
+    unclosed = [b for b in still_open if b.start_pos in structure.unclosed]
+    if not unclosed:
+        return None
+    bracket = unclosed[-1]
+    clause = structure.clause_at(bracket.start_pos)
+    assert clause is not None
+    at_end = failure.offset >= clause.end or (token is not None and str(token) in ("{", "}"))
+    if not at_end:
+        return None
+    diagnostic = Diagnostic(f"this `{bracket}` is never closed", token_loc(failure.filename, bracket))
+    return _Found([diagnostic], repair.without_clause(structure, clause))
+
+
+def _missing_brace(failure: _Failure) -> _Found | None:
+    """The file ends, or the next net or block starts, inside of a body."""
+    structure = failure.structure
+    token = getattr(failure.error, "token", None)
+    if token is None or not failure.in_body:
+        return None
+    is_item = str(token) in ("net", "block") and re.match(r"\s+[A-Za-z_]\w*\s*\(", structure.text[token.end_pos :])
+    if token.type != "$END" and not is_item:
+        return None
+    forgotten = structure.forgotten_braces(failure.offset)
+    text = structure.text
+    for _, offset in sorted(forgotten, key=lambda pair: -pair[1]):
+        text = f"{text[:offset]} }}{text[offset:]}"
+    return _Found([_never_closed(failure, brace) for brace, _ in forgotten], text)
+
+
+def _never_closed(failure: _Failure, brace: Brace) -> Diagnostic:
+    return Diagnostic("this `{` is never closed", failure.loc(brace.start, brace.start + 1))
+
+
+def _brace_too_many(failure: _Failure) -> _Found | None:
+    """A ``}`` where no body is open, or, by its indent, one above that closed a net or block too early."""
+    structure = failure.structure
+    token = getattr(failure.error, "token", None)
+    if token is None or failure.in_body or "_NET" not in set(failure.error.accepts or failure.error.expected):
+        return None
+    early = structure.early_brace(failure.offset)
+    if early is not None and str(token) != "net":
+        offset, brace = early
+        note = f"by its indent it does not belong to the `{{` of line {brace.line}, which it closes"
+        diagnostic = Diagnostic("one `}` too many", failure.loc(offset, offset + 1), (note,))
+        return _Found([diagnostic], repair.blank(structure.text, offset, offset + 1))
+    if str(token) != "}":
+        return None
+    diagnostic = Diagnostic("this `}` closes nothing", token_loc(failure.filename, token))
+    return _Found([diagnostic], repair.blank(structure.text, failure.offset, failure.offset + 1))

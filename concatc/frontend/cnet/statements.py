@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ from concatc.frontend.cnet.calls import Calls
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import LossResult
-from concatc.frontend.cnet.names import all_bound_names, bound_names, holds_return, is_misplaced
+from concatc.frontend.cnet.names import all_bound_names, bound_names, holds_bad, holds_return, is_misplaced
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
 from concatc.ir.core import Value
 from concatc.ir.types import FLOATS, INTEGERS, TensorType
@@ -27,10 +28,6 @@ class _Returned(Exception):
     def __init__(self, values: tuple[Any, ...]) -> None:
         super().__init__()
         self.values = values
-
-
-class _MaybeReturned(Exception):
-    """A statement of a block did not parse; it may have been its ``return``."""
 
 
 class Statements:
@@ -90,12 +87,10 @@ class Statements:
         definition = frame.names.definition
         try:
             self._body(frame, definition.body)
-        except _MaybeReturned:
-            raise Poisoned from None
         except _Returned as returned:
             return returned.values[0] if len(returned.values) == 1 else returned.values
-        if not holds_return(definition.body):
-            raise Poisoned  # reported where the names are resolved
+        if not holds_return(definition.body) or holds_bad(definition.body):
+            raise Poisoned  # reported where the names are resolved, or where the text was parsed
         message = f"block `{definition.name.text}` ends without `return`"
         raise self.run.fail(frame, message, definition.loc, ["no branch with a `return` was taken"])
 
@@ -129,8 +124,6 @@ class Statements:
             raise Poisoned
 
     def _bad(self, frame: Frame, statement: ast.Bad) -> None:
-        if not statement.targets and frame.names.definition.kind == "block":
-            raise _MaybeReturned
         raise Poisoned
 
     # -- assignment ----------------------------------------------------------------------------------------------------
@@ -323,6 +316,7 @@ class Statements:
     def _output(self, frame: Frame, statement: ast.Output) -> None:
         start = len(self.run.graph.func.ops)
         if statement.name is None and not isinstance(statement.value, ast.Reference):
+            value = self.expressions.evaluate(frame, statement.value)
             raise self.run.fail(frame, "this output needs a name", statement.loc, help="`output .. as NAME`")
         value = self.expressions.evaluate(frame, statement.value)
         if not is_blob(value):
@@ -377,6 +371,18 @@ class Statements:
 
     # -- control -------------------------------------------------------------------------------------------------------
     def _for(self, frame: Frame, statement: ast.For) -> None:
+        try:
+            items, pairs = self._loop_items(frame, statement)
+        except Poisoned:
+            # Once, for the errors in the body; what hangs on the loop's variables is silent.
+            with contextlib.suppress(_Returned):
+                self._iteration(frame, statement, "", [POISON] * len(statement.names))
+            raise
+        for label, values in _iterations(items, pairs):
+            self._iteration(frame, statement, label, values)
+
+    def _loop_items(self, frame: Frame, statement: ast.For) -> tuple[tuple[Any, ...] | Range, bool]:
+        """What a loop goes over, and whether it goes over pairs."""
         iterable = self.expressions.evaluate(frame, statement.iterable)
         pairs = isinstance(iterable, Pairs)
         items = iterable.items if isinstance(iterable, Pairs) else iterable
@@ -395,26 +401,43 @@ class Statements:
                 statement.iterable.loc,
                 help="a loop is written out, once for each iteration",
             )
-        variable = statement.names[0].text
-        outer = frame.scopes[-1].segments
+        return items, pairs
+
+    def _iteration(self, frame: Frame, statement: ast.For, label: str, values: Sequence[Any]) -> None:
         # A scope of its own: what an iteration binds is gone after it, unless it was bound outside.
-        for label, values in _iterations(items, pairs):
-            scope = Scope(
-                dict(zip((n.text for n in statement.names), values, strict=True)), (*outer, f"{variable}{label}")
-            )
-            frame.scopes.append(scope)
-            try:
-                self.run.charge(frame, statement.iterable.loc)
-                self._body(frame, statement.body)
-            finally:
-                frame.scopes.pop()
+        names = [name.text for name in statement.names]
+        segments = (*frame.scopes[-1].segments, f"{names[0]}{label}")
+        frame.scopes.append(Scope(dict(zip(names, values, strict=True)), segments))
+        try:
+            self.run.charge(frame, statement.iterable.loc)
+            self._body(frame, statement.body)
+        finally:
+            frame.scopes.pop()
 
     def _if(self, frame: Frame, statement: ast.If) -> None:
-        for condition, body in statement.branches:
-            if self.expressions.condition(frame, condition):
+        for k, (condition, body) in enumerate(statement.branches):
+            try:
+                holds = self.expressions.condition(frame, condition)
+            except Poisoned:
+                self._doubtful(frame, [body, *(b for _, b in statement.branches[k + 1 :]), statement.otherwise])
+                raise
+            if holds:
                 self._body(frame, body)
                 return
         self._body(frame, statement.otherwise)
+
+    def _doubtful(self, frame: Frame, branches: Sequence[Sequence[ast.Statement]]) -> None:
+        """Run each branch for its errors, less those of shapes: the condition may be what keeps them out."""
+        for body in branches:
+            before = [dict(scope.names) for scope in frame.scopes]
+            self.run.doubtful += 1
+            try:
+                with contextlib.suppress(Poisoned, _Returned):
+                    self._body(frame, body)
+            finally:
+                self.run.doubtful -= 1
+                for scope, names in zip(frame.scopes, before, strict=True):
+                    scope.names = names
 
     def _return(self, frame: Frame, statement: ast.Return) -> None:
         values = tuple(self.expressions.evaluate(frame, value) for value in statement.values)
