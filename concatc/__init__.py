@@ -63,7 +63,7 @@ def compile(
     recompute: Literal["none", "auto", "max"] = "auto",
     verify_each: bool = False,
 ) -> CompiledModule:
-    """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of the levels graph to kernels.
+    """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of any level.
 
     ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
     ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
@@ -72,10 +72,12 @@ def compile(
     ``max``; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file
     at once, :class:`UsageError` where the call is wrong.
     """
+    from concatc.edited import SUFFIX, read_dump
     from concatc.frontend.cnet import read
 
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
-    return _compiled(read(filename), filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
+    text = read_dump(filename) if filename.endswith(SUFFIX) else read(filename)
+    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
 
 
 def compile_source(

@@ -223,6 +223,11 @@ class WrittenModule:
         self._lowerings: dict[Phase, WrittenLowering] = {}
         self.target = WrittenTarget()
 
+    @property
+    def no_inference(self) -> Diagnostic | None:
+        """What was written can be run."""
+        return None
+
     def phase(self, phase: Phase) -> WrittenLowering:
         """The net in one phase."""
         if phase not in self.phases:

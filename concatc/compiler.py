@@ -19,6 +19,7 @@ from concatc.ir.core import Attr, Module
 from concatc.ir.passes import Pass, PassManager, Timing
 from concatc.ir.printer import Style
 from concatc.loops.bases import Interface, interface_of
+from concatc.loops.declaration import declaration_of
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.passes.canonicalize import Canonicalize
@@ -38,6 +39,8 @@ from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
+from concatc.runtime.bounds import index_checks
+from concatc.runtime.index_check import state_index_checks
 from concatc.runtime.source import Dim, Phase
 from concatc.targets import Target
 
@@ -158,6 +161,8 @@ class Lowering:
         """The plan without an update."""
         step = PlanMemory(self.interface)
         plan = self._timed(step.name, lambda: place_scratch(step.plan(self.kernels)))
+        plan.net = declaration_of(self.kernels.main, self.interface)
+        state_index_checks(plan.net, index_checks(self.graph.main))
         if self._options.verify_each:
             verify_plan(plan, self.kernels.main)
         return plan
@@ -279,6 +284,11 @@ class Compilation:
     def phases(self) -> tuple[Phase, ...]:
         """The phases that can be run: inference where the net has outputs in it."""
         return ("train", "infer") if self.phase("infer").graph.main.returned("output") else ("train",)
+
+    @property
+    def no_inference(self) -> Diagnostic | None:
+        """A net has inference as far as it has outputs."""
+        return None
 
     def phase(self, phase: Phase) -> Lowering:
         """The net in one phase."""

@@ -4,32 +4,62 @@
     (edit dump/03-optimized.mlir)
     concatc run dump/03-optimized.mlir --data in.npz
 
-A dump of the levels graph to kernels can be run; the passes behind its level are run on it.  It has one choice of dims.
-Inference is the part of it that its outputs need.
+A dump of any level can be run; the passes behind its level are run on it.  It has one choice of dims.  Inference is the
+part of a graph that its outputs need; a plan or loops are those of training, or of inference (``dump/inference``).
+
+What is read is checked before it becomes code: plans by `check_plan.py`, loops by `check_step.py` and
+`loop_bounds.py`, labels and indices as in any net.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 from concatc.compiler import LEVELS, Compilation, Lowering, Options
-from concatc.diagnostics import Diagnostic, UsageError
-from concatc.ir.clone import clone_module
-from concatc.ir.core import Module
-from concatc.loops.bases import Interface, interface_of
+from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
+from concatc.ir.core import FuncOp, Module
+from concatc.loops.append_step import append_step
+from concatc.loops.bases import Interface, interface_of, result_keys
+from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, slot_problems, net_of
+from concatc.loops.plan import Base, Plan
+from concatc.loops.plan_text import STEP, plan_of
 from concatc.op import is_op
+from concatc.passes.check_lattice import overlap
+from concatc.passes.check_plan import check_plan
+from concatc.passes.check_step import step_bases, step_calls, written_arguments
 from concatc.passes.dumps import load_dump
 from concatc.passes.graph import is_backward
 from concatc.passes.keep_outputs import KeepOutputs
+from concatc.passes.lower_to_loops import LowerToLoops
+from concatc.runtime.index_check import distinct, state_index_checks, stated_index_checks
+from concatc.runtime.loop_bounds import loop_problems
+from concatc.runtime.plan_bounds import plan_index_checks
 from concatc.runtime.source import Dim, Phase
 
 SUFFIX = ".mlir"
+STEPS = ("plan", "loops")  # levels whose main function is a step
+
+
+def read_dump(path: str | os.PathLike[str]) -> str:
+    """The text of a dump; its size is bounded by the parser.  Raises :class:`UsageError` where it cannot be read."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(Diagnostic(f"{path} is no text: byte {error.start} is not UTF-8")) from None
 
 
 def level_of(module: Module) -> str:
     """The level whose invariant a module holds."""
     ops = module.main.ops
+    if module.main.sym_name == STEP and "cnet.dims" not in module.main.attributes:
+        return "loops" if any(op.name == "func.call" for op in ops) else "plan"
     if any(op.name == "cnet.kernel" for op in ops):
         return "kernels"
     # A joint graph may be simplified already; running what was edited means running no pass on it again.
@@ -43,7 +73,7 @@ class EditedDump(Compilation):
 
     def __init__(self, text: str, filename: str, options: Options) -> None:
         # A dump is read, not elaborated: nothing of a net's text is looked at.
-        given = [n for n in ("dims", "net", "keep", "input_grads") if getattr(options, n) != getattr(Options(), n)]
+        given = [n for n in ("dims", "net", "keep", "input_grads", "output_grads", "freeze") if getattr(options, n) != getattr(Options(), n)]
         if given:
             raise UsageError(f"{filename} is a dump: {', '.join(given)} are settled in it")
         self.text = text
@@ -51,25 +81,58 @@ class EditedDump(Compilation):
         self.options = options
         self.warnings = []
         module = load_dump(text, filename)
-        if any(op.name == "cnet.window" for op in module.main.ops) or module.main.sym_name == "step":
+        self.level = level_of(module)
+        if self.level in STEPS and options.target != "cpu":
             raise UsageError(
                 Diagnostic(
-                    f"{filename} holds a plan or loops, which do not say what their arguments are",
-                    help=f"dumps of {', '.join(LEVELS[:5])} can be run",
+                    f"{filename} is a dump of the level {self.level}, which the target `{options.target}` does not run",
+                    help=f"--target cpu runs it; `{options.target}` runs dumps of {', '.join(LEVELS[:5])}",
                 )
             )
-        self.level = level_of(module)
-        self._lowerings = {}
-        self._lowerings["train"] = EditedLowering(module, self.level, "train", options, None)
+        with _shown_in(text, filename):
+            self._lowerings = {"train": self._lowering(module, "train")}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that can be run; a plan is of one phase."""
+        if self.level not in STEPS:
+            return super().phases
+        return ("train", "infer") if self._is_inference else ("train",)
+
+    @property
+    def no_inference(self) -> Diagnostic | None:
+        """A plan or loops of training: which launches the outputs alone need cannot be told."""
+        if self.level not in STEPS or self._is_inference:
+            return None
+        what = "are the loops" if self.level == "loops" else "is the plan"
+        return Diagnostic(
+            f"{self.filename} {what} of training, which holds no inference",
+            help="run its training phase (--train, or forward()), or the dump of inference (inference/ beside it)",
+        )
+
+    @property
+    def _is_inference(self) -> bool:
+        attrs = self._lowerings["train"].graph.main.result_attrs
+        return bool(attrs) and all(given.get("cnet.kind") == "output" for given in attrs)
 
     def phase(self, phase: Phase) -> Lowering:
         """The dump, or what its outputs need of it."""
         if phase not in self._lowerings:
-            train = self._lowerings["train"]
-            module = clone_module(train.graph)
-            KeepOutputs().run(module)
-            self._lowerings[phase] = EditedLowering(module, self.level, phase, self.options, train)
+            if self.no_inference is not None:
+                raise UsageError(self.no_inference)
+            with _shown_in(self.text, self.filename):
+                self._lowerings[phase] = self._lowering(load_dump(self.text, self.filename), phase)
         return self._lowerings[phase]
+
+    def _lowering(self, module: Module, phase: Phase) -> Lowering:
+        if self.level == "plan":
+            return PlanDump(module, phase, self.options)
+        if self.level == "loops":
+            return LoopsDump(module, phase, self.options)
+        if phase == "train":
+            return GraphDump(module, self.level, phase, self.options, None)
+        KeepOutputs().run(module)
+        return GraphDump(module, self.level, phase, self.options, self._lowerings["train"])
 
     def with_dims(self, dims: Mapping[str, Dim]) -> EditedDump:
         """A dump has one choice of dims."""
@@ -77,7 +140,19 @@ class EditedDump(Compilation):
         raise UsageError(Diagnostic(f"{self.filename} was made for {at}", help="compile the net for other sizes"))
 
 
-class EditedLowering(Lowering):
+@contextmanager
+def _shown_in(text: str, filename: str) -> Iterator[None]:
+    """Errors show the lines of the dump; those without a place are of the whole file."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except ConcatcError as error:
+        found = [d if d.loc is not None else replace(d, loc=Loc(filename, 1, 1)) for d in error.diagnostics]
+        raise ConcatcError(found, {**error.sources, filename: text}) from None
+
+
+class GraphDump(Lowering):
     """Levels from that of the dump on; ``graph`` and ``joint`` stand for the dump where it is behind them."""
 
     def __init__(self, module: Module, level: str, phase: Phase, options: Options, train: Lowering | None) -> None:
@@ -102,6 +177,112 @@ class EditedLowering(Lowering):
 
     def level(self, name: str) -> Module:
         """The module of a level; raises UsageError for one before the dump's."""
-        if LEVELS.index(name) < LEVELS.index(self._first):
-            raise UsageError(f"the net was read from a dump of the level {self._first}; it has no {name}")
+        _check_level(name, self._first)
         return super().level(name)
+
+
+class PlanDump(Lowering):
+    """A plan that was read, and the loops that are made of it."""
+
+    def __init__(self, module: Module, phase: Phase, options: Options) -> None:
+        plan = plan_of(module)
+        self._net = _declared_net(module, plan.net)
+        self._interface = declared_interface(self._net, plan.bases)
+        errors = check_plan(plan) or list(_unwritten(plan, self._net, self._interface))
+        if errors:
+            raise ConcatcError([d if d.loc is not None else replace(d, loc=module.main.loc) for d in errors])
+        assert plan.net is not None
+        needed = plan_index_checks(plan, self._net, self._interface)
+        state_index_checks(plan.net, distinct([*stated_index_checks(self._net), *needed]))
+        self._net = net_of(plan.net)
+        super().__init__(Module(plan.name, [self._net]), phase, options, None)
+        self._plan = plan
+        LowerToLoops().run(plan)  # says what scratch lacks
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Where arguments and results live."""
+        return self._interface
+
+    @cached_property
+    def net_plan(self) -> Plan:
+        """The plan, as it was read."""
+        return self._plan
+
+    def level(self, name: str) -> Module:
+        """The plan or its loops; raises UsageError for a level before it."""
+        _check_level(name, "plan")
+        return super().level(name)
+
+
+class LoopsDump(Lowering):
+    """Loops that were read."""
+
+    def __init__(self, module: Module, phase: Phase, options: Options) -> None:
+        bases, problems = step_bases(module.main)
+        if problems:
+            raise ConcatcError(problems)
+        net = _declared_net(module, declaration_in(module))
+        interface = declared_interface(net, bases)
+        problems = [Diagnostic(problem, net.loc) for problem in slot_problems(interface)]
+        if problems:
+            raise ConcatcError(problems)
+        calls, problems = step_calls(module, bases)
+        problems = problems or loop_problems(calls, net, interface, stated_index_checks(net))
+        if problems:
+            raise ConcatcError(problems)
+        written = [w for c in calls for arg, w in c.windows().items() if arg in written_arguments(c.kernel)]
+        for key in result_keys(net):
+            slot = interface.slots[key]
+            if 0 not in slot.shape and not any(overlap(slot, w) for w in written if w.base == slot.base):
+                raise ConcatcError(Diagnostic(f"no call writes {key}, which @{DECLARED} declares", net.loc))
+        super().__init__(Module(module.sym_name, [net]), phase, options, None)
+        self._module = module
+        self._bases = bases
+        self._interface = interface
+
+    @cached_property
+    def interface(self) -> Interface:
+        """Where arguments and results live."""
+        return self._interface
+
+    @cached_property
+    def net_plan(self) -> Plan:
+        """What loops say of their plan: its bases."""
+        return Plan(self._module.sym_name, bases=dict[str, Base](self._bases))
+
+    @cached_property
+    def loops(self) -> Module:
+        """The loops as they were read; the calls of an optimizer's update stand behind them."""
+        if self.update is None:
+            return self._module
+        update = replace(self.update, bases={**self._bases, **self.update.bases})
+        return append_step(self._module, LowerToLoops().run(update))
+
+    def level(self, name: str) -> Module:
+        """The loops; raises UsageError for a level before them."""
+        _check_level(name, "loops")
+        return super().level(name)
+
+
+def _check_level(name: str, first: str) -> None:
+    if LEVELS.index(name) < LEVELS.index(first):
+        raise UsageError(f"the net was read from a dump of the level {first}; it has no {name}")
+
+
+def _declared_net(module: Module, declaration: FuncOp | None) -> FuncOp:
+    if declaration is None:
+        lacks = f"module @{module.sym_name} has no declaration `func.func private @{DECLARED}(..)` of its net"
+        raise ConcatcError(
+            Diagnostic(lacks, module.main.loc, help="dump the net anew: `concatc compile net.cnet --dump-ir DIR`")
+        )
+    return net_of(declaration)
+
+
+def _unwritten(plan: Plan, net: FuncOp, interface: Interface) -> Iterator[Diagnostic]:
+    """Results that no launch writes: they would be what the memory held before."""
+    written = [window for launch in plan.launches for window in launch.writes]
+    for key in result_keys(net):
+        slot = interface.slots[key]
+        if 0 not in slot.shape and not any(overlap(slot, window) for window in written if window.base == slot.base):
+            yield Diagnostic(f"no launch writes {key}, which @{DECLARED} declares", net.loc)

@@ -20,7 +20,9 @@ def command(file: Path, dims: tuple[str, ...], net: str | None, target: str, dty
 
     compilation = compile_file(file, dims, net, target, dtype)
     signature = signature_of(compilation.phase("train").graph.main)
-    outputs = {**signature.outputs, **signature_of(compilation.phase("infer").graph.main).outputs}
+    outputs = dict(signature.outputs)
+    if compilation.no_inference is None:
+        outputs |= signature_of(compilation.phase("infer").graph.main).outputs
     parts = [
         quantity(len(signature.inputs), "input"),
         quantity(len(signature.params), "parameter"),

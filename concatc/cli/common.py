@@ -45,6 +45,11 @@ recompute_option = click.option(
 )
 
 
+freeze_option = click.option(
+    "--freeze", multiple=True, metavar="NAME", help="Do not train a parameter, or all below a path; repeatable."
+)
+
+
 def compile_file(
     file: Path,
     dims: Iterable[str],
@@ -53,11 +58,12 @@ def compile_file(
     dtype: str,
     keep: Iterable[str] = (),
     input_grads: bool = False,
+    freeze: Iterable[str] = (),
     **more: Any,
 ) -> Compilation:
     """Compile a ``.cnet`` file, or a dump, and show its warnings."""
     from concatc.compiler import Options, compile_net
-    from concatc.edited import SUFFIX, EditedDump
+    from concatc.edited import SUFFIX, EditedDump, read_dump
     from concatc.frontend.cnet import read
 
     options = Options(
@@ -67,10 +73,11 @@ def compile_file(
         dtype=dtype,
         keep=tuple(keep),
         input_grads=input_grads,
+        freeze=tuple(freeze),
         **more,
     )
     if file.suffix == SUFFIX:
-        return EditedDump(read(file), os.fspath(file), options)
+        return EditedDump(read_dump(file), os.fspath(file), options)
     compilation = compile_net(read(file), os.fspath(file), options)
     for warning in compilation.warnings:
         click.echo(warning.render({os.fspath(file): compilation.text}), err=True)

@@ -56,6 +56,9 @@ def command(
     if keys and data is None:
         raise UsageError("--key goes with --data")
     compilation = compile_file(file, dims, net, target, dtype, recompute=recompute)
+    if compilation.no_inference is not None and not training:
+        click.echo(f"{file} is of training: its forward pass runs, losses included", err=True)
+        training = True
     module = CompiledModule(compilation)
     inputs = module.signature.inputs
     arrays, key_of = read_data(data, keys, inputs) if data is not None else ({}, {})

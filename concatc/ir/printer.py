@@ -293,14 +293,16 @@ class Printer:
         declared = function.declared is not None
         visibility = "private " if function.private or declared else ""
         head = f"func.func {visibility}{symbol_text(function.sym_name)}("
-        if not declared:
+        if declared:
+            self._brief = None if self.style.brief is None else self.style.brief(function, self.name)
+        else:
             self._enter(function)
         args = [self._argument(a, named=not declared) for a in function.args]
         types = function.type.results
         attrs: Sequence[Mapping[str, Attr]] = function.result_attrs
         if len(attrs) != len(types):
             attrs = [{}] * len(types)
-        elif self._brief is not None:
+        elif self._brief is not None and not declared:
             attrs = [self._brief.result(k) for k in range(len(types))]
         results = [self.type(t) + self.dictionary(a, short=True) for t, a in zip(types, attrs, strict=True)]
         bare = len(results) == 1 and not attrs[0]
@@ -309,6 +311,7 @@ class Printer:
         tail += "" if declared else " {"
         self._signature_lines(head, args, results, bare, tail + (self._location(function.loc) if declared else ""))
         if declared:
+            self._brief = None
             return
         self._indent += 1
         for op in function.ops:
@@ -319,9 +322,9 @@ class Printer:
         self.line("}" + self._location(function.loc))
 
     def _argument(self, arg: Value, named: bool) -> str:
-        if not named:
-            return self.type(arg.type) + self.dictionary(arg.attrs, short=True)
         attributes = arg.attrs if self._brief is None else self._brief.argument(arg)
+        if not named:
+            return self.type(arg.type) + self.dictionary(attributes, short=True)
         return f"{self.name(arg)}: {self.type(arg.type)}{self.dictionary(attributes, short=True)}"
 
     def _signature_lines(self, head: str, args: list[str], results: list[str], bare: bool, tail: str) -> None:

@@ -110,7 +110,8 @@ class Plan:
     arguments are ``reads``, its results are ``writes``.  ``values`` says where each named value lives while it is
     live: a value inside the net under its name, every argument and result of the net under its
     :func:`interface_key` (``input:a``, ``param:ha.weight``, ``grad:ha.weight``), which is there for the whole step.
-    The new value of a state ends the step in the window of the state, so ``state:NAME`` stands once.
+    The new value of a state ends the step in the window of the state, so ``state:NAME`` stands once.  ``net`` is the
+    declaration of the net (`declaration.py`), where the plan is of one.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Plan:
     launches: list[Launch] = field(default_factory=list)
     values: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+    net: FuncOp | None = None
 
     def phase(self, *phases: str) -> list[Launch]:
         """The launches of these phases, in order."""

@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 from concatc.diagnostics import ConcatcError, Sink, did_you_mean
+from concatc.ir.clone import clone_function
 from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, SymbolRef, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType, TensorType, Type
+from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, slot_problems, net_of
 from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, RemarkKind, Segment, Window
 
 STEP = "step"
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 
 def module_of(plan: Plan) -> Module:
-    """The plan as a module: ``@step`` first, then a function a kernel."""
+    """The plan as a module: ``@step`` first, then a function a kernel, then the declaration of the net."""
     step = FuncOp(STEP, [MemRefType((b.size_bytes,), "i8") for b in plan.bases.values()], list(plan.bases))
     for arg in step.args:
         arg.attrs["cnet.base"] = arg.name
@@ -43,7 +45,8 @@ def module_of(plan: Plan) -> Module:
         attributes: dict[str, Attr] = {"message": remark.message, "bytes": remark.bytes, "kind": remark.kind}
         step.body.append(Operation("cnet.remark", attributes=attributes, loc=remark.loc))
     step.body.append(Operation("func.return"))
-    return Module(plan.name, [step, *plan.kernels.values()])
+    declared = [] if plan.net is None else [clone_function(plan.net)]
+    return Module(plan.name, [step, *plan.kernels.values(), *declared])
 
 
 class _Writer:
@@ -119,8 +122,13 @@ def plan_of(module: Module) -> Plan:
     if STEP not in functions:
         raise ConcatcError(f"a plan has a function @{STEP}; module @{module.sym_name} has none")
     step = functions.pop(STEP)
-    reader = _Reader(Plan(module.sym_name, kernels=functions))
+    net = declaration_in(module)
+    if net is not None:
+        del functions[net.sym_name]
+    reader = _Reader(Plan(module.sym_name, kernels=functions, net=net))
     reader.read(step)
+    if net is not None and not reader.sink.diagnostics:
+        reader.check_interface(net_of(net))
     reader.sink.raise_if_errors()
     return reader.plan
 
@@ -133,10 +141,14 @@ class _Reader:
         self.sink = Sink()
         self.base_names: dict[Value, str] = {}
         self.windows: dict[Value, Window] = {}
+        self.placed_by: dict[str, Operation] = {}
 
     def read(self, step: FuncOp) -> None:
         for arg in step.args:
-            self.base(arg)
+            self.base(arg, step)
+        for kernel in self.plan.kernels.values():
+            if kernel.declared is not None:
+                self.sink.error(f"@{kernel.sym_name} has no body; @{DECLARED} alone is a declaration", kernel.loc)
         rules = {
             "cnet.window": self.window,
             "cnet.launch": self.launch,
@@ -151,11 +163,14 @@ class _Reader:
                 continue
             rules[op.name](op)
 
-    def base(self, arg: Value) -> None:
+    def base(self, arg: Value, step: FuncOp) -> None:
         name: Any = arg.attrs.get("cnet.base", arg.name)
         known = get_args(BaseKind)
         if name not in known:
-            self.sink.error(f"`{name}` is no base", notes=[f"bases are {', '.join(known)}"])
+            self.sink.error(f"`{name}` is no base", step.loc, notes=[f"bases are {', '.join(known)}"])
+            return
+        if name in self.plan.bases:
+            self.sink.error(f"@{STEP} has the base {name} twice", step.loc)
             return
         if (
             not isinstance(arg.type, MemRefType)
@@ -163,7 +178,7 @@ class _Reader:
             or arg.type.rank != 1
             or arg.type.shape[0] is None
         ):
-            self.sink.error(f"base %{name} must be memref<Nxi8>, not {arg.type}")
+            self.sink.error(f"base %{name} must be memref<Nxi8>, not {arg.type}", step.loc)
             return
         self.base_names[arg] = name
         self.plan.bases[name] = Base(name, arg.type.shape[0])
@@ -184,6 +199,11 @@ class _Reader:
         if offset is None:
             return
         window = Window(self.base_names[op.operands[0]], offset, *parts)
+        limit = self.plan.bases[window.base].size_bytes
+        if min(offset, *window.strides, 0) < 0 or window.end_bytes > limit:
+            span = f"bytes {offset} to {window.end_bytes} of {window.base}"
+            self.sink.error(f"the window is {span}, which has {limit}; strides are 0 or more", op.loc)
+            return
         self.windows[op.result] = window
         for name in holds:
             self.place(name, (Segment((0,) * len(window.shape), window),), op)
@@ -193,6 +213,22 @@ class _Reader:
             self.sink.error(f"{name} has two places", op.loc)
             return
         self.plan.values[name] = segments
+        self.placed_by[name] = op
+
+    def check_interface(self, net: FuncOp) -> None:
+        """Arguments and results lie, whole, where the declaration puts them."""
+        interface = declared_interface(net, self.plan.bases)
+        for problem in slot_problems(interface):
+            self.sink.error(problem, net.loc)
+        for key, slot in interface.slots.items():
+            if key not in self.plan.values:
+                self.sink.error(f"no window holds {key}, which @{DECLARED} declares", net.loc)
+            elif self.plan.values[key] != (Segment((0,) * len(slot.shape), slot),):
+                wanted = f"{slot.base}+{slot.offset_bytes} {list(slot.shape)}, dense"
+                self.sink.error(f"{key} must lie at {wanted}, as @{DECLARED} declares", self.placed_by[key].loc)
+        for key in self.plan.values:
+            if ":" in key and key not in interface.slots:
+                self.sink.error(f"@{DECLARED} declares no {key}", self.placed_by[key].loc)
 
     def launch(self, op: Operation) -> None:
         kernel = self.attribute(op, "kernel", SymbolRef)

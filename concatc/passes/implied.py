@@ -50,7 +50,13 @@ class ShortForm:
         return told
 
     def argument(self, arg: Value) -> Mapping[str, Attr]:
-        """All but what the name and the type of the argument show."""
+        """All but what the name and the type of the argument show; the arguments of a declaration have no names."""
+        if self._function.declared is not None:
+            return _shortest(
+                arg.attrs,
+                (("cnet.kind", "cnet.fan_in"), ("cnet.kind",)),
+                lambda told: complete_declared_argument(told, arg, is_net(self._function)),
+            )
         return _shortest(
             arg.attrs,
             (("cnet.kind", "cnet.name", "cnet.fan_in"), ("cnet.kind", "cnet.name"), ("cnet.name",)),
@@ -78,6 +84,9 @@ def restore(module: Module) -> None:
     for function in module.functions:
         if function.declared is None:
             _restore_function(function)
+            continue
+        for arg in function.args:
+            arg.attrs = complete_declared_argument(arg.attrs, arg, is_net(function))
 
 
 def complete(op: Operation) -> None:
@@ -269,6 +278,12 @@ def complete_argument(
     if told["cnet.init"] in _SCALED_BY_FAN_IN and isinstance(arg.type, TensorType):
         implied["cnet.fan_in"] = math.prod(arg.type.shape[1:])
     return {**implied, **told}
+
+
+def complete_declared_argument(told: Mapping[str, Attr], arg: Value, in_net: bool) -> dict[str, Attr]:
+    """The same for an argument of a declaration, whose name is an attribute."""
+    name = told.get("cnet.name")
+    return complete_argument(told, arg, lambda _: f"%{name}", in_net) if isinstance(name, str) else dict(told)
 
 
 _SCALED_BY_FAN_IN = (XAVIER.to_attr(), MSRA.to_attr())

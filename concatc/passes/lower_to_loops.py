@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.ir.clone import clone_function
 from concatc.ir.core import FuncOp, Module, Value
 from concatc.ir.types import ELEMENT_BYTES, I1, MemRefType, TensorType, dense_strides
 from concatc.loops.kernel_loops import KernelLoops, kernel_loops, merged_window, scratch_of
@@ -51,7 +53,10 @@ def scratch_bytes(kernel: FuncOp) -> int:
 
 
 def lower_to_loops(plan: Plan) -> Module:
-    """The module of a plan: ``@step`` first, then its kernels.  Launches that need scratch must have it."""
+    """The module of a plan: ``@step`` first, then its kernels, then the declaration of the net.
+
+    Raises :class:`ConcatcError` where a launch has less scratch than it needs.
+    """
     step = FuncOp(STEP, [MemRefType((b.size_bytes,), "i8") for b in plan.bases.values()], list(plan.bases))
     module = Module(plan.name, [step])
     lowering = _Lowering(plan, step)
@@ -60,6 +65,8 @@ def lower_to_loops(plan: Plan) -> Module:
     lowering.b.finish()
     for function in lowering.functions:
         module.add(function)
+    if plan.net is not None:
+        module.add(clone_function(plan.net))
     return module
 
 
@@ -82,7 +89,10 @@ class _Lowering:
             space = launch.scratch or Window(next(iter(self.bases)), 0, (0,), (1,), "i8")
             scratch, needed = _scratch_windows(kernel.scratch, space)
             given = space.end_bytes - space.offset_bytes
-            assert given >= needed, f"{launch.kernel} needs {needed} bytes of scratch and was given {given}"
+            if given < needed or space.offset_bytes % ALIGN_BYTES:
+                has = f"has {given}" if launch.scratch else "has none"
+                wanted = f"@{launch.kernel} needs {needed} bytes of scratch at a multiple of {ALIGN_BYTES}"
+                raise ConcatcError(Diagnostic(f"{wanted}; the launch {has}", launch.loc))
             windows += scratch
         b = self.b
         memory = [a for a in kernel.function.args if isinstance(a.type, MemRefType)]

@@ -13,28 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import INTEGERS
+from concatc.loops.declaration import BODY
 from concatc.loops.memory import Array
 from concatc.op import is_op, load_all_ops_once, op_of
+from concatc.runtime.index_check import KINDS, IndexCheck, distinct, stated_index_checks
 
-KINDS = ("input", "state")
 KNOWN = ("iota", "constant")
 VIEWS = ("split", "slice", "concat", "reshape", "flatten", "transpose")
-
-
-@dataclass(frozen=True)
-class IndexCheck:
-    """Elements ``positions`` (flat; None: all) of an argument must be in ``0 .. extent - 1`` or be ``ignored``."""
-
-    kind: str  # "input", "state" or, of an op whose values are known, "result of"
-    name: str
-    positions: Array | None
-    extent: int
-    ignored: int | None
-    op: str
-    loc: Loc | None
 
 
 @dataclass(frozen=True)
@@ -52,55 +40,79 @@ class _Source:
 
 
 def index_checks(func: FuncOp) -> list[IndexCheck]:
-    """The checks that the ops of a forward function ask for.
+    """The checks that the ops of a forward function ask for, or that the net of a plan or of loops states.
 
     Raises ConcatcError where an index is known and out of range, or is computed in a way that cannot be followed.
     """
-    load_all_ops_once()
-    # Where each element of an integer value comes from: its number among all elements of all sources.
+    if func.ops[0].name == BODY:
+        return stated_index_checks(func)
+    follower = IndexFollower()
     origins: dict[Value, Array] = {}
-    sources: list[_Source] = []
-
-    def add(kind: str, name: str, value: Value, values: Array | None = None) -> None:
-        begin = sources[-1].end if sources else 0
-        sources.append(_Source(kind, name, begin, begin + value.tensor.numel, values))
-        origins[value] = np.arange(begin, begin + value.tensor.numel).reshape(value.shape)
-
     for kind in KINDS:
         for name, value in func.arguments(kind).items():
             if value.dtype in INTEGERS:
-                add(kind, name, value)
-    checks: list[IndexCheck] = []
-    problems: list[Diagnostic] = []
-    for op in _ops(func.body, origins):
-        if is_op(op, *KNOWN):
-            if op.results[0].dtype in INTEGERS:
-                add("result of", op.name.removeprefix("cnet."), op.results[0], op_of(op).reference()[0])
-            continue
-        if is_op(op, *VIEWS):
-            if all(v in origins for v in op.operands):
-                viewed = op_of(op).reference(*(origins[v] for v in op.operands))
-                origins.update(zip(op.results, viewed, strict=True))
-            continue
-        bounds = op_of(op).index_bounds([v.tensor for v in op.operands])
-        for operand, (extent, ignored) in bounds.items():
-            origin = origins.get(op.operands[operand])
-            if origin is None:
-                problems.append(_not_followed(op, op.operands[operand]))
+                origins[value] = follower.source(kind, name, value)
+    follower.run(func.body, origins)
+    return follower.checks()
+
+
+class IndexFollower:
+    """Follows integers from arguments through views to the ops that they index something of.
+
+    ``origins`` of a value say where each of its elements comes from: its number among all elements of all sources.
+    """
+
+    def __init__(self) -> None:
+        load_all_ops_once()
+        self._sources: list[_Source] = []
+        self._checks: list[IndexCheck] = []
+        self._problems: list[Diagnostic] = []
+
+    def source(self, kind: str, name: str, value: Value, values: Array | None = None) -> Array:
+        """The origins of a new source: an argument, or integers that compilation knows."""
+        begin = self._sources[-1].end if self._sources else 0
+        self._sources.append(_Source(kind, name, begin, begin + value.tensor.numel, values))
+        return np.arange(begin, begin + value.tensor.numel).reshape(value.shape)
+
+    def run(self, block: Block, origins: dict[Value, Array]) -> None:
+        """Follow the ops of a block; ``origins`` holds those of its arguments, and gets those of its values."""
+        for op in _ops(block, origins):
+            if is_op(op, *KNOWN):
+                if op.results[0].dtype in INTEGERS:
+                    known = op_of(op).reference()[0]
+                    name = op.name.removeprefix("cnet.")
+                    origins[op.results[0]] = self.source("result of", name, op.results[0], known)
                 continue
-            for source in sources:
-                inside = np.unique(origin[(origin >= source.begin) & (origin < source.end)]) - source.begin
-                if not inside.size:
+            if is_op(op, *VIEWS):
+                if all(v in origins for v in op.operands):
+                    viewed = op_of(op).reference(*(origins[v] for v in op.operands))
+                    origins.update(zip(op.results, viewed, strict=True))
+                continue
+            bounds = op_of(op).index_bounds([v.tensor for v in op.operands])
+            for operand, (extent, ignored) in bounds.items():
+                origin = origins.get(op.operands[operand])
+                if origin is None:
+                    self._problems.append(_not_followed(op, op.operands[operand]))
                     continue
-                positions = None if inside.size == source.end - source.begin else inside
-                check = IndexCheck(source.kind, source.name, positions, extent, ignored, op.name, op.loc)
-                if source.values is None:
-                    checks.append(check)
-                elif (problem := _problem(check, source.values)) is not None:
-                    problems.append(problem)
-    if problems:
-        raise ConcatcError(problems)
-    return list({(c.kind, c.name, _key(c.positions), c.extent, c.ignored): c for c in checks}.values())
+                self._bound(op, origin, extent, ignored)
+
+    def _bound(self, op: Operation, origin: Array, extent: int, ignored: int | None) -> None:
+        for source in self._sources:
+            inside = np.unique(origin[(origin >= source.begin) & (origin < source.end)]) - source.begin
+            if not inside.size:
+                continue
+            positions = None if inside.size == source.end - source.begin else inside
+            check = IndexCheck(source.kind, source.name, positions, extent, ignored, op.name, op.loc)
+            if source.values is None:
+                self._checks.append(check)
+            elif (problem := _problem(check, source.values)) is not None:
+                self._problems.append(problem)
+
+    def checks(self) -> list[IndexCheck]:
+        """Each check once.  Raises ConcatcError with what :meth:`run` found wrong."""
+        if self._problems:
+            raise ConcatcError(self._problems)
+        return distinct(self._checks)
 
 
 def _not_followed(op: Operation, index: Value) -> Diagnostic:
@@ -126,10 +138,6 @@ def _ops(block: Block, origins: dict[Value, Array]) -> Iterator[Operation]:
         yield from _ops(inner, origins)
         made = inner.ops[-1].operands
         origins.update({r: origins[v] for r, v in zip(op.results, made, strict=True) if v in origins})
-
-
-def _key(positions: Array | None) -> bytes | None:
-    return None if positions is None else positions.tobytes()
 
 
 def check_indices(checks: Iterable[IndexCheck], arrays: Mapping[str, Mapping[str, Array]]) -> None:

@@ -16,7 +16,8 @@ from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
-from concatc.runtime.bounds import IndexCheck, index_checks
+from concatc.runtime.bounds import index_checks
+from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.memory_report import MemoryReport
@@ -196,6 +197,8 @@ class CompiledModule:
         others of the net may be given and are not read.  A pending ``backward`` stays possible: inference has memory of
         its own.
         """
+        if self._source.no_inference is not None:
+            raise UsageError(self._source.no_inference)
         if not self.outputs:
             where = " in inference" if self.signature.outputs else ""
             raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))

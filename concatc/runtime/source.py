@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
+from concatc.diagnostics import Diagnostic
 from concatc.ir.core import Module
 from concatc.loops.plan import Plan
 from concatc.targets import Lowered, Target
@@ -56,6 +57,11 @@ class Source(Protocol):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases that can be run: inference where the net has outputs in it."""
+        ...
+
+    @property
+    def no_inference(self) -> Diagnostic | None:
+        """Why a net that may have outputs cannot be run in inference; None where nothing hinders it."""
         ...
 
     def phase(self, phase: Phase) -> LoweredPhase:

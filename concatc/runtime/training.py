@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from concatc.loops.memory import Array
-from concatc.runtime.bounds import IndexCheck
 from concatc.runtime.dataset import Dataset
+from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.module import CompiledModule
 from concatc.runtime.optimizers import Optimizer
 

@@ -50,8 +50,9 @@ class CpuTarget:
     def build_loops(self, loops: Module) -> CpuExecutable:
         """Compile and load a loops module."""
         cache = self.cache or Cache(default_directory())
+        kernels = [function for function in loops.functions[1:] if function.declared is None]
         with collector_paused():
-            units, symbols = units_of(loops.functions[1:], self.host or host())
+            units, symbols = units_of(kernels, self.host or host())
             code = ObjectCode([object_of(unit, cache) for unit in units], symbols)
         return self.load(loops, code, units, cache)
 

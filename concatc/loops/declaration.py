@@ -1,0 +1,124 @@
+"""What the text of a plan, and of its loops, says of the net: its arguments and results, as a declaration.
+
+    func.func private @net(tensor<64x64xf32> {cnet.kind = "input", cnet.name = "a", cnet.dims = ["x", ""]}, ..)
+        -> (tensor<f32> {cnet.kind = "total", cnet.name = "loss"}, ..)
+        attributes {cnet.net = "thread", cnet.dims = {x = 64 : i64}}
+
+The attributes are those of the net's function (`docs/ARCHITECTURE.md`), and ``cnet.offset`` where an argument or result
+lies elsewhere in its base than :func:`interface_of` puts it (inference shares the memory of training).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
+from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
+from concatc.loops.plan import ALIGN_BYTES, Base, interface_key
+
+# No kernel and no step has this name.
+DECLARED = "net"
+NET, DIMS, OFFSET = "cnet.net", "cnet.dims", "cnet.offset"
+# What stands for the body of the net: a plan or loops.
+BODY = "cnet.step"
+
+
+def declaration_of(net: FuncOp, interface: Interface) -> FuncOp:
+    """The declaration of a net's function whose arguments and results lie as ``interface`` says."""
+    usual = interface_of(net).slots
+    results = net.ret.operands
+    declared = FuncOp(
+        DECLARED,
+        [a.type for a in net.args],
+        [a.name for a in net.args],
+        {NET: net.attributes.get(NET, net.sym_name), **{k: v for k, v in net.attributes.items() if k == DIMS}},
+        net.loc,
+        declared=[v.type for v in results],
+    )
+
+    def told(key: str, attrs: Mapping[str, Attr]) -> dict[str, Attr]:
+        kind, _, name = key.partition(":")
+        offset = interface.slots[key].offset_bytes
+        elsewhere: dict[str, Attr] = {OFFSET: offset} if offset != usual[key].offset_bytes else {}
+        return {"cnet.kind": kind, "cnet.name": name, **attrs, **elsewhere}
+
+    for arg, original in zip(declared.args, net.args, strict=True):
+        arg.attrs = told(argument_key(original), original.attrs)
+    attrs = net.result_attrs or [{} for _ in results]
+    # A state's new value lies where its old one does: the argument says where.
+    declared.result_attrs = [told(key, given) for key, given in zip(result_keys(net), attrs, strict=True)]
+    for given in declared.result_attrs:
+        if given["cnet.kind"] == "state":
+            given.pop(OFFSET, None)
+    return declared
+
+
+def declaration_in(module: Module) -> FuncOp | None:
+    """The declaration in a module of a plan or of loops; None where it has none."""
+    found = [f for f in module.functions if f.sym_name == DECLARED and f.declared is not None]
+    return found[0] if found else None
+
+
+def net_of(declaration: FuncOp) -> FuncOp:
+    """The net's function as at the levels of graphs, one operation in place of its body."""
+    names = [str(a.attrs.get("cnet.name", a.name)) for a in declaration.args]
+    net = FuncOp(
+        str(declaration.attributes.get(NET, declaration.sym_name)),
+        [a.type for a in declaration.args],
+        names,
+        declaration.attributes,
+        declaration.loc,
+    )
+    for arg, original in zip(net.args, declaration.args, strict=True):
+        arg.attrs = dict(original.attrs)
+    types = declaration.type.results
+    net.result_attrs = [dict(attrs) for attrs in declaration.result_attrs] or [{} for _ in types]
+    results = [_result_name(attrs, k) for k, attrs in enumerate(net.result_attrs)]
+    body = net.body.append(Operation(BODY, net.args, types, loc=declaration.loc, result_names=results))
+    net.body.append(Operation("func.return", body.results, loc=declaration.loc))
+    return net
+
+
+def _result_name(attrs: Mapping[str, Attr], index: int) -> str:
+    name = str(attrs.get("cnet.name", f"result{index}"))
+    return f"{name}.grad" if str(attrs.get("cnet.kind")).endswith("grad") else name
+
+
+def declared_interface(net: FuncOp, bases: Mapping[str, Base]) -> Interface:
+    """Where the arguments and results of :func:`net_of` lie, in bases of the sizes that a step has."""
+    interface = interface_of(net)
+    for key, value, attrs in _declared(net):
+        offset = attrs.get(OFFSET)
+        if isinstance(offset, int) and not isinstance(offset, bool):
+            slot = interface.slots[key]
+            interface.slots[key] = type(slot).dense(slot.base, offset, value.tensor)
+    interface.size_bytes = {base.name: base.size_bytes for base in bases.values()}
+    return interface
+
+
+def slot_problems(interface: Interface) -> Iterator[str]:
+    """Slots that leave their base, are not aligned, share bytes, or gradients that do not lie as their parameters."""
+    by_base: dict[str, list[tuple[int, int, str]]] = {}
+    for key, slot in interface.slots.items():
+        limit = interface.bases[slot.base].size_bytes
+        if slot.offset_bytes < 0 or slot.end_bytes > limit:
+            yield f"{key} is bytes {slot.offset_bytes} to {slot.end_bytes} of {slot.base}, which has {limit}"
+        if slot.offset_bytes % ALIGN_BYTES:
+            yield f"{key} starts at byte {slot.offset_bytes} of {slot.base}, which is no multiple of {ALIGN_BYTES}"
+        by_base.setdefault(slot.base, []).append((slot.offset_bytes, slot.end_bytes, key))
+        kind, _, name = key.partition(":")
+        of = interface.slots.get(interface_key("param", name)) if kind == "grad" else None
+        if of is not None and of.offset_bytes != slot.offset_bytes:
+            yield f"{key} lies at {slot.offset_bytes}, its parameter at {of.offset_bytes}; they must lie alike"
+    for places in by_base.values():
+        places.sort()
+        for (_, end, key), (start, _, other) in itertools.pairwise(places):
+            if start < end:
+                yield f"{key} and {other} share bytes"
+
+
+def _declared(net: FuncOp) -> Iterator[tuple[str, Value, Mapping[str, Attr]]]:
+    for arg in net.args:
+        yield argument_key(arg), arg, arg.attrs
+    yield from zip(result_keys(net), net.ret.operands, net.result_attrs, strict=True)
