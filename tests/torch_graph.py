@@ -59,6 +59,7 @@ RULES["elu"] = lambda op, x: F.elu(x, op.alpha)
 RULES["gelu"] = lambda op, x: F.gelu(x, approximate=op.approximate)
 RULES["add_scalar"] = lambda op, x: x + op.value
 RULES["mul_scalar"] = lambda op, x: x * op.value
+RULES["share"] = lambda op, x: x / op.count
 RULES["rsub_scalar"] = lambda op, x: op.value - x
 RULES["rdiv_scalar"] = lambda op, x: op.value / x
 RULES["pow_scalar"] = lambda op, x: x**op.value
@@ -76,7 +77,9 @@ RULES["embedding"] = lambda op, index, table: table[index.long()]
 RULES["upsample"] = lambda op, x: x.repeat_interleave(op.factor[0], 2).repeat_interleave(op.factor[1], 3)
 RULES["layer_norm"] = lambda op, x: F.layer_norm(x, x.shape[-1:], eps=op.eps)
 RULES["total_loss"] = lambda op, *xs: sum(loss * w for loss, w in zip(xs[:-1], xs[-1], strict=True))
-RULES["running_average"] = lambda op, s, v: (1 - op.momentum) * s + op.momentum * op.correction * v
+RULES["running_average"] = lambda op, s, v: (
+    (1 - op.momentum) * s + op.momentum * (op.count / (op.count - 1) if op.count else 1) * v
+)
 
 
 def along(x: T, rank: int, axis: int) -> T:

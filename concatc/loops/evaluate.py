@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from concatc.ir.types import FLOATS, NUMPY_DTYPES, TensorType
-from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Ref, Select
+from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Ref, Select, Size
 from concatc.loops.pieces import Piece
 
 # One piece materialises at most so many points at a time (where a parallel axis can be cut).
@@ -233,6 +233,8 @@ class _Points:
                 return np.arange(*self.spans[expr], dtype=np.int64).reshape(shape)
             case Const(value, dtype):
                 return np.asarray(value).astype(_numpy_dtype(dtype))
+            case Size(value):
+                return np.asarray(value, np.int64)
             case Load():
                 return self.load(expr)
             case Arith(op, args):

@@ -108,6 +108,21 @@ class Const(Expr):
 
 
 @dataclass(frozen=True)
+class Size(Expr):
+    """A number that follows from shapes, such as how many elements a mean is of.
+
+    A kernel is given it at each call: it is no part of the kernel's code, which therefore serves every batch size.
+    """
+
+    value: int
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        """Sizes count in ``index``."""
+        return "index"
+
+
+@dataclass(frozen=True)
 class Ref:
     """What a piece reads or writes: operand or result ``index`` of the op, or a temporary of the op.
 
@@ -295,6 +310,11 @@ def select(condition: Expr, yes: Number, no: Number) -> Expr:
 def cast(value: Expr, dtype: str) -> Expr:
     """``value`` as ``dtype``; the identity where it has that type."""
     return value if value.dtype == dtype else Cast(dtype, value)
+
+
+def share_of(count: int, dtype: str) -> Expr:
+    """``1 / count`` as ``dtype``, of a ``count`` that follows from shapes; computed in f64, then rounded."""
+    return cast(1.0 / cast(Size(count), "f64"), dtype)
 
 
 def all_of(*conditions: Expr | None) -> Expr | None:

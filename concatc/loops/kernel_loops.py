@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
-from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select
+from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
 from concatc.loops.nests import Arrangement, Buffer, Nest, PiecesOf, Statement, arrange, program_of, scratch_shape
@@ -69,7 +69,7 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     flags_of = [joined[buffer] for buffer in buffers]
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
     outer = arrangement.outer
-    writer = _Writer(arrangement, function, memrefs)
+    writer = _Writer(arrangement, function, memrefs, _sizes_in(program.statements))
     writer.write(kernel)
     extent = outer.axis.extent if outer is not None and outer.axis is not None else 1
     return KernelLoops(function, extent, writer.sizes, flags_of, _scratch_types(arrangement))
@@ -88,6 +88,23 @@ def memref_of(window: Window) -> MemRefType:
     return MemRefType((None,) * rank, window.dtype, tuple(1 if s == 1 else None for s in window.strides))
 
 
+def _sizes_in(statements: Sequence[Statement]) -> list[Size]:
+    """The sizes in expressions, by identity: two that are equal here may differ at another batch size."""
+    found: dict[int, Size] = {}
+    seen: set[int] = set()
+    for piece in (s.piece for s in statements):
+        stack = [e for e in (piece.index, piece.where, piece.value, *reversed(piece.at)) if e is not None]
+        while stack:
+            node = stack.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, Size):
+                found[id(node)] = node
+            stack.extend(reversed(children(node)))
+    return list(found.values())
+
+
 @dataclass
 class _Frame:
     """A statement being written: the values of its axes, and of the expressions that are written already."""
@@ -98,8 +115,11 @@ class _Frame:
 
 
 class _Writer:
-    def __init__(self, arrangement: Arrangement, function: FuncOp, memrefs: Sequence[MemRefType]) -> None:
+    def __init__(
+        self, arrangement: Arrangement, function: FuncOp, memrefs: Sequence[MemRefType], given: Sequence[Size]
+    ) -> None:
         self.arrangement = arrangement
+        self.given = given
         self.function = function
         self.memrefs = memrefs
         self.b = LoopBuilder(function.body)
@@ -116,6 +136,9 @@ class _Writer:
         body = self.function.body
         self.begin, self.end = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
         self._declare_extents(self.arrangement.root)
+        for size in self.given:
+            self.sizes.append(size.value)
+            self.extents[id(size)] = body.add_arg(INDEX, "count")
         self._declare_memory(kernel)
         self._block(self.arrangement.root)
         self.b.finish()
@@ -344,6 +367,8 @@ class _Writer:
                 return frame.axes[expr]
             case Const(value, dtype):
                 return self.b.constant(value, ScalarType(dtype))
+            case Size():
+                return self.extents[id(expr)]
             case Load():
                 return self._load(frame, expr)
             case Arith(op, args):

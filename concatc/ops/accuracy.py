@@ -8,7 +8,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Expr, Ref, cast, maximum, select, wrap
+from concatc.loops.expr import Axis, Expr, Ref, Size, cast, maximum, select, share_of, wrap
 from concatc.loops.pieces import Piece, temp
 from concatc.op import Builder, Op, Sample, ShapeError, f32, i32
 from concatc.ops._checks import check_axis, check_float, check_labels, without
@@ -71,7 +71,7 @@ class Accuracy(Op):
         rows, c = row_axes(x, self.axis), Axis("c", x.shape[self.axis], "reduce")
         better = temp(0, label.shape, x.dtype)
         index = cast(label[rows], "index")
-        inside = (index >= 0) & (index < x.shape[self.axis])
+        inside = (index >= 0) & (index < Size(x.shape[self.axis]))
         score = x.load((*rows[: self.axis], index, *rows[self.axis :]), where=inside)
         other = x[(*rows[: self.axis], c, *rows[self.axis :])]
         tie = select(other.eq(score) & (c < index), one, 0.0)
@@ -80,9 +80,8 @@ class Accuracy(Op):
         folded = row_axes(x, self.axis, "reduce")
         hit = select(better[folded] < float(self.top), one, 0.0)
         if self.ignore is None:
-            scale = 1 / max(label.type.numel, 1)
             yield Piece(right, folded, (), hit, combine="add")
-            yield Piece(ys[0], (), (), right[()] * scale)
+            yield Piece(ys[0], (), (), right[()] * share_of(max(label.type.numel, 1), x.dtype))
             return
         valid: Expr = label[folded].ne(self.ignore)
         yield Piece(right, folded, (), select(valid, hit, 0.0), combine="add")

@@ -58,6 +58,5 @@ class BatchNorm(Composite):
             )
         mean, var = site.b.channel_stats(x)
         site.update(running_mean, site.b.running_average(running_mean, mean, momentum=momentum))
-        unbiased = m / (m - 1)
-        site.update(running_var, site.b.running_average(running_var, var, momentum=momentum, correction=unbiased))
+        site.update(running_var, site.b.running_average(running_var, var, momentum=momentum, count=m))
         return mean, var

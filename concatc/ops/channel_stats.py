@@ -9,7 +9,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Ref
+from concatc.loops.expr import Axis, Ref, share_of
 from concatc.loops.pieces import Piece, pointwise, temp
 from concatc.op import Builder, Op, Sample, ShapeError, f32
 from concatc.ops._checks import check_float
@@ -54,7 +54,7 @@ class ChannelStats(Op):
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         (x,) = xs
         mean, var = ys
-        share = 1.0 / per_channel(x.shape)
+        share = share_of(per_channel(x.shape), x.dtype)
         axes, channel = channel_loop(x.shape)
         total, squares = temp(0, mean.shape, x.dtype), temp(1, mean.shape, x.dtype)
         deviation = x[axes] - mean[channel]
@@ -88,7 +88,7 @@ class ChannelStatsGrad(Op):
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         x, mean, dmean, dvar = xs
-        share = 1.0 / per_channel(x.shape)
+        share = share_of(per_channel(x.shape), x.dtype)
         yield pointwise(ys[0], lambda *i: (dmean[i[1]] + 2.0 * (x[i] - mean[i[1]]) * dvar[i[1]]) * share)
 
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Expr, Ref, cast, maximum, select, sqrt
+from concatc.loops.expr import Axis, Expr, Ref, cast, maximum, select, share_of, sqrt
 from concatc.loops.pieces import Piece, axes_for, temp
 from concatc.op import Builder, Op, Sample, ShapeError, f32, i32
 from concatc.ops._checks import check_float, check_same_shape
@@ -59,7 +59,7 @@ class ContrastiveLoss(Op):
         like = cast(same[n], a.dtype)
         gap = maximum(self.margin - sqrt(squared[n]), 0.0)
         loss = like * squared[n] + (1.0 - like) * gap * gap
-        yield Piece(ys[0], (n,), (), loss * (1 / max(2 * a.shape[0], 1)), combine="add")
+        yield Piece(ys[0], (n,), (), loss * share_of(max(2 * a.shape[0], 1), a.dtype), combine="add")
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -98,7 +98,7 @@ class ContrastiveLossGrad(Op):
         d: Expr = sqrt(squared[n])
         like = cast(same[n], a.dtype)
         push = select(d.eq(0.0), 0.0, maximum(self.margin - d, 0.0) / d)
-        scale = dy[()] * (1 / max(a.shape[0], 1))
+        scale = dy[()] * share_of(max(a.shape[0], 1), a.dtype)
         yield Piece(ys[0], at, at, (like - (1.0 - like) * push) * (a[at] - b[at]) * scale)
 
     @classmethod

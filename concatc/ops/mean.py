@@ -9,7 +9,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Ref
+from concatc.loops.expr import Ref, share_of
 from concatc.loops.pieces import Piece
 from concatc.op import Builder, CallSite, Op, Sample, f32
 from concatc.ops._checks import check_axes, check_float
@@ -47,12 +47,13 @@ class Mean(Op):
     ) -> list[Value | None]:
         if not self.axes:
             return [dys[0]]
-        share = b.mul_scalar(dys[0], value=1 / self._count(xs[0].shape))
+        share = b.share(dys[0], count=self._count(xs[0].shape))
         return [b.expand(share, shape=xs[0].shape, axes=self.axes)]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
-        axes, at = fold_axes(xs[0].shape, self.axes, self.keepdims)
-        yield Piece(ys[0], axes, at, xs[0][axes] * (1 / self._count(xs[0].shape)), combine="add")
+        (x,) = xs
+        axes, at = fold_axes(x.shape, self.axes, self.keepdims)
+        yield Piece(ys[0], axes, at, x[axes] * share_of(self._count(x.shape), x.dtype), combine="add")
 
     def _count(self, shape: tuple[int, ...]) -> int:
         return max(math.prod(shape[d] for d in self.axes), 1)

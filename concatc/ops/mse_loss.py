@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Ref
+from concatc.loops.expr import Axis, Expr, Ref, share_of
 from concatc.loops.pieces import Piece, pointwise
 from concatc.op import Builder, Op, Sample, f32
 from concatc.ops._checks import check_float, check_same_shape
@@ -51,8 +52,7 @@ class MseLoss(Op):
         x, target = xs
         at = tuple(Axis(f"i{d}", n, "reduce") for d, n in enumerate(x.shape))
         difference = x[at] - target[at]
-        scale = 1 / _count(self.reduction, x.shape)
-        yield Piece(ys[0], at, (), difference * difference * scale, combine="add")
+        yield Piece(ys[0], at, (), _shared(self.reduction, difference * difference, x), combine="add")
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -79,7 +79,7 @@ class MseLossGrad(Op):
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         x, target, dy = xs
-        scale = dy[()] * (2 / _count(self.reduction, x.shape))
+        scale = _shared(self.reduction, dy[()] * 2.0, x)
         yield pointwise(ys[0], lambda *i: (x[i] - target[i]) * scale)
 
     @classmethod
@@ -89,5 +89,10 @@ class MseLossGrad(Op):
 
 
 def _count(reduction: Reduction, shape: tuple[int, ...]) -> int:
-    counted = {"mean": int(np.prod(shape)), "sum": 1, "euclidean": 2 * (shape[0] if shape else 1)}
+    counted = {"mean": math.prod(shape), "sum": 1, "euclidean": 2 * (shape[0] if shape else 1)}
     return max(counted[reduction], 1)
+
+
+def _shared(reduction: Reduction, value: Expr, x: Ref) -> Expr:
+    """``value`` over the number that the reduction divides by."""
+    return value if reduction == "sum" else value * share_of(_count(reduction, x.shape), x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Ref, absolute, exp, log1p, maximum
+from concatc.loops.expr import Axis, Expr, Ref, absolute, exp, log1p, maximum, share_of
 from concatc.loops.pieces import Piece, pointwise
 from concatc.op import Builder, Op, Sample, f32
 from concatc.ops._checks import check_float, check_same_shape
@@ -47,14 +48,14 @@ class SigmoidLoss(Op):
         dx = b.sigmoid_loss_grad(x, target, dys[0], reduction=self.reduction) if needs[0] else None
         if not needs[1]:
             return [dx, None]
-        share = b.mul_scalar(dys[0], value=-1 / _count(self.reduction, x.shape))
-        return [dx, b.mul(x, share)]
+        share = b.share(dys[0], count=_count(self.reduction, x.shape))
+        return [dx, b.mul(x, b.neg(share))]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         at = tuple(Axis(f"i{d}", n, "reduce") for d, n in enumerate(xs[0].shape))
         x, target = xs[0][at], xs[1][at]
         loss = maximum(x, 0.0) - x * target + log1p(exp(-absolute(x)))
-        yield Piece(ys[0], at, (), loss * (1 / _count(self.reduction, xs[0].shape)), combine="add")
+        yield Piece(ys[0], at, (), _shared(self.reduction, loss, xs[0]), combine="add")
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -82,7 +83,7 @@ class SigmoidLossGrad(Op):
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         x, target, dy = xs
-        scale = dy[()] * (1 / _count(self.reduction, x.shape))
+        scale = _shared(self.reduction, dy[()], x)
         yield pointwise(ys[0], lambda *i: (1.0 / (1.0 + exp(-x[i])) - target[i]) * scale)
 
     @classmethod
@@ -92,8 +93,13 @@ class SigmoidLossGrad(Op):
 
 
 def _count(reduction: Reduction, shape: tuple[int, ...]) -> int:
-    counted = {"mean": int(np.prod(shape)), "batch": shape[0] if shape else 1, "sum": 1}
+    counted = {"mean": math.prod(shape), "batch": shape[0] if shape else 1, "sum": 1}
     return max(counted[reduction], 1)
+
+
+def _shared(reduction: Reduction, value: Expr, x: Ref) -> Expr:
+    """``value`` over the number that the reduction divides by."""
+    return value if reduction == "sum" else value * share_of(_count(reduction, x.shape), x.dtype)
 
 
 def _data(shape: tuple[int, ...]) -> Data:

@@ -9,7 +9,7 @@ import numpy as np
 
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Expr, Ref, cast, exp, log, maximum, select, wrap
+from concatc.loops.expr import Axis, Expr, Ref, Size, cast, exp, log, maximum, select, share_of, wrap
 from concatc.loops.pieces import Piece, axes_for, temp
 from concatc.op import Builder, Op, Sample, f32, i32
 from concatc.ops._checks import check_axis, check_float, check_labels, without
@@ -74,13 +74,12 @@ class SoftmaxLoss(Op):
         yield from stages
         rows = row_axes(x, self.axis, "reduce")
         index = cast(label[rows], "index")
-        inside = (index >= 0) & (index < x.shape[self.axis])
+        inside = (index >= 0) & (index < Size(x.shape[self.axis]))
         # A label out of range is reported by the run-time check; here it must only not touch memory.
         score = x.load((*rows[: self.axis], index, *rows[self.axis :]), where=inside)
         loss = _where_valid(label[rows], self.ignore, log(total[rows]) + top[rows] - score)
         if self.reduction != "valid" or self.ignore is None:
-            scale = 1.0 / _static_count(self.reduction, label)
-            yield Piece(ys[0], rows, (), loss * scale, combine="add")
+            yield Piece(ys[0], rows, (), _shared(self.reduction, loss, label), combine="add")
             return
         loss_sum, valid = temp(2, (), x.dtype), temp(3, (), x.dtype)
         yield Piece(loss_sum, rows, (), loss, combine="add")
@@ -137,7 +136,7 @@ class SoftmaxLossGrad(Op):
             yield _valid_piece(valid, label, row_axes(x, self.axis, "reduce"), self.ignore)
             scale = scale / maximum(valid[()], 1.0)
         else:
-            scale = scale * (1.0 / _static_count(self.reduction, label))
+            scale = _shared(self.reduction, scale, label)
         at = axes_for(x.shape)
         rows = without(at, self.axis)
         p = exp(x[at] - top[rows]) / total[rows]
@@ -159,8 +158,9 @@ def _count(reduction: Reduction, valid: np.ndarray) -> int:
     return max(int(np.count_nonzero(valid)) if reduction == "valid" else valid.size, 1)
 
 
-def _static_count(reduction: Reduction, label: Ref) -> int:
-    return 1 if reduction == "sum" else max(label.type.numel, 1)
+def _shared(reduction: Reduction, value: Expr, label: Ref) -> Expr:
+    """``value`` over the number of labels, which the reduction divides by."""
+    return value if reduction == "sum" else value * share_of(max(label.type.numel, 1), value.dtype)
 
 
 def _where_valid(label: Expr, ignore: int | None, value: Expr) -> Expr:
