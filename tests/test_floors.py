@@ -17,6 +17,7 @@ PACKAGE = ROOT / "concatc"
 FLOORS: dict[str, float] = {
     "concatc.diagnostics": 0,
     "concatc.version": 0,
+    "concatc.sizes": 0.5,
     "concatc.files": 0.5,
     "concatc.ir": 1,
     "concatc.loops": 2,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from concatc.ir.core import Operation
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Arith, Load, walk
+from concatc.loops.packing import is_contraction, packing_of
 from concatc.loops.pieces import Piece, is_pointwise
 from concatc.op import lowered, op_of
 from concatc.passes.graph import PROVENANCE
@@ -20,14 +21,20 @@ Kind = Literal["pointwise", "contraction", "reduction", "staged", "other"]
 # Costly in every instruction set, in units of one addition.
 COSTLY = {"div": 8, "sqrt": 8, "exp": 16, "expm1": 24, "log": 16, "log1p": 16, "tanh": 24, "erf": 24}
 
+MOST_KNOWN = 8192  # iterations that are remembered: several large nets
+
 
 @dataclass(frozen=True)
 class Read:
-    """All loads of one operand: whether each reads the element that is being made, and how many loads run in all."""
+    """All loads of one operand: whether each reads the element that is being made, and how many loads run in all.
+
+    ``packs``: one load, whose elements a contraction can compute into scratch memory (`concatc/loops/packing.py`).
+    """
 
     identity: bool
     guarded: bool
     loads: int
+    packs: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,9 @@ class Iteration:
 
 
 class Iterations:
-    """Derives :class:`Iteration`, once for equal operations."""
+    """Derives :class:`Iteration`, once for equal operations.  All instances know what one of them has derived."""
 
-    def __init__(self) -> None:
-        self._known: dict[object, Iteration] = {}
+    _known: ClassVar[dict[object, Iteration]] = {}
 
     def of(self, op: Operation) -> Iteration:
         """How ``op`` iterates."""
@@ -63,6 +69,8 @@ class Iterations:
         key = (op.name, tuple(v.type for v in (*op.operands, *op.results)), attributes)
         found = self._known.get(key)
         if found is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
             found = self._known[key] = derive_iteration(op)
         return found
 
@@ -82,18 +90,6 @@ def derive_iteration(op: Operation) -> Iteration:
         cost=sum(COSTLY.get(e.op, 1) for p in pieces for e in walk(p.value) if isinstance(e, Arith)),
         work=sum(math.prod(a.extent for a in p.axes) * _work_at_a_point(p) for p in pieces),
         folds_windows=not op_of(op).effect and all(_folds_windows(p) for p in pieces),
-    )
-
-
-def is_contraction(piece: Piece) -> bool:
-    """Whether the piece is a sum of products: ``y[..] += a[..] * b[..]`` over folded axes."""
-    return (
-        piece.combine == "add"
-        and bool(piece.reduce)
-        and not piece.sequential
-        and isinstance(piece.value, Arith)
-        and piece.value.op == "mul"
-        and all(any(isinstance(e, Load) for e in walk(factor)) for factor in piece.value.args)
     )
 
 
@@ -132,6 +128,7 @@ def _kind(pieces: list[Piece], results: list[TensorType]) -> Kind:
 def _reads(operands: list[TensorType], pieces: list[Piece]) -> tuple[Read, ...]:
     """The reads of each operand, found in one walk over the pieces."""
     identity, guarded, count = ([start] * len(operands) for start in (1, 0, 0))
+    packs = [False] * len(operands)
     for piece in pieces:
         exprs = [piece.value, *piece.at, *(e for e in (piece.where, piece.index) if e is not None)]
         points = math.prod(a.extent for a in piece.axes)
@@ -142,8 +139,9 @@ def _reads(operands: list[TensorType], pieces: list[Piece]) -> tuple[Read, ...]:
             k = load.ref.index
             identity[k] &= maps and load.at == piece.at and operands[k].shape == piece.target.shape
             guarded[k] |= load.where is not None
+            packs[k] = count[k] == 0 and is_contraction(piece) and packing_of(piece, load) is not None
             count[k] += points
-    return tuple(Read(bool(i), bool(g), n) for i, g, n in zip(identity, guarded, count, strict=True))
+    return tuple(Read(bool(i), bool(g), n, p) for i, g, n, p in zip(identity, guarded, count, packs, strict=True))
 
 
 def _extents(piece: Piece, kind: str) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ Views stand as early as they can.  Invariant: the operands of ``accumulate`` sta
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.op import is_op
 from concatc.passes.fuse import is_view
@@ -25,35 +25,49 @@ from concatc.passes.graph import is_backward, require_tensors
 
 @dataclass(frozen=True)
 class OrderKernels:
-    """Choose an order of kernels."""
+    """Choose an order of kernels: ``order``, one of :data:`CANDIDATES`, or the one of the lowest peak."""
+
+    order: str | None = None
 
     name = "order-kernels"
 
     def run(self, module: Module) -> None:
-        """Reorder the net's function in place."""
+        """Reorder the net's function in place.  Raises :class:`UsageError` where there is no such order."""
         require_tensors(module.main, self.name, kernels=True)
-        order_kernels(module.main)
+        if self.order is not None and self.order not in CANDIDATES:
+            names = ", ".join(CANDIDATES)
+            hint = did_you_mean(self.order, CANDIDATES) or f"there are {names}"
+            raise UsageError(Diagnostic(f"{self.name} has no order `{self.order}`", help=hint))
+        orders = orders_of(module.main)
+        best = min(orders, key=lambda name: orders[name].peak_bytes)
+        take_order(module.main, orders, self.order if self.order is not None else best)
 
 
-def order_kernels(func: FuncOp) -> None:
-    """Take the candidate of the lowest peak."""
+@dataclass(frozen=True)
+class Order:
+    """The positions of a function's operations in another order, and an estimate of the bytes that it would need."""
+
+    positions: tuple[int, ...]
+    peak_bytes: int
+
+
+def orders_of(func: FuncOp) -> dict[str, Order]:
+    """The orders of all candidates; ``func`` stays as it is."""
     storage = Storage(func)
-    orders = {name: storage.schedule(cost) for name, cost in CANDIDATES.items()}
-    peaks = {name: storage.peak_bytes(order) for name, order in orders.items()}
-    best = min(peaks, key=lambda name: peaks[name])
-    func.attributes["cnet.order"] = best
-    func.attributes["cnet.order_bytes"] = peaks
-    func.body.ops = [*orders[best], func.ret]
+    index = {op: k for k, op in enumerate(storage.ops)}
+    orders = {}
+    for name, cost in CANDIDATES.items():
+        ops = storage.schedule(cost)
+        orders[name] = Order(tuple(index[op] for op in ops), storage.peak_bytes(ops))
+    return orders
+
+
+def take_order(func: FuncOp, orders: Mapping[str, Order], name: str) -> None:
+    """Reorder ``func``, and say what was taken of what."""
+    func.attributes["cnet.order"] = name
+    func.attributes["cnet.order_bytes"] = {name: order.peak_bytes for name, order in orders.items()}
+    func.body.ops = [*(func.ops[k] for k in orders[name].positions), func.ret]
     _sort_sums(func)
-    _number(func)
-
-
-def _number(func: FuncOp) -> None:
-    """``k7_relu`` that runs first is ``k0_relu``."""
-    kernels = [op for op in func.ops if op.name == "cnet.kernel"]
-    for number, kernel in enumerate(kernels):
-        title = re.sub(r"^k\d+_", "", str(kernel.attributes.get("sym_name", "kernel")))
-        kernel.attributes["sym_name"] = f"k{number}_{title}"
 
 
 class Storage:
