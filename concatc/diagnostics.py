@@ -15,6 +15,7 @@ is made here and nowhere else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Diagnostic:
     def render(self, sources: Mapping[str, str] | None = None) -> str:
         """Return the diagnostic as text, with the source line and a caret where the source is known."""
         head = f"{self.loc}: " if self.loc else ""
-        lines = [f"{head}{self.severity}: {self.message}"]
+        lines = [f"{head}{self.severity}: {_LONG_WORD.sub(_shortened, self.message)}"]
         if self.loc and sources and self.loc.file in sources:
             lines += _excerpt(self.loc, sources[self.loc.file])
         lines += [f"note: {note}" for note in self.notes]
@@ -72,6 +73,11 @@ class Diagnostic:
 
 
 EXCERPT_COLUMNS = 160
+_LONG_WORD = re.compile(r"\w{120,}")
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word.group()[:80]}.."
 
 
 def _excerpt(loc: Loc, text: str) -> list[str]:

@@ -16,7 +16,7 @@ def check_axis(op: str, axis: int, x: TensorType, operand: int = 0) -> None:
     """``axis`` is one of the axes of ``x``, counted from 0."""
     if 0 <= axis < x.rank:
         return
-    last = f"its axes are 0 to {x.rank - 1}" if x.rank else "it has no axes"
+    last = f"its axes are 0 to {x.rank - 1}" if x.rank > 1 else "its only axis is 0" if x.rank else "it has no axes"
     counted = f"axis={axis + x.rank} is the same axis counted from the front" if 0 <= axis + x.rank < x.rank else None
     raise ShapeError(f"{op} has no axis {axis}: {{{operand}}} is {x}, {last}", help=counted)
 

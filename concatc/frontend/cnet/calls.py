@@ -235,6 +235,15 @@ class Calls:
                 keyword.loc,
                 help=f"give it where the layer is made, in line {layer.loc.line}",
             )
+        if layer.positional and not isinstance(layer.callee, Block):
+            for expr, value in positional:
+                if not is_blob(value) and not isinstance(value, tuple):
+                    raise self.run.fail(
+                        frame,
+                        f"layer `{layer.name}` has its attributes already, and takes {describe(value)} for one more",
+                        call.loc if expr is None else expr.loc,
+                        help=f"they are given where the layer is made, in line {layer.loc.line}",
+                    )
         layers = (*frame.layers, layer)
         layer.calls += 1
         arguments = [*positional, *layer.positional]

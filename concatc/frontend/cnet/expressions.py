@@ -11,6 +11,7 @@ from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.build_ast import RESERVED
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run
+from concatc.frontend.cnet.repair import LOST
 from concatc.frontend.cnet.values import (
     NumberError,
     Range,
@@ -96,6 +97,8 @@ class Expressions:
             if self.run.sink.errors:
                 raise Poisoned
             raise self.run.fail(frame, f"`{head}` is a word of the language, not a value", expr.loc)
+        if LOST in frame.names.bound and self.run.sink.errors:
+            raise Poisoned
         bound = frame.names.bound.get(head, [])
         above = [loc for loc in bound if (loc.line, loc.column) < (expr.loc.line, expr.loc.column)]
         if above:
@@ -111,8 +114,6 @@ class Expressions:
             )
         if head in FUNCTIONS or head in frame.unit.blocks or self._is_op(head):
             raise self.run.fail(frame, f"`{head}` is not a value", expr.loc, help=f"call it: `{head}(..)`")
-        if any(isinstance(f.default, ast.BadExpr) and f.name.text == "_" for f in frame.names.definition.formals):
-            raise Poisoned  # the head did not parse, and its names are lost
         known = [name for scope in frame.scopes for name in scope.names]
         help = habits.name_help(head, [*known, "train"])
         raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=help)

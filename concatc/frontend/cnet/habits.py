@@ -163,4 +163,4 @@ def name_help(name: str, known: Iterable[str]) -> str | None:
         return f"did you mean `{name.lower()}`?"
     if name in ("None", "null", "nil"):
         return "there is no empty value: leave the argument out"
-    return did_you_mean(name, known)
+    return did_you_mean(name, [*known, "true", "false"])

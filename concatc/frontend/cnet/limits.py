@@ -3,7 +3,7 @@
 SOURCE_BYTES = 250_000  # of one file: some seconds of parsing
 NESTING = 64  # open brackets, prefix operators and powers
 SYNTAX_ERRORS = 20  # reported for one file
-RECOVERY_BYTES = 50_000  # larger files stop at their first syntax error
+RECOVERY_BYTES = 250_000  # parsed again behind syntax errors: a large file reports fewer of them
 DIGITS = 400  # of one number in the source
 NUMBER_BITS = 8192  # of a number at compile time
 STEPS = 200_000  # statements, iterations and calls of one elaboration

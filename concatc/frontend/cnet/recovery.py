@@ -56,13 +56,15 @@ def parse_with_recovery(text: str, filename: str) -> tuple[Any, list[Diagnostic]
     """lark's tree, and the syntax errors in order.  Raises :class:`ConcatcError` where no tree can be made."""
     errors: list[Diagnostic] = []
     current = text
+    parsed = 0
     for _ in range(3 * limits.SYNTAX_ERRORS):
+        parsed += len(text)
         tree, failure = _parse_once(current, filename)
         if failure is None:
             return tree, _in_order(errors)
         found = _diagnose(failure)
         errors += (d for d in found.diagnostics if d not in errors)
-        give_up = len(errors) >= limits.SYNTAX_ERRORS or len(text) > limits.RECOVERY_BYTES
+        give_up = len(errors) >= limits.SYNTAX_ERRORS or parsed + len(text) > limits.RECOVERY_BYTES
         if found.text is None or found.text == current or give_up:
             break
         current = found.text
@@ -96,6 +98,7 @@ def _diagnose(failure: _Failure) -> _Found:
         _deep_nesting,
         _foreign_comment,
         _unclosed_bracket,
+        _stray_brace,
         _missing_brace,
         _brace_too_many,
     )
@@ -204,6 +207,25 @@ def _unclosed_bracket(failure: _Failure) -> _Found | None:
     return _Found([diagnostic], repair.without_clause(structure, clause))
 
 
+def _stray_brace(failure: _Failure) -> _Found | None:
+    """A ``{`` where a statement should start: a body of nothing.  It goes, and with it the ``}`` that matches."""
+    structure = failure.structure
+    token = getattr(failure.error, "token", None)
+    if token is None or str(token) != "{" or "_LOSS" not in set(failure.error.accepts or failure.error.expected):
+        return None
+    help = "a body stands behind `net`, `block`, `for`, `if` or `else`"
+    diagnostic = Diagnostic("unexpected `{`", token_loc(failure.filename, token), help=help)
+    text = structure.text
+    run = re.match(r"[{\s]*", text[failure.offset :])
+    assert run is not None
+    for k in range(run.end()):
+        if text[failure.offset + k] == "{":
+            end = structure.body_end(failure.offset + k)
+            text = repair.blank(text, failure.offset + k, failure.offset + k + 1)
+            text = text if end is None else repair.blank(text, end - 1, end)
+    return _Found([diagnostic], text)
+
+
 def _missing_brace(failure: _Failure) -> _Found | None:
     """The file ends, or the next net or block starts, inside of a body."""
     structure = failure.structure
@@ -239,4 +261,6 @@ def _brace_too_many(failure: _Failure) -> _Found | None:
     if str(token) != "}":
         return None
     diagnostic = Diagnostic("this `}` closes nothing", token_loc(failure.filename, token))
-    return _Found([diagnostic], repair.blank(structure.text, failure.offset, failure.offset + 1))
+    run = re.match(r"[}\s]*", structure.text[failure.offset :])
+    assert run is not None
+    return _Found([diagnostic], repair.blank(structure.text, failure.offset, failure.offset + run.end()))

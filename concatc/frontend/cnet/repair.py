@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import re
 
@@ -18,6 +19,7 @@ from concatc.frontend.cnet.build_ast import RESERVED
 from concatc.frontend.cnet.clauses import STARTERS, Clause, Structure
 
 BAD = "\x00"
+LOST = "_"  # bound where it is not known what a broken statement or head binds: unknown names may be no mistakes
 ITEMS = ("net", "block", "import", "default")
 _HEADS = ("for", "if", "else", "elif", "while", "net", "block")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -46,6 +48,7 @@ def culprit(structure: Structure, offset: int) -> Clause | None:
 
 def without_clause(structure: Structure, clause: Clause) -> str | None:
     """The text with the clause replaced by one that parses, or cut out with its body; None where that fails."""
+    clause = _past_stray_brace(structure, clause)
     source = structure.source(clause)
     in_item = bool(structure.open_braces(clause.start))
     if BAD in source:
@@ -59,6 +62,21 @@ def without_clause(structure: Structure, clause: Clause) -> str | None:
         return _outside(structure, clause)
     behind_body = structure.text[: clause.start].rstrip(" \t").endswith("}")
     return _put(structure, clause, (";" if behind_body else "") + _statement(source))
+
+
+def _past_stray_brace(structure: Structure, clause: Clause) -> Clause:
+    """``h = conca{t(a, b)``: the clause up to the end of its row, where its ``{`` opens nothing there."""
+    text = structure.text
+    if clause.ending != "{":
+        return clause
+    opening = text.index("{", clause.end)
+    end = text.find("\n", opening)
+    rest = re.sub(r"#.*", "", text[opening + 1 : end if end >= 0 else len(text)]).rstrip()
+    if not rest or rest.count("}") > rest.count("{") or rest == "{":
+        return clause
+    opens = rest.endswith("{")
+    stop = opening + 1 + len(rest) - opens
+    return Clause(clause.start, stop, "{" if opens else "\n")
 
 
 def _put(structure: Structure, clause: Clause, text: str) -> str:
@@ -79,6 +97,11 @@ def _statement(source: str) -> str:
     if word == "return" or (binding is None and difflib.get_close_matches(word, ["return"], cutoff=0.7)):
         return f"return {BAD}"
     names = [n.strip() for group in (binding.groups() if binding else ()) if group for n in group.split(",")]
+    # Two statements on a row: what the second one binds stands outside of brackets, too.
+    bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", source))
+    names += re.findall(r"(?<=\s)([A-Za-z_]\w*)\s*=(?!=)", bare) if names else []
+    if not names and re.match(r"[^(]*(?<![=!<>])=(?!=)", source):
+        names = [LOST]
     return ", ".join(n for n in dict.fromkeys(names) if n not in RESERVED) + f" {BAD}"
 
 
@@ -95,17 +118,24 @@ def _head(structure: Structure, clause: Clause, in_item: bool) -> str:
         is_choice = word == "elif" or "if" in words
         return f"else if {BAD} " if is_choice else "else "
     if word == "for":
+        second = re.search(r"\s(?=for\s)", source)
+        if second is not None:  # its own `{` is missing
+            return _head(structure, Clause(clause.start, clause.start + second.start(), "{"), in_item) + (
+                "{" + source[second.start() :]
+            )
         before, found, _ = source.partition(" in ")
         words = _NAME.findall(before if found else re.split(r"=|\d|\.\.", source)[0])
+        if found and not re.fullmatch(r"for\s[\w\s,()]*", before):
+            words.append(LOST)
     names = [w for w in dict.fromkeys(words) if w not in RESERVED]
-    return f"for {', '.join(names) or '_'} in {BAD} "
+    return f"for {', '.join(names) or LOST} in {BAD} "
 
 
 def _definition(structure: Structure, clause: Clause, words: list[str]) -> str:
     """The head of a net or block, with those of its parameters that parse."""
     source = structure.source(clause)
-    end = structure.body_end(clause.end + structure.text[clause.end :].index("{"))
-    body = structure.text[clause.end : end]
+    opening = structure.text.find("{", clause.end)
+    body = structure.text[clause.end : structure.body_end(opening) if opening >= 0 else None]
     kind = words[0] if words else ""
     if kind not in ("net", "block"):
         near = difflib.get_close_matches(kind, ["net", "block"], n=1, cutoff=0.6)
@@ -113,9 +143,11 @@ def _definition(structure: Structure, clause: Clause, words: list[str]) -> str:
         kind = near[0] if near else "block" if returns else "net"
     head, bracket, rest = source.partition("(")
     named = _NAME.findall(head)[1:]
-    formals = [f for f in dict.fromkeys(map(_formal, _split(rest))) if f] if bracket else [f"_={BAD}"]
-    name = named[0] if named and named[0] not in RESERVED else "_"
-    lost = f"{BAD};" if name == "_" else ""
+    formals = [f for f in dict.fromkeys(map(_formal, _split(rest))) if f] if bracket else []
+    if not bracket or any(not re.match(r"\s*\w*\s*(?:=|$)", part) for part in _split(rest)):
+        formals.append(f"{LOST}={BAD}")
+    name = named[0] if named and named[0] not in RESERVED else LOST
+    lost = "" if re.fullmatch(r"\w+\s+\w+\s*", head) else f"{BAD};"
     return f"{lost}{kind} {name}({', '.join(formals)}) "
 
 
@@ -148,14 +180,13 @@ def _formal(part: str) -> str:
 def _with_body(structure: Structure, clause: Clause) -> str | None:
     """The head of a body that lacks its ``{``: it gets one, and a ``}`` where the body by its indent ends."""
     text = structure.text
-    index = structure.clauses.index(clause)
     behind = re.match(r"\s*\{", text[clause.end :])
     if behind:  # on a row of its own
         gap = behind.group()
         return text[: clause.end] + " {" + gap[:-1] + " " + text[clause.end + len(gap) :]
     indent = structure.indent_at(clause.start)
     body = []
-    for inner in structure.clauses[index + 1 :]:
+    for inner in _behind(structure, clause):
         if structure.indent_at(inner.start) <= indent:
             break
         body.append(inner)
@@ -166,7 +197,7 @@ def _with_body(structure: Structure, clause: Clause) -> str | None:
         if not body:
             names = simple if simple and not simple.startswith("return") else ""
             return _put(structure, clause, f"{names} {BAD}")
-    opened = _head(structure, Clause(clause.start, clause.end, "{"), True) + "{"
+    opened = _head(structure, Clause(clause.start, clause.end, "{"), True) + "{" + "\n" * source.count("\n")
     last = body[-1].end + _closing_braces(text, body[-1].end, indent)
     closes = re.match(r"[ \t]*(?:#[^\n]*)?(?:\n[ \t]*(?:#[^\n]*)?)*\n([ \t]*)\}", text[last:])
     end = "" if closes and len(closes.group(1)) == indent else " }"
@@ -188,11 +219,16 @@ def _without_body(structure: Structure, clause: Clause, in_item: bool) -> str | 
     """The text without a clause that was mended in vain, and without its body."""
     end: int | None = clause.end
     if clause.ending == "{":
-        end = structure.body_end(clause.end + structure.text[clause.end :].index("{"))
+        end = structure.body_end(structure.text.index("{", clause.end))
     if end is None or structure.source(clause).strip(" ;") == BAD:
         return None
     rows = structure.text.count("\n", clause.start, end)
     return structure.text[: clause.start] + BAD + "\n" * rows + structure.text[end:]
+
+
+def _behind(structure: Structure, clause: Clause) -> list[Clause]:
+    """The clauses behind a clause."""
+    return structure.clauses[bisect.bisect_left([c.start for c in structure.clauses], clause.end) :]
 
 
 def _outside(structure: Structure, clause: Clause) -> str:
@@ -200,11 +236,10 @@ def _outside(structure: Structure, clause: Clause) -> str:
     word = _NAME.match(structure.source(clause))
     end = clause.end
     if word is None or word.group() not in ITEMS:
-        for other in structure.clauses[structure.clauses.index(clause) + 1 :]:
-            first = _NAME.match(structure.source(other))
-            if other.ending in ("{", "}") or (first is not None and first.group() in ITEMS):
-                break
-            end = other.end
+        items = [c.start for c in _behind(structure, clause) if structure.source(c).split()[0] in ITEMS]
+        end = items[0] if items else len(structure.text)
+    rows = structure.text.count("\n", clause.start, end)
+    end -= len(structure.text[clause.start : end]) - len(structure.text[clause.start : end].rstrip()) if rows else 0
     rows = structure.text.count("\n", clause.start, end)
     lost = "" if word is not None and word.group() == "default" else BAD
     return structure.text[: clause.start] + lost + "\n" * rows + structure.text[end:]

@@ -92,6 +92,8 @@ def at_character(text: str, filename: str, error: Any) -> Diagnostic:
     message, help = _CHARACTERS.get(character, (f"unexpected character `{shown}`", None))
     if character == "." and text[position - 1 : position].isdigit():
         message, help = "a number ends in `.`", "digits follow the point: `2.0`"
+    if not character.isprintable() or character.isspace():
+        help = "this character is not visible: delete it, or write a blank"
     if character.isalpha():
         help = "names hold the letters a to z and A to Z, digits and `_`"
     return Diagnostic(message, Loc(filename, error.line, error.column, error.line, error.column + 1), help=help)
