@@ -59,6 +59,8 @@ def compile(
     net: str | None = None,
     keep: Iterable[str] = (),
     input_grads: bool = False,
+    output_grads: bool | Iterable[str] = False,
+    freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
     verify_each: bool = False,
@@ -67,7 +69,9 @@ def compile(
 
     ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
     ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
-    ``input_grads=True`` lets ``backward`` return the gradients of inputs; ``dtype="f64"`` computes in double precision;
+    ``input_grads=True`` lets ``backward`` return the gradients of inputs; ``output_grads`` names outputs whose
+    gradients are given to ``backward`` (True: all float ones); ``freeze`` names parameters that are not trained, or
+    what their paths begin with (``["stem"]``); ``dtype="f64"`` computes in double precision;
     ``recompute`` says what the backward pass may compute again rather than keep: ``none``, ``auto`` (what is cheap) or
     ``max``; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file
     at once, :class:`UsageError` where the call is wrong.
@@ -77,7 +81,7 @@ def compile(
 
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
     text = read_dump(filename) if filename.endswith(SUFFIX) else read(filename)
-    return _compiled(text, filename, dims, target, net, keep, input_grads, dtype, recompute, verify_each)
+    return _compiled(text, filename, dims, target, net, keep, input_grads, output_grads, freeze, dtype, recompute, verify_each)
 
 
 def compile_source(
@@ -89,6 +93,8 @@ def compile_source(
     net: str | None = None,
     keep: Iterable[str] = (),
     input_grads: bool = False,
+    output_grads: bool | Iterable[str] = False,
+    freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
     verify_each: bool = False,
@@ -106,6 +112,8 @@ def compile_source(
         net,
         keep,
         input_grads,
+        output_grads,
+        freeze,
         dtype,
         recompute,
         verify_each,
@@ -120,6 +128,8 @@ def _compiled(
     net: str | None,
     keep: Iterable[str],
     input_grads: bool,
+    output_grads: bool | Iterable[str],
+    freeze: Iterable[str],
     dtype: str,
     recompute: Literal["none", "auto", "max"],
     verify_each: bool,
@@ -128,16 +138,15 @@ def _compiled(
     from concatc.edited import SUFFIX, EditedDump
     from concatc.runtime.module import CompiledModule
 
-    wanted = 'names of blobs, such as ["h"]'
-    kept = (keep,) if isinstance(keep, str) else tuple(_checked("keep", keep, Iterable, wanted))
-    for name in kept:
-        _checked("keep", name, str, wanted)
+    with_grads = output_grads if isinstance(output_grads, bool) else _names("output_grads", output_grads, "outputs")
     options = Options(
         target=target,
         dims=dict(_checked("dims", {} if dims is None else dims, Mapping, 'a dict, such as {"n": 64}')),
         net=net,
-        keep=kept,
+        keep=_names("keep", keep, "blobs"),
         input_grads=input_grads,
+        output_grads=with_grads,
+        freeze=_names("freeze", freeze, "parameters"),
         dtype=dtype,
         recompute=recompute,
         verify_each=verify_each,
@@ -149,6 +158,15 @@ def _compiled(
         # Level 3 is the line that called compile or compile_source.
         warnings.warn(warning.render({filename: text}), ConcatcWarning, stacklevel=3)
     return CompiledModule(compilation)
+
+
+def _names(argument: str, value: Iterable[str], of: str) -> tuple[str, ...]:
+    """One name, or several."""
+    wanted = f'names of {of}, such as ["h"]'
+    names = (value,) if isinstance(value, str) else tuple(_checked(argument, value, Iterable, wanted))
+    for name in names:
+        _checked(argument, name, str, wanted)
+    return names
 
 
 def _checked(name: str, value: Any, kinds: type | tuple[type, ...], wanted: str) -> Any:

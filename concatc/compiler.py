@@ -30,6 +30,7 @@ from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import READING, dump_text
+from concatc.passes.freeze import freeze, frozen
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.keep_outputs import KeepOutputs
@@ -57,7 +58,8 @@ class Options:
     """How a net is compiled.
 
     ``dims`` overrides dims of the net; ``net`` chooses one where the file holds several; ``keep`` names blobs whose
-    value and gradient the user reads; ``recompute`` is what the backward pass may compute again rather than keep.
+    value and gradient the user reads; ``output_grads`` names outputs whose gradient the caller gives (True: all float
+    ones); ``freeze`` names parameters, or paths above them, that are not trained.  ``recompute`` is what the backward pass may compute again rather than keep.
     ``verify_each`` checks the IR after every pass, and the plan; ``print_after`` names passes after which the IR is
     written to stderr, ``print_after_all`` writes what each pass changed.
     """
@@ -67,6 +69,8 @@ class Options:
     net: str | None = None
     keep: tuple[str, ...] = ()
     input_grads: bool = False
+    output_grads: bool | tuple[str, ...] = False
+    freeze: tuple[str, ...] = ()
     dtype: str = "f32"
     recompute: Mode = "auto"
     verify_each: bool = False
@@ -93,12 +97,12 @@ SIMPLIFY: tuple[Pass, ...] = (Canonicalize(), ConcatAlgebra(), Cse(), Dce())
 def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The passes that make each graph level of the training phase from the one before."""
     net = graph.main
-    frozen = tuple(name for name, value in net.arguments("param").items() if value.attrs.get("cnet.lr") == 0.0)
-    derive = DeriveBackward(input_grads=options.input_grads, freeze=frozen)
+    derive = DeriveBackward(options.output_grads, options.input_grads, frozen(net))
+    has_backward = bool(net.returned("total")) or bool(options.output_grads)
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, StatsOverConcat(), derive) if net.returned("total") else (),
+        "joint": (*SIMPLIFY, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels()),
@@ -307,7 +311,7 @@ class Compilation:
         from concatc.frontend import cnet  # the parser is not needed where a module was compiled before
 
         options = self.options
-        return cnet.load(
+        graph, warnings = cnet.load(
             self.text,
             self.filename,
             net=options.net,
@@ -316,6 +320,10 @@ class Compilation:
             keep=options.keep if phase == "train" else (),
             dtype=options.dtype,
         )
+        if phase == "train":
+            freeze(graph.main, options.freeze)
+            DeriveBackward(options.output_grads).given_outputs(graph.main)  # unknown names are found at once
+        return graph, warnings
 
     def _check_arguments(self, graph: Module) -> None:
         """Inference works on the parameters and states of training."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, quantity, recompute_option, write_file
+from concatc.cli.common import compile_file, finish, freeze_option, net_options, quantity, recompute_option, write_file
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @net_options
 @click.option("--keep", multiple=True, metavar="BLOB", help="Keep a blob and its gradient readable; repeatable.")
 @click.option("--input-grads", is_flag=True, help="Return gradients of inputs too.")
+@click.option("--output-grads", is_flag=True, help="Take gradients of outputs from the caller of backward().")
+@freeze_option
 @recompute_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
@@ -44,6 +46,8 @@ def command(
     as_json: bool,
     keep: tuple[str, ...],
     input_grads: bool,
+    output_grads: bool,
+    freeze: tuple[str, ...],
     recompute: str,
     output: Path | None,
     emit: str | None,
@@ -71,6 +75,8 @@ def command(
         dtype,
         keep,
         input_grads,
+        freeze,
+        output_grads=output_grads,
         recompute=recompute,
         verify_each=verify_each,
         print_after=print_after,

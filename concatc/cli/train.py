@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, recompute_option
+from concatc.cli.common import compile_file, finish, freeze_option, net_options, recompute_option
 from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
 from concatc.diagnostics import ConcatcError, Diagnostic
@@ -80,6 +80,7 @@ class Interruption:
 @click.option("--weight-decay", default=0.0, show_default=True)
 @click.option("--held-out", default=0.2, show_default=True, help="Share of the rows, the last ones, to test on.")
 @click.option("--seed", default=0, show_default=True, help="Of initial values, order of rows, dropout.")
+@freeze_option
 @recompute_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Start from this .safetensors file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
@@ -99,6 +100,7 @@ def command(
     weight_decay: float,
     held_out: float,
     seed: int,
+    freeze: tuple[str, ...],
     recompute: str,
     weights: Path | None,
     output: Path | None,
@@ -117,7 +119,7 @@ def command(
     start = time.perf_counter()
     path = output or file.with_suffix(".safetensors")
     check_replaceable(path)
-    module = CompiledModule(compile_file(file, dims, net, target, dtype, recompute=recompute))
+    module = CompiledModule(compile_file(file, dims, net, target, dtype, freeze=freeze, recompute=recompute))
     arrays, _ = read_data(data, keys, module.signature.inputs)
     dataset = Dataset(module.signature.inputs, arrays, held_out)
     optimizer: Optimizer = (

@@ -50,7 +50,7 @@ class DeriveBackward:
         require_tensors(func, self.name)
         if any(is_backward(op) for op in func.ops):
             raise UsageError(f"@{func.sym_name} has a backward pass already")
-        outputs = _choose("output", func.returned("output"), self.output_grads)
+        outputs = self.given_outputs(func)
         inputs = _choose("input", func.arguments("input"), self.input_grads)
         params = func.arguments("param")
         _check_names("parameter", self.freeze, params)
@@ -63,6 +63,10 @@ class DeriveBackward:
         derivation.transpose_all()
         derivation.finish(wanted)
         insert_splits(func)
+
+    def given_outputs(self, func: FuncOp) -> dict[str, Value]:
+        """The outputs whose gradients the caller gives.  Raises :class:`UsageError` for names of no float output."""
+        return _choose("output", func.returned("output"), self.output_grads)
 
 
 class _Derivation:

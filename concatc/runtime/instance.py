@@ -28,6 +28,7 @@ class Instance:
         self.signature = signature_of(self.lowered.graph.main)
         self.interface: Interface = self.lowered.interface
         self.shapes = {name: spec.type.shape for name, spec in self.signature.inputs.items()}
+        self.output_grads = self.names("output_grad")
         self.checks = index_checks(self.lowered.graph.main)
         self.executable: Executable | None = None  # the one that ran last
         self._store = store

@@ -22,6 +22,7 @@ from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.memory_report import MemoryReport
 from concatc.runtime.optimizers import Optimizer, OptimizerState
+from concatc.runtime.output_grads import take_output_grads
 from concatc.runtime.pool import Pool
 from concatc.runtime.signature import Input, Signature, signature_of
 from concatc.runtime.source import PHASES, Dim, Phase, Source
@@ -172,18 +173,24 @@ class CompiledModule:
         return self._results(instance, copy)
 
     @_one_at_a_time
-    def backward(self) -> dict[str, Array]:
+    def backward(self, *, output_grads: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """Run the backward pass of the last forward pass.
 
         Returns the gradients by path of their parameter, and by name for inputs where the net was compiled with
         ``input_grads=True``: views that live until the next call.
+
+        ``output_grads={"logits": g}`` gives gradients of outputs, of their shapes and element types, where the net was
+        compiled with ``output_grads``.  They are added to what the losses give: gradients are those of the weighted
+        total plus ``sum(g * logits)``.  An output that is not named has none.
         """
-        self._needs_loss()
+        self._needs_backward()
         if self._pending is not None and (changed := self._watch.changed()):
             self._outdate(f"the {changed} changed after forward(); run forward() again before backward()")
         instance = self._pending
         if instance is None or instance.executable is None:
             raise UsageError(self._stale)
+        for name, array in take_output_grads(instance.signature.outputs, instance.output_grads, output_grads).items():
+            instance.write("output_grad", name, array)
         instance.run("backward", instance.executable)
         self._has_grads = True
         self._outdate("backward() ran already; run forward() before the next backward()")
@@ -239,7 +246,7 @@ class CompiledModule:
 
         Raises UsageError where no backward pass ran since the last update.
         """
-        self._needs_loss()
+        self._needs_backward()
         if not self._has_grads:
             raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
         instance = self._current.get("train") or self._instance("train", self._source)
@@ -331,6 +338,8 @@ class CompiledModule:
         instance.write_inputs(arrays)
         instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
         instance.write("random", "random", [self._seed, self._steps % SEEDS])
+        for name in instance.output_grads:
+            instance.write("output_grad", name, 0.0)  # until backward() is given another one
         self._current[phase] = instance
         return instance
 
@@ -435,6 +444,11 @@ class CompiledModule:
         net = self._source.phase("train").graph.main
         results = [result.name for op in net.ops for result in op.results if result.name]
         return [*self.signature.inputs, *results]
+
+    def _needs_backward(self) -> None:
+        slots = self._source.phase("train").interface.slots
+        if not any(key.startswith("output_grad:") for key in slots):
+            self._needs_loss()
 
     def _needs_loss(self) -> None:
         if not self.signature.loss_weights:

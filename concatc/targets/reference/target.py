@@ -12,6 +12,7 @@ from concatc.ir.core import FuncOp
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.memory import Array, view
 from concatc.loops.plan import Plan
+from concatc.passes.graph import OUTPUT_GRAD
 from concatc.targets import Lowered
 from concatc.targets.reference.interpreter import run_function
 
@@ -32,7 +33,8 @@ class ReferenceExecutable:
     """Runs the joint graph of a net.
 
     ``forward`` computes gradients too, from the parameters as they are then, and ``backward`` hands them out; so both
-    may be called apart, as with any target.
+    may be called apart, as with any target.  Where gradients of outputs are given in between, ``backward`` computes
+    them anew, from what ``forward`` read.
     """
 
     def __init__(self, lowered: Lowered) -> None:
@@ -40,6 +42,8 @@ class ReferenceExecutable:
         self._update = lowered.update
         self._windows = lowered.interface.slots
         self._gradients: dict[str, Array] = {}
+        self._given_later = [k for k, arg in enumerate(self._net.args) if arg.attrs.get("cnet.kind") == OUTPUT_GRAD]
+        self._read: list[Array] = []
 
     @property
     def _net(self) -> FuncOp:
@@ -49,6 +53,8 @@ class ReferenceExecutable:
         """See :class:`concatc.targets.Executable`."""
         if phase in ("forward", "step"):
             self._forward(bases)
+        if phase == "backward" and self._given_later:
+            self._compute_again(bases)
         if phase in ("backward", "step"):
             self._write(bases, self._gradients)
         if phase in ("update", "step") and self._update is not None:
@@ -60,10 +66,21 @@ class ReferenceExecutable:
 
     def _forward(self, bases: Mapping[str, Array]) -> None:
         arguments = [self._view(bases, argument_key(a)) for a in self._net.args]
+        if self._given_later:
+            self._read = [np.array(a) for a in arguments]
+        by_key = self._compute(arguments)
+        self._write(bases, {key: value for key, value in by_key.items() if key not in self._gradients})
+
+    def _compute_again(self, bases: Mapping[str, Array]) -> None:
+        for k in self._given_later:
+            self._read[k] = np.array(self._view(bases, argument_key(self._net.args[k])))
+        self._compute(self._read)
+
+    def _compute(self, arguments: list[Array]) -> dict[str, Array]:
         results = run_function(self._net, arguments, module=self._joint)
         by_key = {key: np.array(value) for key, value in zip(result_keys(self._net), results, strict=True)}
         self._gradients = {key: value for key, value in by_key.items() if key.partition(":")[0].endswith("grad")}
-        self._write(bases, {key: value for key, value in by_key.items() if key not in self._gradients})
+        return by_key
 
     def _view(self, bases: Mapping[str, Array], key: str) -> Array:
         window = self._windows[key]
