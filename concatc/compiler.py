@@ -59,7 +59,8 @@ class Options:
 
     ``dims`` overrides dims of the net; ``net`` chooses one where the file holds several; ``keep`` names blobs whose
     value and gradient the user reads; ``output_grads`` names outputs whose gradient the caller gives (True: all float
-    ones); ``freeze`` names parameters, or paths above them, that are not trained.  ``recompute`` is what the backward pass may compute again rather than keep.
+    ones); ``freeze`` names parameters, or paths above them, that are not trained.
+    ``recompute`` is what the backward pass may compute again rather than keep.
     ``verify_each`` checks the IR after every pass, and the plan; ``print_after`` names passes after which the IR is
     written to stderr, ``print_after_all`` writes what each pass changed.
     """
