@@ -63,6 +63,7 @@ def compile(
     freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
+    max_memory: int | str | None = None,
     verify_each: bool = False,
 ) -> CompiledModule:
     """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of any level.
@@ -73,15 +74,19 @@ def compile(
     gradients are given to ``backward`` (True: all float ones); ``freeze`` names parameters that are not trained, or
     what their paths begin with (``["stem"]``); ``dtype="f64"`` computes in double precision;
     ``recompute`` says what the backward pass may compute again rather than keep: ``none``, ``auto`` (what is cheap) or
-    ``max``; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all errors of the file
-    at once, :class:`UsageError` where the call is wrong.
+    ``max``; ``max_memory`` (bytes, or text such as ``"64MiB"``) is a budget for each phase: parameters, gradients,
+    states, inputs, outputs, all that lies between them and what an optimizer holds.  It is kept by more recomputation
+    and other orders of kernels; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all
+    errors of the file at once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
     """
     from concatc.edited import SUFFIX, read_dump
     from concatc.frontend.cnet import read
 
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
     text = read_dump(filename) if filename.endswith(SUFFIX) else read(filename)
-    return _compiled(text, filename, dims, target, net, keep, input_grads, output_grads, freeze, dtype, recompute, verify_each)
+    return _compiled(
+        text, filename, dims, target, net, keep, input_grads, output_grads, freeze, dtype, recompute, max_memory, verify_each
+    )
 
 
 def compile_source(
@@ -97,6 +102,7 @@ def compile_source(
     freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
+    max_memory: int | str | None = None,
     verify_each: bool = False,
 ) -> CompiledModule:
     """Compile a net from its text; ``filename`` stands in messages, and imports are relative to it.
@@ -116,6 +122,7 @@ def compile_source(
         freeze,
         dtype,
         recompute,
+        max_memory,
         verify_each,
     )
 
@@ -132,11 +139,13 @@ def _compiled(
     freeze: Iterable[str],
     dtype: str,
     recompute: Literal["none", "auto", "max"],
+    max_memory: int | str | None,
     verify_each: bool,
 ) -> CompiledModule:
     from concatc.compiler import Options, compile_net
     from concatc.edited import SUFFIX, EditedDump
     from concatc.runtime.module import CompiledModule
+    from concatc.sizes import parse_bytes
 
     with_grads = output_grads if isinstance(output_grads, bool) else _names("output_grads", output_grads, "outputs")
     options = Options(
@@ -149,6 +158,7 @@ def _compiled(
         freeze=_names("freeze", freeze, "parameters"),
         dtype=dtype,
         recompute=recompute,
+        max_memory=None if max_memory is None else parse_bytes(max_memory, "max_memory"),
         verify_each=verify_each,
     )
     if filename.endswith(SUFFIX):
@@ -157,6 +167,8 @@ def _compiled(
     for warning in compilation.warnings:
         # Level 3 is the line that called compile or compile_source.
         warnings.warn(warning.render({filename: text}), ConcatcWarning, stacklevel=3)
+    if options.max_memory is not None and compilation.phase("train").graph.main.returned("total"):
+        _ = compilation.phase("train").plan  # a budget that cannot be kept is an error here, not at the first step
     return CompiledModule(compilation)
 
 

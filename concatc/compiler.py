@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.inspect.blob_path import path_text
+from concatc.inspect.over_budget import over_budget
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Attr, Module
 from concatc.ir.passes import Pass, PassManager, Timing
@@ -30,6 +31,7 @@ from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import READING, dump_text
+from concatc.passes.fit_budget import Candidate, Search, budget_attribute, fit_budget, planned_bytes
 from concatc.passes.freeze import freeze, frozen
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
@@ -61,6 +63,8 @@ class Options:
     value and gradient the user reads; ``output_grads`` names outputs whose gradient the caller gives (True: all float
     ones); ``freeze`` names parameters, or paths above them, that are not trained.
     ``recompute`` is what the backward pass may compute again rather than keep.
+    ``max_memory`` is a budget in bytes for the plan of each phase, parameters, gradients and what an optimizer holds
+    included; it is met by more recomputation and other orders (`fit_budget`), or it is an error.
     ``verify_each`` checks the IR after every pass, and the plan; ``print_after`` names passes after which the IR is
     written to stderr, ``print_after_all`` writes what each pass changed.
     """
@@ -74,6 +78,7 @@ class Options:
     freeze: tuple[str, ...] = ()
     dtype: str = "f32"
     recompute: Mode = "auto"
+    max_memory: int | None = None
     verify_each: bool = False
     print_after: tuple[str, ...] = ()
     print_after_all: bool = False
@@ -128,6 +133,8 @@ class Lowering:
         self._like = like
         self._passes = PIPELINES[phase](options, graph)
         self.timings: list[Timing] = []
+        self._update_bytes = 0  # what an optimizer holds
+        self._is_settled = options.max_memory is None
         self._levels: dict[str, Module] = {"graph": graph}
         self._run(graph, self._passes["graph"])
 
@@ -163,9 +170,12 @@ class Lowering:
 
     @cached_property
     def net_plan(self) -> Plan:
-        """The plan without an update."""
-        step = PlanMemory(self.interface)
-        plan = self._timed(step.name, lambda: place_scratch(step.plan(self.kernels)))
+        """The plan without an update.  Raises :class:`UsageError` where no plan keeps the budget."""
+        if not self._is_settled:
+            self._settle()
+            return self.net_plan
+        kernels = self.kernels
+        plan = self._timed(PlanMemory.name, lambda: self._planned(kernels))
         plan.net = declaration_of(self.kernels.main, self.interface)
         state_index_checks(plan.net, index_checks(self.graph.main))
         if self._options.verify_each:
@@ -184,6 +194,8 @@ class Lowering:
             return module_of(self.plan)
         if name == "loops":
             return self.loops
+        if name in ("optimized", "kernels"):
+            self._settle()
         if name not in self._levels:
             module = clone_module(self.level(LEVELS[LEVELS.index(name) - 1]))
             self._run(module, self._passes[name])
@@ -196,6 +208,14 @@ class Lowering:
         lowering.update = update
         lowering.__dict__.pop("plan", None)
         lowering.__dict__.pop("loops", None)
+        limit = self._options.max_memory
+        if limit is None:
+            return lowering
+        lowering._update_bytes = planned_bytes(lowering.plan) - planned_bytes(self.net_plan)
+        if planned_bytes(lowering.plan) > limit:
+            # Another choice leaves room for what the optimizer holds.
+            lowering._choose(PIPELINES[self.phase](self._options, self.graph))
+            lowering._is_settled = False
         return lowering
 
     def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
@@ -206,6 +226,52 @@ class Lowering:
         if name not in BLOB_LEVELS:
             raise UsageError(Diagnostic(f"the {name} hold no blobs", help=f"there are {', '.join(BLOB_LEVELS)}"))
         return path_text(self.level(name), blob, style)
+
+    def _planned(self, kernels: Module) -> Plan:
+        return place_scratch(PlanMemory(self.interface).plan(kernels))
+
+    def _settle(self) -> None:
+        """Choose more recomputation and another order, where that is needed to keep the budget; once."""
+        limit = self._options.max_memory
+        if self._is_settled or limit is None:
+            return
+        self._is_settled = True
+        default_bytes = planned_bytes(self.net_plan) + self._update_bytes
+        chosen = None
+        if default_bytes > limit:
+            search = self._search(limit - self._update_bytes)
+            chosen = search.chosen
+            if chosen is None:
+                self._is_settled = False
+                error = over_budget(self.graph.main, limit, self._update_bytes, self.net_plan, search.least)
+                raise UsageError(error)
+            self._choose(_with_choice(self._passes, chosen))
+        noted = budget_attribute(limit, default_bytes, self._update_bytes, chosen)
+        self.kernels.main.attributes["cnet.budget"] = noted
+
+    def _search(self, limit: int) -> Search:
+        passes = self._passes["optimized"]
+        recompute = next((p for p in passes if isinstance(p, ChooseRecompute)), None)
+        graph = clone_module(self.level("joint"))
+        for step in passes:
+            if step is not recompute:
+                step.run(graph)
+        order = next(k for k, p in enumerate(self._passes["kernels"]) if isinstance(p, OrderKernels))
+        behind = self._passes["kernels"][order + 1 :]
+
+        def plan(kernels: Module) -> Plan:
+            for step in behind:
+                step.run(kernels)
+            return self._planned(kernels)
+
+        return fit_budget(graph, recompute, limit, plan)
+
+    def _choose(self, passes: dict[str, tuple[Pass, ...]]) -> None:
+        """Other passes behind level 02; what was made without them is forgotten."""
+        self._passes = passes
+        self._levels = {name: made for name, made in self._levels.items() if name not in ("optimized", "kernels")}
+        for made in ("net_plan", "plan", "loops"):
+            self.__dict__.pop(made, None)
 
     def _run(self, module: Module, passes: Sequence[Pass]) -> None:
         options = self._options
@@ -225,6 +291,15 @@ class Lowering:
         made = make()
         self.timings.append(Timing(name, time.perf_counter_ns() - start))
         return made
+
+
+def _with_choice(passes: dict[str, tuple[Pass, ...]], chosen: Candidate) -> dict[str, tuple[Pass, ...]]:
+    """The pipeline that recomputes and orders as a budget chose."""
+    optimized = [p for p in passes["optimized"] if not isinstance(p, ChooseRecompute)]
+    if chosen.recompute is not None:
+        optimized.append(chosen.recompute)
+    kernels = [OrderKernels(chosen.order) if isinstance(p, OrderKernels) else p for p in passes["kernels"]]
+    return {**passes, "optimized": tuple(optimized), "kernels": tuple(kernels)}
 
 
 def level_name(level: str) -> str:

@@ -25,7 +25,7 @@ from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
 from concatc.ir.core import FuncOp, Module
 from concatc.loops.append_step import append_step
 from concatc.loops.bases import Interface, interface_of, result_keys
-from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, slot_problems, net_of
+from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems
 from concatc.loops.plan import Base, Plan
 from concatc.loops.plan_text import STEP, plan_of
 from concatc.op import is_op
@@ -73,7 +73,11 @@ class EditedDump(Compilation):
 
     def __init__(self, text: str, filename: str, options: Options) -> None:
         # A dump is read, not elaborated: nothing of a net's text is looked at.
-        given = [n for n in ("dims", "net", "keep", "input_grads", "output_grads", "freeze") if getattr(options, n) != getattr(Options(), n)]
+        given = [
+            n
+            for n in ("dims", "net", "keep", "input_grads", "output_grads", "freeze")
+            if getattr(options, n) != getattr(Options(), n)
+        ]
         if given:
             raise UsageError(f"{filename} is a dump: {', '.join(given)} are settled in it")
         self.text = text
@@ -87,6 +91,13 @@ class EditedDump(Compilation):
                 Diagnostic(
                     f"{filename} is a dump of the level {self.level}, which the target `{options.target}` does not run",
                     help=f"--target cpu runs it; `{options.target}` runs dumps of {', '.join(LEVELS[:5])}",
+                )
+            )
+        if options.max_memory is not None and self.level not in ("graph", "split"):
+            raise UsageError(
+                Diagnostic(
+                    f"{filename} is a dump of the level {self.level}: what a memory budget chooses is settled in it",
+                    help="give the budget with the net, or with a dump of the levels graph and split",
                 )
             )
         with _shown_in(text, filename):

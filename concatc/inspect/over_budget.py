@@ -11,6 +11,7 @@ from concatc.passes.fit_budget import Candidate, planned_bytes
 from concatc.sizes import exact_text
 
 MOST_LISTED = 5
+WORDS = {"params": "parameters", "grads": "gradients"}
 
 
 def over_budget(net: FuncOp, limit_bytes: int, update_bytes: int, default: Plan, least: Candidate) -> Diagnostic:
@@ -20,7 +21,11 @@ def over_budget(net: FuncOp, limit_bytes: int, update_bytes: int, default: Plan,
     ``update_bytes`` besides.
     """
     need = least.need_bytes + update_bytes
-    bases = [f"{base.name} {bytes_text(base.size_bytes)}" for base in least.plan.bases.values() if base.size_bytes]
+    bases = [
+        f"{WORDS.get(base.name, base.name)} {bytes_text(base.size_bytes)}"
+        for base in least.plan.bases.values()
+        if base.size_bytes
+    ]
     if update_bytes:
         bases.append(f"optimizer {bytes_text(update_bytes)}")
     return Diagnostic(
