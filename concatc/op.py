@@ -242,6 +242,11 @@ class Op:
         raise NotImplementedError(f"{cls.name} has no samples")
 
     @classmethod
+    def doubt(cls, xs: Sequence[Value]) -> tuple[str, str] | None:
+        """For a call on ``xs`` that is correct but hardly meant: a warning (``{0}`` as in ShapeError) and its help."""
+        return None
+
+    @classmethod
     def build(cls, site: CallSite, *xs: Any, **attributes: Any) -> Any:
         """What a call in the language makes: a value, or a tuple of values.  Default: the op itself."""
         results = site.b.emit(cls(**attributes), xs)

@@ -10,7 +10,20 @@ from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Ref
 from concatc.loops.pieces import Piece, axes_for
-from concatc.op import XAVIER, Builder, CallSite, Op, Sample, ShapeError, constant, f32
+from concatc.op import DIALECT, XAVIER, Builder, CallSite, Op, Sample, ShapeError, constant, f32
+
+# Ops that make images, and ops that leave an image one.
+_MAKE_IMAGES = (
+    "conv",
+    "conv_transpose",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "global_max_pool",
+    "upsample",
+    "lrn",
+)
+_KEEP_IMAGES = ("relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "normalize", "scale", "bias", "dropout", "add")
 
 
 class Linear(Op):
@@ -39,6 +52,15 @@ class Linear(Op):
         bias = site.param("bias", (size,), constant(0.0), x.dtype)
         biased: Value = site.b.bias(y, bias, axis=y.tensor.rank - 1)
         return biased
+
+    @classmethod
+    def doubt(cls, xs: Sequence[Value]) -> tuple[str, str] | None:
+        if not _is_image(xs[0]):
+            return None
+        return (
+            f"linear acts on the last axis of {{0}}, {xs[0].tensor}: the width of an image",
+            "`flatten` before it joins channels, height and width",
+        )
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         x, w = xs
@@ -73,6 +95,19 @@ class Linear(Op):
         yield Sample(cls(), (f32(5, 4), f32(3, 4)))
         yield Sample(cls(transpose=True), (f32(5, 4), f32(4, 3)))
         yield Sample(cls(), (f32(2, 3, 4), f32(5, 4)))
+
+
+def _is_image(x: Value) -> bool:
+    """Whether a blob comes from an op on images, through ops that work on each element or channel."""
+    op = x.op
+    while op is not None and x.tensor.rank == 4:
+        name = op.name.removeprefix(DIALECT)
+        if name in _MAKE_IMAGES:
+            return True
+        if name not in _KEEP_IMAGES:
+            return False
+        op = op.operands[0].op
+    return False
 
 
 class LinearWeightGrad(Op):

@@ -332,9 +332,14 @@ class Calls:
         self.run.graph.b.loc = call.loc
         operands = [(e, v) for e, v in data]
         try:
-            return op.build(site, *(v for _, v in data), **attributes)
+            result = op.build(site, *(v for _, v in data), **attributes)
         except ShapeError as error:
             self.shape_error(frame, error, call.loc, operands)
+        doubt = op.doubt([v for _, v in data])
+        if doubt is not None:
+            named = [(self.run.blob_name(e, v), v) for e, v in data]
+            self.run.warn(_fill(doubt[0], named), call.loc, doubt[1])
+        return result
 
     def signature(self, op: type[Op]) -> Signature:
         """How the op is called."""

@@ -102,6 +102,11 @@ class Run:
         calls = frame.calls[::-1][:3] if frame is not None else ()
         self.sink.error(message, loc, [*notes, *(f"called from {call}" for call in calls)], help)
 
+    def warn(self, message: str, loc: Loc, help: str) -> None:
+        """Record a warning, once for each place."""
+        if not any(known.loc == loc for known in self.sink.warnings):
+            self.sink.warning(message, loc, help=help)
+
     def fail(
         self, frame: Frame | None, message: str, loc: Loc, notes: Iterable[str] = (), help: str | None = None
     ) -> Poisoned:
