@@ -9,6 +9,7 @@ import numpy as np
 from concatc.ir.core import FuncOp, Module
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.plan import Plan
+from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
@@ -19,7 +20,7 @@ from concatc.targets.reference.plan_interpreter import PlanRun, run_plan
 from tests.small_nets import data_for
 
 
-def to_kernels(module: Module, fuse: bool = True, input_grads: bool = True) -> Module:
+def to_kernels(module: Module, fuse: bool = True, input_grads: bool = True, avoid_copies: bool = True) -> Module:
     """Run the passes up to level 04, in place."""
     InsertSplits().run(module)
     if module.main.returned("total"):
@@ -27,6 +28,8 @@ def to_kernels(module: Module, fuse: bool = True, input_grads: bool = True) -> M
     if fuse:
         Fuse().run(module)
     OrderKernels().run(module)
+    if avoid_copies:
+        AvoidCopies().run(module)
     return module
 
 

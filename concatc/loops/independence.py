@@ -8,7 +8,7 @@ never for the op's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concatc.ir.types import TensorType
@@ -71,15 +71,22 @@ def _only_extent_differs(
         return False
     if [_longer(t, d) for t, d in zip(results, axes.results, strict=True)] != list(longer[1]):
         return False
-    return [_without_extents(p) for p in pieces] == [_without_extents(p) for p in longer[0]]
+    return [without_extents(p) for p in pieces] == [without_extents(p) for p in longer[0]]
 
 
-def _without_extents(piece: Piece) -> Piece:
-    """The piece with extents of parallel axes and shapes of what it reads and writes taken out."""
+def without_extents(piece: Piece, loop: Axis | None = None) -> Piece:
+    """The piece without the extents of parallel axes (and of ``loop``) and the shapes of what it reads and writes.
+
+    Two pieces that agree in this do the same, over more or fewer elements.
+    """
+
+    def no_extent(axis: Axis) -> Axis:
+        free = axis.kind == "parallel" or (loop is not None and axis.name == loop.name)
+        return replace(axis, extent=0) if free else axis
 
     def change(expr: Expr) -> Expr | None:
         if isinstance(expr, Axis):
-            return _no_extent(expr)
+            return no_extent(expr)
         if isinstance(expr, Load):
             where = None if expr.where is None else rebuild(expr.where, change)
             other = None if expr.other is None else rebuild(expr.other, change)
@@ -91,7 +98,7 @@ def _without_extents(piece: Piece) -> Piece:
 
     return Piece(
         _no_shape(piece.target),
-        tuple(_no_extent(a) for a in piece.axes),
+        tuple(no_extent(a) for a in piece.axes),
         rebuild_all(piece.at),
         rebuild(piece.value, change),
         piece.combine,
@@ -100,12 +107,42 @@ def _without_extents(piece: Piece) -> Piece:
     )
 
 
-def _no_extent(axis: Axis) -> Axis:
-    return replace(axis, extent=0) if axis.kind == "parallel" else axis
-
-
 def _no_shape(ref: Ref) -> Ref:
     return replace(ref, type=TensorType((), ref.dtype))
+
+
+@dataclass(frozen=True)
+class Along:
+    """What a piece does along one of its loops: the axis of each value that the loop runs along."""
+
+    loop: Axis
+    axes: dict[Ref, int]
+
+    @property
+    def adds(self) -> bool:
+        """Whether the target is the sum over the loop: each part of the loop makes a part of that sum."""
+        return self.loop.kind == "reduce"
+
+
+def along(piece: Piece, joined: Mapping[Ref, int]) -> Along | None:
+    """The loop that runs along the ``joined`` axes, and all that it indexes.
+
+    None where there is none, where it does anything but index whole axes, and where its iterations are neither
+    independent nor the terms of a sum.  At least one of ``joined`` must be read or written by the piece.
+    """
+    uses = _Uses(piece)
+    loop = uses.axis_of(joined)
+    if not isinstance(loop, Axis) or (loop.kind == "reduce" and piece.combine != "add"):
+        return None
+    found = uses.refs_along(loop)
+    if found is None or any(found.get(ref, axis) != axis for ref, axis in joined.items()):
+        return None
+    # A joined value must follow the loop wherever it stands.
+    if any(at[found[ref]] != loop for ref, at in uses.places if ref in found):
+        return None
+    if any(ref in joined and ref not in found for ref, _ in uses.places):
+        return None
+    return Along(loop, found)
 
 
 def _join(pieces: Sequence[Piece], result: Ref, axis: int) -> dict[Ref, int] | None:
@@ -120,7 +157,7 @@ def _join(pieces: Sequence[Piece], result: Ref, axis: int) -> dict[Ref, int] | N
             if loop is None:
                 continue
             found = use.refs_along(loop)
-            if found is None or any(joined.get(ref, d) != d for ref, d in found.items()):
+            if found is None or use.folds(loop) or any(joined.get(ref, d) != d for ref, d in found.items()):
                 return None
             changed |= any(ref not in joined for ref in found)
             joined |= found
@@ -153,16 +190,20 @@ class _Uses:
             if not (isinstance(expr, Load) and isinstance(child, Axis) and child in expr.at):
                 self._visit(child)
 
-    def axis_of(self, joined: dict[Ref, int]) -> Expr | None:
+    def axis_of(self, joined: Mapping[Ref, int]) -> Expr | None:
         """The loop axis that runs along a joined axis; a stand-in where an index is no plain axis."""
         for ref, at in self.places:
             if ref in joined:
                 return at[joined[ref]]
         return None
 
+    def folds(self, loop: Expr) -> bool:
+        """Whether the loop folds what it reads."""
+        return isinstance(loop, Axis) and loop.kind == "reduce"
+
     def refs_along(self, loop: Expr) -> dict[Ref, int] | None:
         """The values that ``loop`` indexes, and on which axis; None where it does anything but index whole axes."""
-        if not isinstance(loop, Axis) or loop in self.entangled or loop.kind != "parallel":
+        if not isinstance(loop, Axis) or loop in self.entangled or loop.kind == "sequential":
             return None
         found: dict[Ref, int] = {}
         for ref, at in self.places:
@@ -174,7 +215,8 @@ class _Uses:
             if ref.shape[positions[0]] != loop.extent:
                 return None
             found[ref] = positions[0]
-        return found if self.piece.target in found else None
+        # A loop that is folded does not index the target, any other one must.
+        return found if (self.piece.target in found) != (loop.kind == "reduce") else None
 
     def agrees(self, joined: dict[Ref, int]) -> bool:
         """Whether each joined value is indexed by one and the same loop axis, everywhere in the piece."""

@@ -13,6 +13,7 @@ from typing import Literal
 from concatc.diagnostics import Loc
 from concatc.ir.core import Operation
 from concatc.ir.types import ELEMENT_BYTES
+from concatc.op import Op
 from concatc.passes.arena import Lifetime, aligned, assign_offsets
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.storage import Place, Root
@@ -24,7 +25,7 @@ Phase = Literal["forward", "backward"]
 class Step:
     """A launch whose windows have no addresses yet."""
 
-    kernel: str
+    does: Operation | Op  # the operation of the net, or what the planner does to the reads
     op: Operation | None  # the kernel operation; None for a copy
     reads: list[Place]
     writes: list[Place]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from concatc.ir.core import Attr, Block, FuncOp, Operation, Value
+from concatc.ir.core import Attr, Block, FuncOp, Operation
+from concatc.ir.types import TensorType
 from concatc.op import DIALECT, Op
 from concatc.passes.graph import PROVENANCE
 
@@ -34,10 +35,10 @@ class KernelTable:
         block.append(Operation("cnet.yield", copy.results))
         return self._added(op.name.removeprefix(DIALECT), block)
 
-    def of_op(self, op: Op, operands: Sequence[Value]) -> str:
+    def of_op(self, op: Op, operands: Sequence[TensorType]) -> str:
         """The name of the function of one op on operands of these types."""
-        block = Block([v.type for v in operands], [f"x{k}" for k in range(len(operands))])
-        types = op.infer([v.tensor for v in operands])
+        block = Block(operands, [f"x{k}" for k in range(len(operands))])
+        types = op.infer(operands)
         made = Operation(DIALECT + op.name, block.args, types, op.attrs())
         block.append(made)
         block.append(Operation("cnet.yield", made.results))

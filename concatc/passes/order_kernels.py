@@ -13,6 +13,7 @@ Views stand as early as they can.  Invariant: the operands of ``accumulate`` sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,30 @@ def take_order(func: FuncOp, orders: Mapping[str, Order], name: str) -> None:
     func.attributes["cnet.order"] = name
     func.attributes["cnet.order_bytes"] = {name: order.peak_bytes for name, order in orders.items()}
     func.body.ops = [*(func.ops[k] for k in orders[name].positions), func.ret]
-    _sort_sums(func)
+    sort_sums(func.ops)
+    number_kernels(func)
+
+
+def sort_sums(ops: Sequence[Operation]) -> None:
+    """Let each accumulate add first what is made first."""
+    made: dict[Value, int] = {}
+    kernels = 0
+    for op in ops:
+        if is_op(op, "accumulate"):
+            op.set_operands(sorted(op.operands, key=lambda v: made.get(v, 0)))
+        when = max((made.get(v, 0) for v in op.operands), default=0)
+        if not is_view(op):
+            kernels += 1
+            when = kernels
+        made.update(dict.fromkeys(op.results, when))
+
+
+def number_kernels(func: FuncOp) -> None:
+    """``k7_relu`` that runs first is ``k0_relu``."""
+    kernels = [op for op in func.ops if op.name == "cnet.kernel"]
+    for number, kernel in enumerate(kernels):
+        title = re.sub(r"^k\d+_", "", str(kernel.attributes.get("sym_name", "kernel")))
+        kernel.attributes["sym_name"] = f"k{number}_{title}"
 
 
 class Storage:
@@ -196,17 +220,3 @@ CANDIDATES: dict[str, Cost] = {
     "least_growth": lambda schedule, op: (schedule.growth_bytes(op),),
     "newest_first": lambda schedule, op: (schedule.age(op), schedule.growth_bytes(op)),
 }
-
-
-def _sort_sums(func: FuncOp) -> None:
-    """Let each accumulate add first what is made first."""
-    made: dict[Value, int] = {}
-    kernels = 0
-    for op in func.ops:
-        if is_op(op, "accumulate"):
-            op.set_operands(sorted(op.operands, key=lambda v: made.get(v, 0)))
-        when = max((made.get(v, 0) for v in op.operands), default=0)
-        if not is_view(op):
-            kernels += 1
-            when = kernels
-        made.update(dict.fromkeys(op.results, when))

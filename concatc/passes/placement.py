@@ -22,7 +22,7 @@ from concatc.op import is_op
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward
-from concatc.passes.storage import Part, Place, Root, Step, concat_parts, new_root, views_of
+from concatc.passes.storage import Part, Place, Root, Step, concat_parts, is_segmented, new_root, views_of
 
 # Later than everything in a step.
 END = 1 << 60
@@ -93,7 +93,7 @@ class Placement:
                 continue
             for result in op.results:
                 self._grant(op, result)
-            if is_op(op, "concat"):
+            if is_op(op, "concat") and not is_segmented(op):
                 for x, part in zip(op.operands, concat_parts(op), strict=True):
                     self._wish(x, Wish(op.result, (part,)))
             if is_op(op, "accumulate"):
@@ -209,7 +209,7 @@ class Placement:
     def _leaves(self, value: Value, steps: tuple[Step, ...], result: Value) -> list[tuple[Value, tuple[Step, ...]]]:
         """The kernel results that a value is made of, if nothing else reads them; empty where there are none."""
         op = value.op
-        if op is None or len(value.uses) != 1:
+        if op is None or sum(not is_segmented(use.op) for use in value.uses) != 1:
             return []
         if not is_view(op):
             return [(value, steps)]
@@ -303,6 +303,8 @@ class Placement:
                     if region is None or part is None or _meet(part, region):
                         pending.append((view.result, part))
                 if views:
+                    continue
+                if is_segmented(op):
                     continue
                 if is_op(op, "concat"):
                     yield 2 * self.index[op] + 1, op

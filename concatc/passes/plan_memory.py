@@ -13,13 +13,14 @@ order of additions, what the net says (`check_plan`), and every argument and res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from concatc.ir.core import FuncOp, Module, Operation, Value
+from concatc.ir.types import TensorType
 from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
 from concatc.loops.plan import Base, Launch, Plan, Remark, Segment, Window
-from concatc.op import is_op, op_of
+from concatc.op import Op, is_op, op_of
 from concatc.ops.accumulate import Accumulate
 from concatc.ops.split import Split
 from concatc.passes.blocks import Phase, Step, assign_blocks
@@ -27,7 +28,7 @@ from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward, split_source
 from concatc.passes.kernel_table import KernelTable
 from concatc.passes.placement import Placement
-from concatc.passes.storage import Part, Place, Root, concat_parts, views_of
+from concatc.passes.storage import Part, Place, Root, concat_parts, is_segmented, views_of
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,74 @@ class PlanMemory:
         return _Planner(module.sym_name, net, interface).plan()
 
 
+@dataclass(frozen=True)
+class Move:
+    """Operand ``index`` of a view, or of the net's return, that a launch of its own must move (or add)."""
+
+    op: Operation
+    index: int
+    message: str
+
+    @property
+    def value(self) -> Value:
+        """What is moved."""
+        return self.op.operands[self.index]
+
+    @property
+    def remark(self) -> Remark:
+        """What the plan says of it."""
+        loc = self.op.loc or (self.value.op.loc if self.value.op is not None else None)
+        return Remark(self.message, self.value.tensor.size_bytes, loc)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a plan moves: in all its launches, and by launches that do nothing else."""
+
+    moves: tuple[Move, ...]
+    bytes: int
+    launches: int
+
+
+def traffic_of(net: FuncOp) -> Traffic:
+    """What the plan of ``net`` would move."""
+    planner = _Planner("", net, interface_of(net))
+    steps = planner.steps()
+    touched = [
+        place
+        for step in steps
+        for place in (*step.reads, *step.writes, *(w for w, add in zip(step.writes, step.add, strict=True) if add))
+    ]
+    return Traffic(tuple(planner.moves), sum(place.size_bytes for place in touched), len(steps))
+
+
 class _Planner:
     def __init__(self, name: str, net: FuncOp, interface: Interface) -> None:
         self.name = name
         self.net = net
         self.interface = interface
         self.placement = _place(net, interface)
-        self.kernels = KernelTable(sum(op.name == "cnet.kernel" for op in net.ops))
-        self.remarks: list[Remark] = []
+        self.moves: list[Move] = []
         # One list a position of the order: the kernel that stands there, then what is put behind it.
         self.schedule: list[list[Step]] = [[] for _ in range(len(net.ops))]
 
-    def plan(self) -> Plan:
+    def steps(self) -> list[Step]:
+        """The launches in order; what they move is in :attr:`moves`."""
         for k, op in enumerate(self.net.ops[:-1]):
             if is_op(op, "accumulate"):
                 self._emit_sum(op)
-            elif is_op(op, "concat"):
+            elif is_op(op, "concat") and not is_segmented(op):
                 self._emit_concat(k, op)
             elif is_view(op):
                 self._emit_views(k, op)
             else:
                 self._emit_kernel(k, op)
         self._emit_results()
-        steps = [step for steps in self.schedule for step in steps]
+        return [step for steps in self.schedule for step in steps]
+
+    def plan(self) -> Plan:
+        """The plan."""
+        steps = self.steps()
         offsets, arena_bytes = assign_blocks(steps)
         return self._finish(steps, offsets, arena_bytes)
 
@@ -77,7 +123,7 @@ class _Planner:
         self.schedule[position].insert(
             0,
             Step(
-                self.kernels.of_operation(op),
+                op,
                 op,
                 [places[v] for v in op.operands],
                 [places[v] for v in op.results],
@@ -89,8 +135,8 @@ class _Planner:
 
     def _emit_concat(self, position: int, op: Operation) -> None:
         whole = self.placement[op.result]
-        for x, part in zip(op.operands, concat_parts(op), strict=True):
-            self._copy(position, op, x, whole.apply(part), f"concat copies {_blob(x)}")
+        for k, (x, part) in enumerate(zip(op.operands, concat_parts(op), strict=True)):
+            self._copy(position, op, k, whole.apply(part), f"concat copies {_blob(x)}")
 
     def _emit_views(self, position: int, op: Operation) -> None:
         for view in views_of(op):
@@ -101,8 +147,8 @@ class _Planner:
             if made.same_as(place):
                 continue
             message = f"{_short(op)} copies {_blob(view.operand)}: no strides express the new shape"
-            self._remark(message, view.result, op)
-            self._put(position, op, self.kernels.of_operation(op), [self.placement[view.operand]], made, add=False)
+            self.moves.append(Move(op, 0, message))
+            self._put(position, op, op, [self.placement[view.operand]], made, add=False)
 
     def _emit_sum(self, op: Operation) -> None:
         made, whole = self.placement.sums[op], self.placement[op.result]
@@ -111,22 +157,21 @@ class _Planner:
         start = next((k for k, lost in enumerate(missing) if not lost), len(missing))
         if start > 1:
             operands = made.operands[:start]
-            for x in operands:
-                self._remark(f"accumulate reads {_blob(x)}, which lies elsewhere: {self._reason(x)}", x, op)
-            kernel = self.kernels.of_op(Accumulate(), operands)
-            self._put(made.times[start - 1] // 2, op, kernel, [self.placement[x] for x in operands], whole, add=False)
+            for k, x in enumerate(operands):
+                message = f"accumulate reads {_blob(x)}, which lies elsewhere: {self._reason(x)}"
+                self.moves.append(Move(op, k, message))
+            places = [self.placement[x] for x in operands]
+            self._put(made.times[start - 1] // 2, op, Accumulate(), places, whole, add=False)
         elif start == 1:
-            x = made.operands[0]
-            self._copy(made.times[0] // 2, op, x, whole, f"accumulate copies {_blob(x)}")
+            self._copy(made.times[0] // 2, op, 0, whole, f"accumulate copies {_blob(made.operands[0])}")
         for k in range(max(start, 1), len(missing)):
             if missing[k]:
                 x = made.operands[k]
-                self._remark(f"accumulate adds {_blob(x)} apart: {self._reason(x)}", x, op)
-                kernel = self.kernels.of_op(Accumulate(), [x])
-                self._put(made.times[k] // 2, op, kernel, [self.placement[x]], whole, add=True)
+                self.moves.append(Move(op, k, f"accumulate adds {_blob(x)} apart: {self._reason(x)}"))
+                self._put(made.times[k] // 2, op, Accumulate(), [self.placement[x]], whole, add=True)
 
     def _emit_results(self) -> None:
-        for key, value in zip(result_keys(self.net), self.net.ret.operands, strict=True):
+        for k, (key, value) in enumerate(zip(result_keys(self.net), self.net.ret.operands, strict=True)):
             window = self.interface.slots[key]
             place = self.placement[value]
             if place.root.slot is window and place.same_as(Place.whole(place.root, value.shape)):
@@ -135,29 +180,27 @@ class _Planner:
             position = len(self.schedule) - 1
             if key.partition(":")[0] in ("output", "loss", "total", "kept", "state"):
                 position = max(self.placement.backward_start - 1, 0)
-            self._copy(position, self.net.ret, value, slot, f"{key.replace(':', ' ')} is copied from {_blob(value)}")
+            self._copy(position, self.net.ret, k, slot, f"{key.replace(':', ' ')} is copied from {_blob(value)}")
 
-    def _copy(self, position: int, op: Operation, x: Value, to: Place | None, message: str) -> None:
-        """Copy ``x`` to where it should lie, unless it does."""
+    def _copy(self, position: int, op: Operation, index: int, to: Place | None, message: str) -> None:
+        """Copy an operand to where it should lie, unless it does."""
         assert to is not None
+        x = op.operands[index]
         if self.placement[x].same_as(to) or x.tensor.numel == 0:
             return
-        self._remark(f"{message}: {self._reason(x)}", x, op)
-        kernel = self.kernels.of_op(Split(ways=1), [x])
-        self._put(position, op, kernel, [self.placement[x]], to, add=False)
+        self.moves.append(Move(op, index, f"{message}: {self._reason(x)}"))
+        self._put(position, op, Split(ways=1), [self.placement[x]], to, add=False)
 
-    def _put(self, position: int, op: Operation, kernel: str, reads: list[Place], to: Place, add: bool) -> None:
+    def _put(
+        self, position: int, op: Operation, does: Operation | Op, reads: list[Place], to: Place, add: bool
+    ) -> None:
         phase: Phase = _phase(op)
         if op is self.net.ret:
             # A net without operations has no kernel before which its results could be copied.
             phase = "forward" if position < max(self.placement.backward_start, 1) else "backward"
         if phase == "backward":
             position = max(position, self.placement.backward_start)
-        self.schedule[position].append(Step(kernel, None, reads, [to], (add,), phase, op.loc))
-
-    def _remark(self, message: str, x: Value, op: Operation) -> None:
-        loc = op.loc or (x.op.loc if x.op is not None else None)
-        self.remarks.append(Remark(message, x.tensor.size_bytes, loc))
+        self.schedule[position].append(Step(does, None, reads, [to], (add,), phase, op.loc))
 
     def _reason(self, x: Value) -> str:
         """Why ``x`` is not where an operation would have it."""
@@ -177,6 +220,16 @@ class _Planner:
             return "not all of its parts can be added in place"
         return "it is made before what it is added to"
 
+    def _segments(self, value: Value) -> Iterator[tuple[tuple[int, ...], Place]]:
+        """Where the parts of a value start in it, and where they lie; empty parts lie nowhere."""
+        op = value.op
+        if op is None or not is_segmented(op):
+            yield (0,) * len(value.shape), self.placement[value]
+            return
+        for x, part in zip(op.operands, concat_parts(op), strict=True):
+            for start, place in self._segments(x) if x.tensor.numel else ():
+                yield (*start[: part.axis], start[part.axis] + part.start, *start[part.axis + 1 :]), place
+
     # -- addresses -----------------------------------------------------------------------------------------------------
     def _finish(self, steps: Sequence[Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
         windows: dict[Place, Window] = {}
@@ -188,11 +241,18 @@ class _Planner:
                 windows[place] = place.window(base, start)
             return windows[place]
 
+        kernels = KernelTable(sum(op.name == "cnet.kernel" for op in self.net.ops))
+
+        def kernel(step: Step) -> str:
+            if isinstance(step.does, Operation):
+                return kernels.of_operation(step.does)
+            return kernels.of_op(step.does, [TensorType(place.shape, place.root.dtype) for place in step.reads])
+
         plan = Plan(self.name, bases={**self.interface.bases, "arena": Base("arena", arena_bytes)})
-        plan.kernels = self.kernels.functions
+        plan.kernels = kernels.functions
         plan.launches = [
             Launch(
-                step.kernel,
+                kernel(step),
                 tuple(map(window, step.reads)),
                 tuple(map(window, step.writes)),
                 step.add,
@@ -201,13 +261,13 @@ class _Planner:
             )
             for step in steps
         ]
-        plan.values = {key: (_segment(slot),) for key, slot in self.interface.slots.items()}
+        plan.values = {key: (Segment((0,) * len(slot.shape), slot),) for key, slot in self.interface.slots.items()}
         for op in self.net.ops[:-1]:
             for value in op.results if not is_op(op, "split") else []:
-                place = self.placement[value]
-                if value.name and (place.root.slot is not None or place.root in offsets):
-                    plan.values.setdefault(value.name, (_segment(window(place)),))
-        plan.remarks = self.remarks
+                segments = list(self._segments(value))
+                if value.name and all(p.root.slot is not None or p.root in offsets for _, p in segments):
+                    plan.values.setdefault(value.name, tuple(Segment(start, window(p)) for start, p in segments))
+        plan.remarks = [move.remark for move in self.moves] + list(_second_stores(self.net))
         return plan
 
 
@@ -221,8 +281,18 @@ def _place(net: FuncOp, interface: Interface) -> Placement:
         banned.update(dict.fromkeys(failed))
 
 
-def _segment(window: Window) -> Segment:
-    return Segment((0,) * len(window.shape), window)
+def _second_stores(net: FuncOp) -> Iterator[Remark]:
+    """What kernels store once more, because it must lie in two places."""
+    for op in net.ops:
+        if op.name != "cnet.kernel":
+            continue
+        stored: dict[Value, Value] = {}
+        for made, result in zip(op.regions[0].block.ops[-1].operands, op.results, strict=True):
+            first = stored.setdefault(made, result)
+            if first is not result and result.tensor.numel:
+                where = f", for {_short(result.readers[0])}" if result.uses and is_view(result.readers[0]) else ""
+                message = f"{_blob(first)} is stored a second time{where}"
+                yield Remark(message, result.tensor.size_bytes, op.loc, "second store")
 
 
 def _phase(op: Operation) -> Phase:

@@ -8,6 +8,7 @@ A root is one dense block: a slot of a base, or a piece of the arena.  The steps
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,6 +67,11 @@ class Place:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the elements."""
+        return math.prod(self.shape) * ELEMENT_BYTES[self.root.dtype]
 
     @staticmethod
     def whole(root: Root, shape: tuple[int, ...]) -> Place:
@@ -181,6 +187,11 @@ def concat_parts(op: Operation) -> list[Part]:
         parts.append(Part(axis, start, x.shape[axis]))
         start += x.shape[axis]
     return parts
+
+
+def is_segmented(op: Operation) -> bool:
+    """Whether an operation is a concat that nothing reads: its value lies where its operands lie."""
+    return is_op(op, "concat") and not op.result.uses
 
 
 def new_root(value: Value) -> Root:

@@ -20,6 +20,7 @@ from concatc.ir.printer import MACHINE, READING, print_module
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.plan import Plan
+from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import check_plan
 from concatc.passes.choose_recompute import ChooseRecompute
@@ -32,7 +33,7 @@ from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
-from concatc.passes.plan_memory import PlanMemory
+from concatc.passes.plan_memory import PlanMemory, traffic_of
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
@@ -122,7 +123,13 @@ class _Run:
         self.same("fuse", module, expected, 1e-10)
         self.stage("order-kernels", lambda: OrderKernels().run(module))
         self.stage("kernels", lambda: verify(module))
-        self.same("order-kernels", module, expected, 1e-9)
+        found = self.same("order-kernels", module, expected, 1e-9)
+        before = traffic_of(module.main)
+        self.stage("avoid-copies", lambda: AvoidCopies().run(module))
+        self.stage("kernels", lambda: verify(module))
+        self.same("avoid-copies", module, found, 1e-9)
+        if traffic_of(module.main).bytes < before.bytes:
+            self.check.counts["plans with fewer copies"] += 1
         self.text("kernels", module)
         self.plan(module)
         self.check.counts["nets"] += 1
