@@ -23,6 +23,7 @@ from concatc.loops.bases import Interface, interface_of
 from concatc.loops.declaration import declaration_of
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
+from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
 from concatc.passes.choose_recompute import ChooseRecompute, Mode
@@ -111,7 +112,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
         "joint": (*SIMPLIFY, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, ChooseRecompute(options.recompute)),
-        "kernels": (Fuse(), OrderKernels()),
+        "kernels": (Fuse(), OrderKernels(), AvoidCopies()),
     }
 
 
