@@ -195,6 +195,8 @@ class Op:
     operands: ClassVar[tuple[str, ...]] = ("x",)
     # The attribute that may be given by position.
     size: ClassVar[str | None] = None
+    # A statement of the language that calls it, for its page; tests compile it.
+    example: ClassVar[str] = ""
     # Parameters that a call owns: P=, P_init=, P_lr=, P_decay= are accepted for each.
     params: ClassVar[tuple[str, ...]] = ()
     # Not callable from the language (gradients of other ops, split, accumulate).

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from concatc.frontend.cnet import load
 from concatc.inspect.op_reference import main, markdown, page, reference, signature
 from concatc.op import load_all_ops
 
@@ -47,6 +48,17 @@ def test_a_page() -> None:
     assert text.startswith("## upsample\n\n```\nupsample(x, factor)\n```\n\n`y[n, c, i, j] = x[n, c, i // factor")
     assert "| `factor` | an integer or a list of 2 | required |" in text
     assert "Parameters: `weight`, `bias`." in page(OPS["conv"])
+
+
+@pytest.mark.parametrize("name", [name for name, cls in OPS.items() if not cls.internal])
+def test_examples_compile_and_call_their_op(name: str) -> None:
+    example = OPS[name].example
+    inputs = "image: f32[n, 3, 32, 32]; q: f32[n, 20, 16]; k: f32[n, 20, 16]; x: f32[n, 16]; y: f32[n, 16]"
+    inputs += "; logits: f32[n, 10]; same: f32[n]; label: i32[n]; words: i32[n, 20]"
+    declared = "\n".join(f"input {declaration}" for declaration in inputs.split("; "))
+    load(f"net f(n = 2) {{\n{declared}\n{example}\noutput x\n}}", "example.cnet")
+    assert re.search(rf"\b{name}\b", example)
+    assert f"```\n{example}\n```" in page(OPS[name])
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -45,8 +45,10 @@ def reference(ops: Iterable[type[Op]] | None = None) -> str:
 
 
 def page(cls: type[Op]) -> str:
-    """One op as Markdown: how it is called, what it does, its attributes and parameters."""
+    """One op as Markdown: how it is called, what it does, an example, its attributes and parameters."""
     lines = [f"## {cls.name}", "", "```", signature(cls), "```", "", markdown(cls.__doc__ or ""), ""]
+    if cls.example:
+        lines += ["```", cls.example, "```", ""]
     attributes = _attributes(cls)
     if attributes:
         lines += ["| attribute | type | default |", "|---|---|---|"]

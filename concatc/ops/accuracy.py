@@ -25,6 +25,7 @@ class Accuracy(Op):
     Shapes: ``x`` ``[.., classes, ..]`` (float), ``label`` ``[.., ..]`` (integer) -> ``[]``.  It has no gradient.
     """
 
+    example = "output accuracy(logits, label) as top1"
     operands = ("x", "label")
     axis: int = 1
     top: int = 1

@@ -53,6 +53,7 @@ class AvgPool(AvgPoolOp):
     Gradient: ``dx[n, c, i, j]`` is the sum of ``dy / m`` over the windows that cover the element.
     """
 
+    example = "h = image |> avg_pool(2)"
     operands = ("x",)
     size = "kernel"
 

@@ -22,6 +22,7 @@ class BatchNorm(Composite):
     of a channel that several layers normalise are computed once.  Training needs at least two elements a channel.
     """
 
+    example = "h = image |> conv(16, kernel=3, pad=1, bias=false) |> batch_norm |> relu"
     params = ("weight", "bias")
 
     @classmethod

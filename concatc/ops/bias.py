@@ -21,6 +21,7 @@ class Bias(Op):
     Gradient: ``dx = dy``; ``dbias[c]`` is the sum of ``dy`` over all other axes.
     """
 
+    example = "h = bias(image)  # one number a channel"
     params = ("bias",)
     axis: int = 1
 

@@ -22,6 +22,8 @@ class CausalMask(Op):
     (``causal_mask_grad``).
     """
 
+    example = "scores = causal_mask(matmul(q, k, transpose_b=true))"
+
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         (x,) = xs
         check_float("causal_mask", x)

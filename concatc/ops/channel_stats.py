@@ -26,6 +26,8 @@ class ChannelStats(Op):
     deviations from it add up to 0.
     """
 
+    example = "mean, var = channel_stats(image)"
+
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         (x,) = xs
         check_float("channel_stats", x)

@@ -21,6 +21,7 @@ class Concat(Op):
     Shapes: ``[.., n_k, ..]`` for each input ``k`` -> ``[.., sum n_k, ..]``; all other axes must agree.
     """
 
+    example = "h = concat(x, y, axis=1)"
     operands = ("*xs",)
     axis: int = 1
 

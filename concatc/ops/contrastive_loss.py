@@ -25,6 +25,7 @@ class ContrastiveLoss(Op):
     ``d = 0``, where it has no direction.  ``same`` is a label and gets none.
     """
 
+    example = "loss contrastive_loss(x, y, same, margin=1)"
     operands = ("a", "b", "same")
     margin: float = 1.0
 

@@ -120,6 +120,7 @@ class Conv(ConvOp):
     (LeCun et al. 1989; Dumoulin & Visin 2016 for the arithmetic of sizes).
     """
 
+    example = "h = image |> conv(16, kernel=3, stride=2, pad=1) |> relu"
     operands = ("x",)
     size = "channels"
     params = ("weight", "bias")

@@ -30,6 +30,7 @@ class ConvTranspose(ConvTransposed):
     Gradients: ``dx = conv(dy, weight)``, ``dweight = conv_weight_grad(x, dy)`` (Dumoulin & Visin 2016, section 4).
     """
 
+    example = "h = image |> conv_transpose(8, kernel=2, stride=2)"
     operands = ("x",)
     size = "channels"
     params = ("weight", "bias")

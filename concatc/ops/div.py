@@ -19,6 +19,8 @@ class Div(Broadcasting):
     Gradient: ``da = dy / b``, ``db = -dy * y / b``, each summed over the axes along which the operand was repeated.
     """
 
+    example = "h = div(x, y)  # or x / y"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b = xs
         return [np.asarray(a / b)]

@@ -26,6 +26,7 @@ class Dropout(Op):
     Shapes: any -> the same.  Gradient: ``dx`` is the dropout of ``dy``.  Source: Srivastava et al. 2014, inverted form.
     """
 
+    example = "h = x |> linear(64) |> relu |> dropout(0.5)"
     size = "p"
     operands = ("x",)
     p: float = 0.5

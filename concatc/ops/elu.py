@@ -20,6 +20,7 @@ class Elu(Pointwise):
     Gradient: ``dx = dy where y > 0 else dy * (y + alpha)``; at 0 it is that of the negative side, ``alpha``.
     """
 
+    example = "h = elu(x)"
     size = "alpha"
     alpha: float = 1.0
 

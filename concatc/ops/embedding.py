@@ -24,6 +24,7 @@ class Embedding(Op):
     order (``embedding_grad``); there is none for ``index``.
     """
 
+    example = "h = words |> embedding(10000, dim=64)"
     operands = ("index",)
     size = "vocab"
     params = ("weight",)

@@ -18,6 +18,8 @@ class Exp(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy * y``.
     """
 
+    example = "h = exp(x)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(np.exp(xs[0]))]
 

@@ -22,6 +22,7 @@ class Flatten(Op):
     Shapes: ``[n0, .., n_axis, .., n_last]`` -> ``[n0, .., n_axis * .. * n_last]``.  Gradient: ``dy``, reshaped back.
     """
 
+    example = "logits = image |> conv(16, kernel=3) |> global_avg_pool |> flatten |> linear(10)"
     axis: int = 1
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:

@@ -28,6 +28,7 @@ class Gelu(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy * (Phi(x) + x * Phi'(x))``.
     """
 
+    example = "h = x |> linear(64) |> gelu"
     approximate: Approximate = "none"
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:

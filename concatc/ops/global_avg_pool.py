@@ -13,6 +13,8 @@ class GlobalAvgPool(Composite):
     ``[n, c]``.  The same as ``mean`` over these axes with ``keepdims=true``.
     """
 
+    example = "h = image |> global_avg_pool |> flatten"
+
     @classmethod
     def build(cls, site: CallSite, *xs: Value) -> Value:
         (x,) = xs

@@ -12,6 +12,8 @@ class GlobalMaxPool(Composite):
     Shapes: ``[n, c, h, w]`` -> ``[n, c, 1, 1]``.  The axes stay: ``global_max_pool |> flatten`` gives ``[n, c]``.
     """
 
+    example = "h = image |> global_max_pool |> flatten"
+
     @classmethod
     def build(cls, site: CallSite, *xs: Value) -> Value:
         (x,) = xs

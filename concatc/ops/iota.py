@@ -19,6 +19,7 @@ class Iota(Op):
     Shapes: none -> ``[n]``, i32.
     """
 
+    example = "places = iota(20) |> embedding(20, dim=16)"
     operands = ()
     size = "n"
     n: int

@@ -13,6 +13,8 @@ class L2Normalize(Composite):
     Shapes: any -> the same.  Made of ``square``, ``sum``, ``add_scalar``, ``sqrt`` and ``div``.
     """
 
+    example = "h = x |> linear(64) |> l2_normalize"
+
     @classmethod
     def build(cls, site: CallSite, *xs: Value, axis: int = 1, eps: float = 1e-12) -> Value:
         (x,) = xs

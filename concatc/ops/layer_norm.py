@@ -27,6 +27,7 @@ class LayerNorm(Op):
     statistics again).
     """
 
+    example = "h = layer_norm(q)"
     params = ("weight", "bias")
     eps: float = 1e-5
 

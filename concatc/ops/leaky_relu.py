@@ -20,6 +20,7 @@ class LeakyRelu(Pointwise):
     Gradient: ``dx = dy where y > 0 else negative_slope * dy``; at 0 it is the slope of the negative side.
     """
 
+    example = "h = leaky_relu(x, negative_slope=0.2)"
     size = "negative_slope"
     negative_slope: float = 0.01
 

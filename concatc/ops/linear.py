@@ -33,6 +33,7 @@ class Linear(Op):
     It acts on the last axis and never flattens: write ``flatten`` before it where that is meant.
     """
 
+    example = "h = image |> flatten |> linear(64)"
     operands = ("x",)
     size = "size"
     params = ("weight", "bias")

@@ -18,6 +18,8 @@ class Log(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy / x``.
     """
 
+    example = "h = log(exp(x) + 1)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(np.log(xs[0]))]
 

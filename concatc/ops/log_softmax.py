@@ -21,6 +21,8 @@ class LogSoftmax(AlongAxis):
     holds a NaN, or only -inf, is NaN.  Gradient: ``dx[c] = dy[c] - exp(y[c]) * sum_k dy[k]``.
     """
 
+    example = "h = log_softmax(logits)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
         shifted = x - np.max(x, axis=self.axis, keepdims=True, initial=-np.inf)

@@ -64,6 +64,7 @@ class Lrn(LrnOp):
     the same channels ``c'``.
     """
 
+    example = "h = image |> lrn(5, alpha=1e-4, beta=0.75)"
     operands = ("x",)
     size = "window"
 

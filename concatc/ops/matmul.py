@@ -22,6 +22,7 @@ class Matmul(Op):
     Gradient: ``dA = dy B^T``, ``dB = A^T dy``.
     """
 
+    example = "scores = matmul(q, k, transpose_b=true)"
     operands = ("a", "b")
     transpose_a: bool = False
     transpose_b: bool = False

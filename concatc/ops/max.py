@@ -24,6 +24,8 @@ class Max(Broadcasting):
     NaN to ``a``, where only ``b`` is to ``b``.
     """
 
+    example = "h = max(x, y)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b = xs
         return [np.asarray(np.maximum(a, b))]

@@ -30,6 +30,7 @@ class MaxPool(PoolOp):
     to its first place, which may be padding.
     """
 
+    example = "h = image |> max_pool(3, stride=2, pad=1)"
     operands = ("x",)
     size = "kernel"
 

@@ -23,6 +23,8 @@ class Mean(Op):
     Gradient: ``dx = dy / n``, repeated along ``axes``.
     """
 
+    example = "h = mean(image, axes=[2, 3])"
+
     axes: tuple[int, ...]
     keepdims: bool = False
 

@@ -26,6 +26,7 @@ class MseLoss(Op):
     of nothing is 0.  Gradient: ``dx = 2 * dy / n * (x - target)``, ``dtarget = -dx``.
     """
 
+    example = "loss mse_loss(x, y)"
     operands = ("x", "target")
     reduction: Reduction = "mean"
 

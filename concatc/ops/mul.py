@@ -19,6 +19,8 @@ class Mul(Broadcasting):
     Gradient: ``da = dy * b``, ``db = dy * a``, each summed over the axes along which the operand was repeated.
     """
 
+    example = "h = mul(x, y)  # or x * y"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b = xs
         return [np.asarray(a * b)]

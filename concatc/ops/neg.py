@@ -18,6 +18,8 @@ class Neg(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = -dy``.
     """
 
+    example = "h = neg(x)  # or -x"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(-xs[0])]
 

@@ -25,6 +25,7 @@ class Normalize(Op):
     three together are the gradient of batch normalisation (Ioffe & Szegedy 2015).
     """
 
+    example = "mean, var = channel_stats(image); h = normalize(image, mean, var)"
     operands = ("x", "mean", "var")
     eps: float = 1e-5
 

@@ -18,6 +18,8 @@ class Relu(Pointwise):
     Shapes: any -> the same.  The gradient at ``x = 0`` is 0.
     """
 
+    example = "h = x |> linear(64) |> relu"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.maximum(xs[0], 0)]
 

@@ -21,6 +21,7 @@ class Reshape(Op):
     Shapes: any -> ``shape``, of as many elements.  Gradient: ``dy``, reshaped back.
     """
 
+    example = "h = reshape(x, [n, 4, 4])"
     size = "shape"
     shape: tuple[int, ...]
 

@@ -21,6 +21,7 @@ class Scale(Op):
     Gradient: ``dx = dy * weight``; ``dweight[c]`` is the sum of ``dy * x`` over all other axes, ``dbias[c]`` of ``dy``.
     """
 
+    example = "h = scale(image)  # one number a channel"
     params = ("weight", "bias")
     axis: int = 1
 

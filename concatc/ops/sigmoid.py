@@ -18,6 +18,8 @@ class Sigmoid(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy * y * (1 - y)``.
     """
 
+    example = "h = x * sigmoid(y)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
         return [np.asarray(1 / (1 + np.exp(-x)))]

@@ -28,6 +28,7 @@ class SigmoidLoss(Op):
     Gradient: ``dx = dy / n * (sigmoid(x) - target)``, ``dtarget = -dy / n * x``.
     """
 
+    example = "loss sigmoid_loss(x, y)"
     operands = ("x", "target")
     reduction: Reduction = "mean"
 

@@ -29,6 +29,7 @@ class Slice(Op):
     Gradient: the cotangents of the windows, joined; zero where nothing reads a window.
     """
 
+    example = "a, b = slice(x, axis=1, parts=2)"
     axis: int = 1
     sizes: tuple[int, ...]
 

@@ -21,6 +21,8 @@ class Softmax(AlongAxis):
     holds a NaN, or only -inf, is NaN.  Gradient: ``dx[c] = y[c] * (dy[c] - sum_k dy[k] * y[k])``.
     """
 
+    example = "p = softmax(logits)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
         e = np.exp(x - np.max(x, axis=self.axis, keepdims=True, initial=-np.inf))

@@ -34,6 +34,7 @@ class SoftmaxLoss(Op):
     Gradient: ``dx[c] = dy / n * (softmax(x)[c] - (c == label))``.
     """
 
+    example = "loss softmax_loss(logits, label)"
     operands = ("x", "label")
     axis: int = 1
     reduction: Reduction = "mean"

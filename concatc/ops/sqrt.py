@@ -18,6 +18,8 @@ class Sqrt(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy / (2 y)``, infinite at 0 (NaN where ``dy`` is 0 too).
     """
 
+    example = "h = sqrt(square(x) + square(y))"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(np.sqrt(xs[0]))]
 

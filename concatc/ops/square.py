@@ -18,6 +18,8 @@ class Square(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = 2 * dy * x``.
     """
 
+    example = "h = square(x - y)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(xs[0] * xs[0])]
 

@@ -19,6 +19,8 @@ class Sub(Broadcasting):
     Gradient: ``da = dy``, ``db = -dy``, each summed over the axes along which the operand was repeated.
     """
 
+    example = "h = sub(x, y)  # or x - y"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b = xs
         return [np.asarray(a - b)]

@@ -22,6 +22,8 @@ class Sum(Op):
     Gradient: ``dx = dy``, repeated along ``axes``.
     """
 
+    example = "h = sum(x, axes=[1])"
+
     axes: tuple[int, ...]
     keepdims: bool = False
 

@@ -18,6 +18,8 @@ class Tanh(Pointwise):
     Shapes: any -> the same.  Gradient: ``dx = dy * (1 - y^2)``.
     """
 
+    example = "h = tanh(x)"
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(np.tanh(xs[0]))]
 

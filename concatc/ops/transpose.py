@@ -19,6 +19,7 @@ class Transpose(Op):
     Shapes: ``x`` -> its sizes in the order ``perm``, which holds each axis once.  Gradient: ``dy``, transposed back.
     """
 
+    example = "h = transpose(q, perm=[0, 2, 1])"
     size = "perm"
     perm: tuple[int, ...]
 

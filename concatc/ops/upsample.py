@@ -23,6 +23,7 @@ class Upsample(Op):
     Gradient: ``dx[n, c, i, j]`` is the sum of ``dy`` over the block that repeats the element.
     """
 
+    example = "h = image |> upsample(2)"
     operands = ("x",)
     size = "factor"
     factor: Pair
