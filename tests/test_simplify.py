@@ -266,6 +266,20 @@ def test_cse(name: str) -> None:
     check(Cse(), *CSE[name])
 
 
+def test_cse_keeps_two_results_of_a_net() -> None:
+    """Each lies in a slot of its own: what is computed once would be stored, or copied, once more."""
+    module = parse_module("""
+    module { func.func @f(%x: tensor<2x3xf32>) -> (tensor<3xf32> {cnet.kind = "grad", cnet.name = "p"},
+        tensor<3xf32> {cnet.kind = "grad", cnet.name = "q"}) {
+      %a = "cnet.sum"(%x) {axes = array<i64: 0>} : (tensor<2x3xf32>) -> tensor<3xf32>
+      %b = "cnet.sum"(%x) {axes = array<i64: 0>} : (tensor<2x3xf32>) -> tensor<3xf32>
+      func.return %a, %b : tensor<3xf32>, tensor<3xf32>
+    } }
+    """)
+    Cse().run(module)
+    assert [op.name for op in module.main.ops].count("cnet.sum") == 2
+
+
 def test_cse_does_not_look_at_places_or_at_what_is_transposed() -> None:
     module = parse_module("""
     module { func.func @f(%x: tensor<3xf32>) -> (tensor<3xf32>, tensor<3xf32>) {

@@ -7,7 +7,8 @@
 
 Two operations compute the same where name, operands, attributes and types are the same; where they stand in the
 source, and what they transpose, does not matter.  Invariant: no two operations are the same, but for constants,
-operations with an effect, and, before the backward pass is derived, kept blobs, which have gradients of their own.
+operations with an effect, results of the net (each lies in a place of its own: one would be copied to the other), and,
+before the backward pass is derived, kept blobs, which have gradients of their own.
 Random operations carry the key of their call as an attribute, so two dropouts of one blob stay two.
 """
 
@@ -50,7 +51,7 @@ def cse(func: FuncOp) -> int:
     for op in func.ops:
         merges = not (has_effect(op) or op.regions or op.name in CHEAP or any(r in own_gradients for r in op.results))
         same = first.setdefault(_key(op, numbers), op) if merges else None
-        if same is None or same is op:
+        if same is None or same is op or (_in_slot(op, func) and _in_slot(same, func)):
             kept.append(op)
             continue
         for old, new in zip(op.results, same.results, strict=True):
@@ -60,6 +61,11 @@ def cse(func: FuncOp) -> int:
     removed = len(func.ops) - len(kept)
     func.body.ops = kept
     return removed
+
+
+def _in_slot(op: Operation, func: FuncOp) -> bool:
+    """Whether a result of the operation is one of the net (of another function results have no places)."""
+    return any(func.result_attrs) and any(use.op is func.ret for result in op.results for use in result.uses)
 
 
 def _key(op: Operation, numbers: dict[Value, int]) -> Key:
