@@ -43,6 +43,7 @@ from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
+from concatc.plan_trial import try_plan, try_update
 from concatc.runtime.bounds import index_checks
 from concatc.runtime.index_check import state_index_checks
 from concatc.runtime.source import Dim, Phase
@@ -66,7 +67,8 @@ class Options:
     ``recompute`` is what the backward pass may compute again rather than keep.
     ``max_memory`` is a budget in bytes for the plan of each phase, parameters, gradients and what an optimizer holds
     included; it is met by more recomputation and other orders (`fit_budget`), or it is an error.
-    ``verify_each`` checks the IR after every pass, and the plan; ``print_after`` names passes after which the IR is
+    ``verify_each`` checks the IR after every pass, and the plan; ``verify_plan`` checks every plan, tries a small one
+    (`plan_trial.py`) and says so in ``Compilation.checked``; ``print_after`` names passes after which the IR is
     written to stderr, ``print_after_all`` writes what each pass changed.
     """
 
@@ -81,6 +83,7 @@ class Options:
     recompute: Mode = "auto"
     max_memory: int | None = None
     verify_each: bool = False
+    verify_plan: bool = False
     print_after: tuple[str, ...] = ()
     print_after_all: bool = False
 
@@ -134,6 +137,7 @@ class Lowering:
         self._like = like
         self._passes = PIPELINES[phase](options, graph)
         self.timings: list[Timing] = []
+        self.checked: list[str] = []  # what was checked of plans, where that is asked for
         self._update_bytes = 0  # what an optimizer holds
         self._is_settled = options.max_memory is None
         self._levels: dict[str, Module] = {"graph": graph}
@@ -167,7 +171,12 @@ class Lowering:
     @cached_property
     def plan(self) -> Plan:
         """Level 05 as data."""
-        return self.net_plan if self.update is None else merge_plans(self.net_plan, self.update)
+        if self.update is None:
+            return self.net_plan
+        plan = merge_plans(self.net_plan, self.update)
+        if self._options.verify_plan:
+            self.checked.append(try_update(plan))
+        return plan
 
     @cached_property
     def net_plan(self) -> Plan:
@@ -181,6 +190,8 @@ class Lowering:
         state_index_checks(plan.net, index_checks(self.graph.main))
         if self._options.verify_each:
             verify_plan(plan, self.kernels.main)
+        if self._options.verify_plan:
+            self.checked.append(try_plan(plan, kernels.main, index_checks(self.graph.main)))
         return plan
 
     @cached_property
@@ -379,6 +390,11 @@ class Compilation:
             self._check_arguments(graph)
             self._lowerings[phase] = Lowering(graph, phase, self.options, lambda: train.interface)
         return self._lowerings[phase]
+
+    @property
+    def checked(self) -> list[tuple[Phase, str]]:
+        """What was checked of the plans that were made, where that is asked for."""
+        return [(phase, text) for phase, lowering in self._lowerings.items() for text in lowering.checked]
 
     def with_dims(self, dims: Mapping[str, Dim]) -> Compilation:
         """The same net at other dims."""

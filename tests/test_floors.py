@@ -30,6 +30,7 @@ FLOORS: dict[str, float] = {
     "concatc.targets.reference": 5,
     "concatc.targets.cpu": 5,
     "concatc.runtime": 5,
+    "concatc.plan_trial": 5.5,
     "concatc.compiler": 6,
     "concatc.manifest": 6,
     "concatc.artifact": 6.5,

@@ -13,6 +13,7 @@ import click
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import replacing
+from concatc.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from concatc.compiler import Compilation
@@ -43,6 +44,30 @@ recompute_option = click.option(
     show_default=True,
     help="What the backward pass computes again rather than keeps.",
 )
+
+
+def plan_options(command: F) -> F:
+    """The options of commands that make plans."""
+    options: Sequence[Callable[[F], F]] = (
+        click.option(
+            "--max-memory",
+            metavar="SIZE",
+            callback=lambda context, option, size: None if size is None else parse_bytes(size, "--max-memory"),
+            help="A budget such as 64MiB for all that a phase needs: recompute more to keep it, or fail.",
+        ),
+        click.option("--verify-plan", is_flag=True, help="Check every plan, try small ones, and say what was checked."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def show_checked(compilation: Compilation) -> list[str]:
+    """Write to stderr what ``--verify-plan`` checked, and return it."""
+    found = [f"{phase}: {checked}" for phase, checked in compilation.checked]
+    for line in found:
+        click.echo(f"checked {line}", err=True)
+    return found
 
 
 freeze_option = click.option(

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, freeze_option, net_options, quantity, recompute_option, write_file
+from concatc.cli.common import (
+    compile_file,
+    finish,
+    freeze_option,
+    net_options,
+    plan_options,
+    quantity,
+    recompute_option,
+    show_checked,
+    write_file,
+)
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -26,6 +36,7 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--output-grads", is_flag=True, help="Take gradients of outputs from the caller of backward().")
 @freeze_option
 @recompute_option
+@plan_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
@@ -49,6 +60,8 @@ def command(
     output_grads: bool,
     freeze: tuple[str, ...],
     recompute: str,
+    max_memory: int | None,
+    verify_plan: bool,
     output: Path | None,
     emit: str | None,
     level: str | None,
@@ -78,6 +91,8 @@ def command(
         freeze,
         output_grads=output_grads,
         recompute=recompute,
+        max_memory=max_memory,
+        verify_plan=verify_plan,
         verify_each=verify_each,
         print_after=print_after,
         print_after_all=print_after_all,
@@ -98,9 +113,10 @@ def command(
     built = {} if emit is not None else {name: _build(compilation, name) for name in phases}
     if time_passes:
         _show_times(compilation, phases)
+    checked = show_checked(compilation)
     if emit is None:
         elapsed = time.perf_counter() - start
-        _report(as_json, compilation, list(built), elapsed, output)
+        _report(as_json, compilation, list(built), elapsed, output, checked)
 
 
 def _check_passes(compilation: Compilation, wanted: tuple[str, ...]) -> None:
@@ -162,7 +178,9 @@ def _show_times(compilation: Compilation, phases: list[str]) -> None:
         click.echo(f"{phase}\n{manager.timing_report()}", err=True, nl=False)
 
 
-def _report(as_json: bool, compilation: Compilation, phases: list[str], elapsed: float, output: Path | None) -> None:
+def _report(
+    as_json: bool, compilation: Compilation, phases: list[str], elapsed: float, output: Path | None, checked: list[str]
+) -> None:
     from concatc.runtime.memory_report import readable
 
     plan = compilation.phase("train").plan
@@ -184,5 +202,6 @@ def _report(as_json: bool, compilation: Compilation, phases: list[str], elapsed:
         kernels=len(plan.kernels),
         arena_bytes=arena,
         copied_bytes=copied,
+        checked=checked,
         output=os.fspath(output) if output is not None else None,
     )

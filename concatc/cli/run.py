@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options, recompute_option, write_file
+from concatc.cli.common import (
+    compile_file,
+    finish,
+    net_options,
+    plan_options,
+    recompute_option,
+    show_checked,
+    write_file,
+)
 from concatc.cli.data import key_option, read_data
 from concatc.diagnostics import Diagnostic, UsageError
 
@@ -20,6 +28,7 @@ if TYPE_CHECKING:
 @click.command()
 @net_options
 @recompute_option
+@plan_options
 @click.option("--data", type=click.Path(path_type=Path), help="A .npz file; its keys are input names.")
 @key_option
 @click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file; default: initial values.")
@@ -34,6 +43,8 @@ def command(
     dtype: str,
     as_json: bool,
     recompute: str,
+    max_memory: int | None,
+    verify_plan: bool,
     data: Path | None,
     keys: tuple[str, ...],
     weights: Path | None,
@@ -55,7 +66,9 @@ def command(
 
     if keys and data is None:
         raise UsageError("--key goes with --data")
-    compilation = compile_file(file, dims, net, target, dtype, recompute=recompute)
+    compilation = compile_file(
+        file, dims, net, target, dtype, recompute=recompute, max_memory=max_memory, verify_plan=verify_plan
+    )
     if compilation.no_inference is not None and not training:
         click.echo(f"{file} is of training: its forward pass runs, losses included", err=True)
         training = True
@@ -85,6 +98,7 @@ def command(
         net=module.name,
         results=shapes,
         accuracy=accuracy,
+        checked=show_checked(compilation),
         output=str(output) if output else None,
     )
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, freeze_option, net_options, recompute_option
+from concatc.cli.common import (
+    compile_file,
+    finish,
+    freeze_option,
+    net_options,
+    plan_options,
+    recompute_option,
+    show_checked,
+)
 from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
 from concatc.diagnostics import ConcatcError, Diagnostic
@@ -82,6 +90,7 @@ class Interruption:
 @click.option("--seed", default=0, show_default=True, help="Of initial values, order of rows, dropout.")
 @freeze_option
 @recompute_option
+@plan_options
 @click.option("--weights", type=click.Path(path_type=Path), help="Start from this .safetensors file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
 def command(
@@ -102,6 +111,8 @@ def command(
     seed: int,
     freeze: tuple[str, ...],
     recompute: str,
+    max_memory: int | None,
+    verify_plan: bool,
     weights: Path | None,
     output: Path | None,
 ) -> None:
@@ -119,7 +130,18 @@ def command(
     start = time.perf_counter()
     path = output or file.with_suffix(".safetensors")
     check_replaceable(path)
-    module = CompiledModule(compile_file(file, dims, net, target, dtype, freeze=freeze, recompute=recompute))
+    compilation = compile_file(
+        file,
+        dims,
+        net,
+        target,
+        dtype,
+        freeze=freeze,
+        recompute=recompute,
+        max_memory=max_memory,
+        verify_plan=verify_plan,
+    )
+    module = CompiledModule(compilation)
     arrays, _ = read_data(data, keys, module.signature.inputs)
     dataset = Dataset(module.signature.inputs, arrays, held_out)
     optimizer: Optimizer = (
@@ -146,6 +168,7 @@ def command(
         f"{epochs} epochs in {time.perf_counter() - start:.1f} s, compilation included; weights written to {path}",
         net=module.name,
         epochs=[{"epoch": e.number, "losses": e.losses, "accuracy": e.accuracy} for e in history],
+        checked=show_checked(compilation),
         weights=str(path),
     )
 
