@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.frontend.cnet.elaborate import Phase, elaborate
@@ -31,17 +32,20 @@ def load(
     phase: Phase = "train",
     keep: Sequence[str] = (),
     dtype: str | None = None,
+    decisions: list[tuple[Any, ...]] | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """The graph level of a net, and the warnings.
 
     ``net`` chooses one where the text holds several; ``dims`` overrides dims; ``phase`` is what ``train`` is in the
     source; ``keep`` names blobs to return (``h``, or with a path ``stage0.dense1.layer.y``; a name that is bound
     again means its last value); ``dtype="f64"`` turns every f32 into f64.  Imports are looked for beside ``filename``.
+    ``decisions`` gets the numbers that decided something on the way: texts at other dims that agree in them are one
+    net of other sizes.
 
     Raises :class:`ConcatcError` with all errors of the text, :class:`UsageError` where ``net``, ``dims`` or ``keep``
     do not fit it.
     """
-    return elaborate(text, filename, net, dims, phase, keep, dtype)
+    return elaborate(text, filename, net, dims, phase, keep, dtype, decisions)
 
 
 def load_file(

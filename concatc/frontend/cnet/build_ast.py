@@ -201,7 +201,9 @@ class AstBuilder:
     def _label(self, tree: Any) -> ast.Name:
         text = str(tree.children[0]).strip('"')
         loc = self._loc(tree)
-        if not text or not text.isprintable() or any(c in text for c in ".%\\ "):
+        if not text:
+            self._error("this label is empty", loc)
+        elif not text.isprintable() or any(c in text for c in ".%\\ "):
             self._error(f"`{text}` cannot be a label", loc, "a label holds no dot, space, % or backslash")
         return ast.Name(text, loc)
 

@@ -117,6 +117,8 @@ class Calls:
         if missing:
             raise self.run.fail(frame, f"`{name}` needs `{missing[0]}`: {takes}", call.loc)
         try:
+            if name in ("min", "max"):
+                self.run.decisions.append((name, *(values[p] for p in function.parameters)))
             return function.run(*(values[p] for p in function.parameters))
         except FunctionError as error:
             raise self.run.fail(frame, error.message, call.loc, help=error.help) from None

@@ -18,6 +18,7 @@ _TOKENS = re.compile(
     r'"[^"\n]*"|"[^"\n]*?(?=[ \t]*\{[ \t]*(?:#[^\n]*)?(?:\n|\Z))|"[^"\n]*'
     r"|'[^'\n]*'|#[^\n]*|\|>|\+=|//|\.\.|[=!<>]=|[A-Za-z_]\w*|\d+(?:\.\d+)?|\n|[^\s]"
 )
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*[ \t]*\+?=(?!=)")
 # No expression holds these: at the start of a line they start a statement, whatever bracket is open.
 STARTERS = frozenset(
     ("net", "block", "import", "default", "input", "param", "state", "update", "output", "loss", "layer")
@@ -215,6 +216,6 @@ class Structure:
         if after.text == "|>":
             return True
         if inside[-1].text in parser.CONTINUES and after.text not in STARTERS and after.text not in ("{", "}"):
-            return True
+            return inside[-1].text == "," or not _ASSIGNMENT.match(self.text, after.start)
         deeper = self.indent_at(after.start) > self.indent_at(inside[0].start)
         return hanging and after.text not in STARTERS and (deeper or after.text in (")", "]"))

@@ -76,7 +76,11 @@ class Frame:
 
 @dataclass
 class Run:
-    """One elaboration.  ``widen`` makes every f32 an f64; ``doubtful`` counts the branches around that may not hold."""
+    """One elaboration.  ``widen`` makes every f32 an f64; ``doubtful`` counts the branches around that may not hold.
+
+    ``decisions`` lists the numbers that decided something (a comparison, a rounding, a range, an index), in order:
+    where two runs at other dims agree in them, they made the same net of other sizes.
+    """
 
     sink: Sink
     analysis: Analysis
@@ -86,6 +90,7 @@ class Run:
     steps: int = 0
     depth: int = 0
     doubtful: int = 0
+    decisions: list[tuple[Any, ...]] = field(default_factory=list)
     blobs: dict[str, Any] = field(default_factory=dict)  # by path: what `keep` finds
     param_calls: dict[str, tuple[int, tuple[object, ...]]] = field(default_factory=dict)
 

@@ -29,6 +29,7 @@ def elaborate(
     phase: Phase,
     keep: Sequence[str],
     dtype: str | None,
+    decisions: list[tuple[Any, ...]] | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """See :func:`concatc.frontend.cnet.load`."""
     sink = Sink()
@@ -59,6 +60,8 @@ def elaborate(
         module = run.graph.finish(kept, run.train)
     except ShapeError as error:
         raise ConcatcError(Diagnostic(error.message, definition.loc, help=error.help), sink.sources) from None
+    if decisions is not None:
+        decisions += run.decisions
     return module, sink.warnings
 
 

@@ -132,6 +132,7 @@ class Expressions:
 
     def _item(self, frame: Frame, items: Any, expr: ast.Expr, loc: Loc) -> Any:
         index = self.integer(frame, expr, "an index")
+        self.run.decisions.append(("[]", index))
         if is_blob(items):
             help = "`slice(h, axis=0, at=[1])` cuts a blob"
             raise self.run.fail(frame, "a blob has no items", loc, help=help)
@@ -142,10 +143,10 @@ class Expressions:
         return items.item(index) if isinstance(items, Range) else items[index]
 
     def _range(self, frame: Frame, expr: ast.RangeExpr) -> Range:
-        return Range(
-            self.integer(frame, expr.start, "the start of a range"),
-            self.integer(frame, expr.stop, "the end of a range"),
-        )
+        start = self.integer(frame, expr.start, "the start of a range")
+        stop = self.integer(frame, expr.stop, "the end of a range")
+        self.run.decisions.append(("..", start, stop))
+        return Range(start, stop)
 
     # -- checked kinds -------------------------------------------------------------------------------------------------
     def integer(self, frame: Frame, expr: ast.Expr, what: str) -> int:
@@ -194,6 +195,7 @@ class Expressions:
             help = "a comparison is decided before the net runs; blobs have no values then"
             raise self.run.fail(frame, "blobs cannot be compared", expr.loc, help=help)
         if is_number(left) and is_number(right):
+            self.run.decisions.append((expr.operator, left, right))
             return compare(expr.operator, left, right)
         same = type(left) is type(right) and isinstance(left, bool | str | tuple)
         if same and expr.operator in ("==", "!="):
@@ -237,6 +239,8 @@ class Expressions:
         """``left operator right``; each operand with its expression, for messages."""
         a, b = left[1], right[1]
         if is_number(a) and is_number(b):
+            if operator in ("//", "%", "^"):
+                self.run.decisions.append((operator, a, b))
             try:
                 return arithmetic(operator, a, b)
             except NumberError as error:
@@ -301,7 +305,11 @@ class Expressions:
             value = as_float(number)
         except NumberError as error:
             raise self.run.fail(frame, str(error), loc) from None
-        return self._emit(frame, op, [operand], loc, {"value": value})
+        try:
+            return self._emit(frame, op, [operand], loc, {"value": value})
+        except ShapeError as error:
+            error.message = error.message.replace(op, f"`{operator}`")
+            self.calls.shape_error(frame, error, loc, [operand])
 
     def _emit(
         self, frame: Frame, op: str, operands: list[tuple[ast.Expr | None, Any]], loc: Loc, attributes: dict[str, Any]
@@ -313,6 +321,8 @@ class Expressions:
         try:
             return builder.emit(load_all_ops_once()[op](**attributes), values)[0]
         except ShapeError as error:
+            if "value" in attributes:
+                raise  # the op has no name in the language
             self.calls.shape_error(frame, error, loc, operands)
 
     # -- pipelines -----------------------------------------------------------------------------------------------------

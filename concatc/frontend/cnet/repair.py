@@ -16,7 +16,7 @@ import re
 
 from concatc.frontend.cnet import parser
 from concatc.frontend.cnet.build_ast import RESERVED
-from concatc.frontend.cnet.clauses import STARTERS, Clause, Structure
+from concatc.frontend.cnet.clauses import Clause, Structure
 
 BAD = "\x00"
 LOST = "_"  # bound where it is not known what a broken statement or head binds: unknown names may be no mistakes
@@ -34,9 +34,6 @@ def culprit(structure: Structure, offset: int) -> Clause | None:
     clause = structure.clause_at(offset)
     if clause is None:
         return None
-    first = structure.source(clause).split()[0]
-    if clause.start != offset and first not in STARTERS:
-        return clause
     index = structure.clauses.index(clause)
     above = structure.clauses[index - 1] if index else None
     if above is None or above.ending != "\n":

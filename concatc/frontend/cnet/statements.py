@@ -187,9 +187,9 @@ class Statements:
     def _input(self, frame: Frame, statement: ast.Input) -> None:
         graph, name = self.run.graph, statement.name.text
         if name in graph.inputs:
-            raise self.run.fail(
-                frame, f"input `{name}` is declared twice", statement.name.loc, [_first(graph.inputs[name], self)]
-            )
+            note = _first(graph.inputs[name], self)
+            self.run.report(frame, f"input `{name}` is declared twice", statement.name.loc, [note])
+            return
         type = self._type(frame, statement.type)
         dims = [self._dim_alone(frame, extent) for extent in statement.type.extents]
         try:
@@ -277,6 +277,8 @@ class Statements:
             self.run.param_calls[path] = (statement.uid, frame.layers)
             return None
         uid, layers = self.run.param_calls[path]
+        if any(error.loc == statement.name.loc for error in self.run.sink.errors):
+            raise Poisoned  # the names of this net or block are reported
         if uid != statement.uid or not any(layer in layers for layer in frame.layers):
             raise self.run.fail(frame, f"two parameters would be called `{path}`", statement.loc, [_first(known, self)])
         if known.type != type:

@@ -168,6 +168,8 @@ def _rules(p: _Place) -> Iterator[tuple[bool, str | None]]:
         value == "|>" and p.first == "layer",
         "a layer is made of one op or block: put the pipeline into a block",
     )
+    yield (value == "|>" and p.before.endswith("|>"), "an op stands between two `|>`")
+    yield (value == "|>" and (p.before.endswith("=") or "_FOR" in expected), "a pipeline starts with a blob")
     yield (value == "|>", "a pipeline does not mix with operators: write `(x + y) |> relu` or `x + (y |> relu)`")
     yield (
         in_pipeline and not p.at_row_start and (kind in _OPERATORS or value in ("if", "..")),
@@ -241,7 +243,12 @@ def _habit_rules(p: _Place) -> Iterator[tuple[bool, str | None]]:
     yield (value == "," and p.groups, "a list is written `[2, 2]`")
     yield (value == ":" and p.bracket == "[", "`slice(h, axis=0, at=[1])` cuts a blob; `0..3` is a range")
     yield (value == "for" and p.bracket in ("[", "("), "build the list in a loop: `xs += [y]`")
-    yield (kind == "STRING" and p.at_row_start and p.bracket in ("", "{"), "a comment starts with `#`")
+    yield (
+        kind == "STRING" and p.at_row_start and p.bracket in ("", "{") and p.after[:1] != "=",
+        "a comment starts with `#`",
+    )
+    yield (value == "." and bool(re.search(r"@[ \t]*\w+$", p.before)), "a label holds no dot")
+    yield (value == ">" and p.before[-1:] in (">", "-", "="), "a pipeline is written `|>`")
     yield (p.previous == "import" and "STRING" in p.expected, 'ops need no import; `import "file.cnet"` takes blocks')
     yield (value == "=" and "COLON" in p.expected, f"write `{p.first} {p.previous}: f32[..]`")
     yield (p.first in ("input", "param", "state") and value == "[" and p.before.endswith(":"), "write `f32[..]`")
