@@ -10,7 +10,8 @@ import pytest
 
 import concatc
 from concatc.ir.passes import PassManager
-from concatc.passes.dumps import load_dump
+from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.dumps import dump_text, load_dump
 from concatc.passes.registry import parse_pipeline
 
 NET = """
@@ -128,3 +129,34 @@ def test_a_broken_interface_is_an_error_of_the_dump(
     with pytest.raises(concatc.ConcatcError, match=re.escape(message)) as caught:
         load_dump(text.replace(old, new, 1), "dump.mlir")
     assert str(caught.value).startswith("dump.mlir:")
+
+
+def test_a_joint_dump_says_what_is_frozen(original: concatc.CompiledModule) -> None:
+    """Every parameter has its gradient, but for those that are said to be frozen."""
+    module = load_dump(original.ir("split"), "dump.mlir")
+    PassManager([DeriveBackward(freeze=("one.bias",))]).run(module)
+    text = dump_text(module)
+    assert "cnet.lr = 0.0" in text
+    load_dump(text, "dump.mlir")
+    with pytest.raises(concatc.ConcatcError, match=r"returns no gradient of parameter `one\.bias`"):
+        load_dump(text.replace(", cnet.lr = 0.0", ""), "dump.mlir")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("cnet.dims = {n = 4}", "cnet.dims = {n = 5}", "%x of @small: axis 0 has 4 elements, but is the dim n = 5"),
+        ("cnet.dims = {n = 4}", "cnet.dims = {m = 4}", "axis 0 is the dim `n`, which the net does not have"),
+        ("cnet.dims = {n = 4}", "cnet.dims = 4", "`cnet.dims` of @small must give each dim a number or a text"),
+        ('cnet.dims = ["n", ""]', 'cnet.dims = ["n"]', "%x of @small: `cnet.dims` must be 2 texts"),
+        ('cnet.dims = ["n", ""]', 'cnet.dims = ["", "n"]', "%x of @small: axis 1 has 5 elements, but is the dim n = 4"),
+    ],
+)
+@pytest.mark.parametrize("level", LEVELS)
+def test_dims_agree_with_shapes(level: str, old: str, new: str, message: str, original: concatc.CompiledModule) -> None:
+    text = original.ir(level)
+    assert old in text
+    with pytest.raises(concatc.ConcatcError, match=re.escape(message)) as caught:
+        load_dump(text.replace(old, new, 1), "dump.mlir")
+    line = 1 + text[: text.index("func.func")].count("\n")
+    assert str(caught.value).startswith(f"dump.mlir:{line}:")

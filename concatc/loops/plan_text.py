@@ -23,7 +23,7 @@ from concatc.diagnostics import ConcatcError, Sink, did_you_mean
 from concatc.ir.clone import clone_function
 from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, SymbolRef, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType, TensorType, Type
-from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, slot_problems, net_of
+from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems
 from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, RemarkKind, Segment, Window
 
 STEP = "step"

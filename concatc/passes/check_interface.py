@@ -6,20 +6,27 @@ from collections.abc import Iterator, Mapping
 
 from concatc.diagnostics import Diagnostic, did_you_mean
 from concatc.ir.core import Attr, FuncOp, Value
+from concatc.ir.types import TensorType
+from concatc.loops.declaration import DECLARED, net_of
 from concatc.op import parse_init
+from concatc.passes.graph import is_backward
 
 ARGUMENT_KINDS = ("input", "param", "state", "loss_weights", "random", "output_grad")
 RESULT_KINDS = ("output", "loss", "total", "kept", "state", "grad", "input_grad", "kept_grad")
 # What a result of a kind is the value or the gradient of: an argument of that kind and of the same name and type.
 OF_ARGUMENT = {"grad": "param", "input_grad": "input", "state": "state"}
 NOUNS = {"param": "parameter", "input": "input", "state": "state"}
+GRADIENTS = ("grad", "input_grad", "kept_grad")
+DIMS = "cnet.dims"
 NUMBERS = ("cnet.weight", "cnet.lr", "cnet.decay")
 
 
 def interface_problems(function: FuncOp) -> Iterator[Diagnostic]:
     """What is wrong with the attributes of arguments and results; functions that are no nets have none."""
     if function.declared is not None:
-        return
+        if function.sym_name != DECLARED:
+            return
+        function = net_of(function)
     arguments = [("argument", arg, arg.attrs, ARGUMENT_KINDS) for arg in function.args]
     results = [
         ("result", value, attrs, RESULT_KINDS)
@@ -42,10 +49,57 @@ def interface_problems(function: FuncOp) -> Iterator[Diagnostic]:
         if (what, str(kind), name) in seen:
             yield Diagnostic(f"@{function.sym_name} has two {what}s of kind {kind} named `{name}`", function.loc)
         seen.add((what, str(kind), name))
+        if not isinstance(value.type, TensorType):
+            yield Diagnostic(f"{where} is a tensor, not {value.type}", function.loc)
+            continue
         for message in _attributes(what, kind, attrs):
             yield Diagnostic(f"{where}: {message}", function.loc)
         if what == "result" and kind in OF_ARGUMENT:
             yield from _source(function, str(kind), name, value, by_kind[OF_ARGUMENT[str(kind)]])
+    yield from _dims(function)
+    yield from _gradients(function, by_kind["param"])
+
+
+def _dims(function: FuncOp) -> Iterator[Diagnostic]:
+    """Dims are numbers and texts; an axis that is a dim has its size."""
+    if DIMS not in function.attributes:
+        return
+    dims = function.attributes[DIMS]
+    if not isinstance(dims, Mapping) or not all(isinstance(value, int | float | str) for value in dims.values()):
+        yield Diagnostic(f"`{DIMS}` of @{function.sym_name} must give each dim a number or a text", function.loc)
+        return
+    for arg in function.args:
+        named = arg.attrs.get(DIMS)
+        if named is None or not isinstance(arg.type, TensorType):
+            continue
+        where = f"argument %{arg.name} of @{function.sym_name}"
+        if not isinstance(named, tuple) or len(named) != arg.type.rank or not all(isinstance(n, str) for n in named):
+            axes = "one text" if arg.type.rank == 1 else f"{arg.type.rank} texts"
+            yield Diagnostic(f'{where}: `{DIMS}` must be {axes}, "" where an axis is no dim', function.loc)
+            continue
+        for axis, (name, extent) in enumerate(zip(named, arg.type.shape, strict=True)):
+            if name and name not in dims:
+                near = did_you_mean(str(name), dims) or f"there are {', '.join(dims) or 'none'}"
+                yield Diagnostic(
+                    f"{where}: axis {axis} is the dim `{name}`, which the net does not have", function.loc, help=near
+                )
+            elif name and (isinstance(dims[str(name)], bool) or dims[str(name)] != extent):
+                at = f"axis {axis} has {extent} elements, but is the dim {name} = {dims[str(name)]}"
+                yield Diagnostic(f"{where}: {at}", function.loc)
+
+
+def _gradients(function: FuncOp, params: Mapping[str, Value]) -> Iterator[Diagnostic]:
+    """A net with a backward half returns the gradient of every float parameter that is not frozen."""
+    kinds = [attrs.get("cnet.kind") for attrs in function.result_attrs]
+    if not any(is_backward(op) for op in function.ops) and not any(kind in GRADIENTS for kind in kinds):
+        return
+    given = [attrs.get("cnet.name") for attrs, kind in zip(function.result_attrs, kinds, strict=True) if kind == "grad"]
+    for name, param in params.items():
+        if name in given or not isinstance(param.type, TensorType) or not param.type.is_float:
+            continue
+        if param.attrs.get("cnet.lr", 1.0) != 0.0:
+            message = f"@{function.sym_name} has a backward half, but returns no gradient of parameter `{name}`"
+            yield Diagnostic(message, function.loc, help="return it, or freeze the parameter: `cnet.lr = 0.0`")
 
 
 def _arguments(function: FuncOp, kind: str) -> dict[str, Value]:

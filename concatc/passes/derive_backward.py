@@ -56,6 +56,8 @@ class DeriveBackward:
         _check_names("parameter", self.freeze, params)
         trained = {name: value for name, value in params.items() if name not in self.freeze and value.tensor.is_float}
         kept = {name: split_source(v) for name, v in func.returned("kept").items() if v.tensor.is_float}
+        for name in self.freeze:
+            params[name].attrs["cnet.lr"] = 0.0  # so that the joint graph says why there is no gradient
         wanted = [("grad", trained), ("input_grad", inputs), ("kept_grad", kept)]
 
         derivation = _Derivation(func, [value for _, values in wanted for value in values.values()])

@@ -63,8 +63,11 @@ def stated_index_checks(net: FuncOp) -> list[IndexCheck]:
 
 
 def distinct(checks: Iterable[IndexCheck]) -> list[IndexCheck]:
-    """Each check once, the last of equal ones."""
-    return list({(c.kind, c.name, _key(c.positions), c.extent, c.ignored): c for c in checks}.values())
+    """Each check once, the first of equal ones."""
+    found: dict[object, IndexCheck] = {}
+    for check in checks:
+        found.setdefault((check.kind, check.name, _key(check.positions), check.extent, check.ignored), check)
+    return list(found.values())
 
 
 def _key(positions: Array | None) -> bytes | None:
