@@ -40,13 +40,15 @@ class Wish:
 class Sum:
     """How an accumulate is made: which contributions their own kernels add, and when the others can be added.
 
-    Times count half steps: kernel ``k`` of the order runs at ``2 k``, what is put behind it at ``2 k + 1``.
+    Times count half steps: kernel ``k`` of the order runs at ``2 k``, what is put behind it at ``2 k + 1``.  All bytes
+    of a contribution are added at ``times``, the first of them at ``changes``: parts of it may have kernels of their own.
     """
 
     op: Operation
     operands: list[Value]
     direct: list[bool] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
 
 
 class Placement:
@@ -153,12 +155,14 @@ class Placement:
         time = max(start, self._ready(operands[0]))
         made.direct.append(False)
         made.times.append(time)
+        made.changes.append(time)
         for x in operands[1:]:
             leaves = [] if op in self.banned else self._leaves(x, (), result)
             writes = [2 * self.index[leaf.op] for leaf, _ in leaves if leaf.op is not None]
             # A kernel that adds must run after all earlier contributions are there.
             direct = bool(leaves) and min(writes) > time
             time = max(writes) if direct else max(time, self._ready(x))
+            made.changes.append(min(writes) if direct else time)
             made.direct.append(direct)
             made.times.append(time)
             if direct:
@@ -189,7 +193,7 @@ class Placement:
         if source.op is None:
             return False
         region = _region(source, steps)
-        change = made.times[1]
+        change = made.changes[1]
         # If the whole source comes to lie in the sum, it lies in no concat: those copy it.
         copied = self._top(first) is not None
         reads = [*self._reads(source, region, path, made.op, copied), *self._reads_inside(source)]
