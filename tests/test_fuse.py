@@ -135,20 +135,37 @@ def test_sums_of_one_nest_share_it() -> None:
     assert titles(fused(net.module())) == ["sum_mul_sum", "sum"]
 
 
-def test_contractions_take_prologues_only_where_asked() -> None:
+def test_contractions_take_prologues_where_asked() -> None:
     def net() -> Module:
         net = NetBuilder()
         net.output("y", net.b.linear(net.b.relu(net.input("x", 4, 3)), net.param("w", 5, 3)))
         return net.module()
 
-    assert titles(fused(net())) == ["relu", "linear"]
-    assert titles(fused(net(), prologues=True)) == ["relu_linear"]
+    assert titles(fused(net())) == ["relu_linear"]
+    assert titles(fused(net(), prologues=False)) == ["relu", "linear"]
 
 
-def test_costly_prologues_are_not_repeated() -> None:
+def test_a_costly_prologue_is_packed() -> None:
+    """It runs once an element, whatever the contraction reads how often."""
     net = NetBuilder()
     net.output("y", net.b.linear(net.b.exp(net.input("x", 4, 3)), net.param("w", 5, 3)))
-    assert titles(fused(net.module(), prologues=True)) == ["exp", "linear"]
+    assert titles(fused(net.module())) == ["exp_linear"]
+
+
+def test_a_prologue_that_others_read_is_stored() -> None:
+    net = NetBuilder()
+    e = net.b.exp(net.input("x", 4, 3))
+    net.output("e", e)
+    net.output("y", net.b.linear(e, net.param("w", 5, 3)))
+    assert titles(fused(net.module())) == ["exp", "linear"]
+
+
+def test_only_one_operand_is_packed() -> None:
+    net = NetBuilder()
+    a, b = net.b.exp(net.input("x", 4, 3)), net.b.tanh(net.input("z", 3, 5))
+    net.output("y", net.b.matmul(a, b))
+    found = titles(fused(net.module()))
+    assert sorted(found) in (["exp", "tanh_matmul"], ["exp_matmul", "tanh"])
 
 
 def test_no_cycle_through_a_third_kernel() -> None:

@@ -20,6 +20,8 @@ from concatc.loops.plan import ALIGN_BYTES, Base, interface_key
 # No kernel and no step has this name.
 DECLARED = "net"
 NET, DIMS, OFFSET = "cnet.net", "cnet.dims", "cnet.offset"
+# What was chosen on the way to the plan.
+CHOICES = ("cnet.order", "cnet.order_bytes", "cnet.budget")
 # What stands for the body of the net: a plan or loops.
 BODY = "cnet.step"
 
@@ -32,7 +34,10 @@ def declaration_of(net: FuncOp, interface: Interface) -> FuncOp:
         DECLARED,
         [a.type for a in net.args],
         [a.name for a in net.args],
-        {NET: net.attributes.get(NET, net.sym_name), **{k: v for k, v in net.attributes.items() if k == DIMS}},
+        {
+            NET: net.attributes.get(NET, net.sym_name),
+            **{k: v for k, v in net.attributes.items() if k in (DIMS, *CHOICES)},
+        },
         net.loc,
         declared=[v.type for v in results],
     )

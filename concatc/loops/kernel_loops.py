@@ -20,9 +20,12 @@ from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorTy
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
-from concatc.loops.nests import Arrangement, Buffer, Nest, PiecesOf, Statement, arrange, program_of, scratch_shape
+from concatc.loops.nests import Arrangement, arrange
+from concatc.loops.packing import pack_prologues
 from concatc.loops.plan import Window
+from concatc.loops.program import Buffer, Nest, PiecesOf, Program, Statement, program_of
 from concatc.loops.scalars import arith_op, cast_op, select_op
+from concatc.loops.scratch import scratch_shape
 
 MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
 
@@ -43,7 +46,13 @@ class KernelLoops:
 
 def scratch_of(kernel: FuncOp, pieces_of: PiecesOf) -> list[TensorType]:
     """The scratch buffers that a kernel needs."""
-    return _scratch_types(arrange(program_of(kernel, pieces_of)))
+    return _scratch_types(arrange(_packed_program(kernel, pieces_of)))
+
+
+def _packed_program(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
+    program = program_of(kernel, pieces_of)
+    pack_prologues(program)
+    return program
 
 
 def _scratch_types(arrangement: Arrangement) -> list[TensorType]:
@@ -52,7 +61,7 @@ def _scratch_types(arrangement: Arrangement) -> list[TensorType]:
 
 def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of: PiecesOf) -> KernelLoops:
     """The loops of ``kernel`` for arguments and results that lie in memory as ``windows`` do (reads, then writes)."""
-    program = program_of(kernel, pieces_of)
+    program = _packed_program(kernel, pieces_of)
     buffers = [*program.arguments, *program.results]
     reads = len(program.arguments)
     joined: dict[Buffer, list[bool]] = {}
@@ -71,7 +80,7 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     outer = arrangement.outer
     writer = _Writer(arrangement, function, memrefs, _sizes_in(program.statements))
     writer.write(kernel)
-    extent = outer.axis.extent if outer is not None and outer.axis is not None else 1
+    extent = -(-outer.axis.extent // outer.block) if outer is not None and outer.axis is not None else 1
     return KernelLoops(function, extent, writer.sizes, flags_of, _scratch_types(arrangement))
 
 
@@ -129,6 +138,8 @@ class _Writer:
         self.results: list[Value] = []
         self.adds: list[Value] = []
         self.indices: dict[Nest, Value] = {}
+        self.extent_of: dict[Value, int] = {}  # of loops over an axis, by their index
+        self.bounds: dict[Nest, tuple[Value, Value]] = {}  # of the block that a loop over blocks is at
         self.computed: dict[Buffer, tuple[list[Value], Value]] = {}
         self.pending: list[tuple[Value, Value, list[Value], Value, Value | None]] = []
 
@@ -148,7 +159,7 @@ class _Writer:
         for item in nest.items:
             if isinstance(item, Nest):
                 assert item.axis is not None
-                if item is not self.arrangement.outer:
+                if item.within is None and (item is not self.arrangement.outer or item.block > 1):
                     self._declare_extent(item, item.axis, item.static)
                 self._declare_extents(item)
                 continue
@@ -195,12 +206,24 @@ class _Writer:
 
     def _loop(self, nest: Nest) -> None:
         assert nest.axis is not None
-        if nest is self.arrangement.outer:
+        if nest.within is not None:
+            lower, upper = self.bounds[nest.within]
+        elif nest is self.arrangement.outer:
             lower, upper = self.begin, self.end
+        elif nest.block > 1:
+            blocks = arith_op(self.b, "add", [self.extents[nest], self.b.index(nest.block - 1)])
+            lower, upper = self.b.index(0), arith_op(self.b, "floordiv", [blocks, self.b.index(nest.block)])
         else:
             lower, upper = self.b.index(0), self.extents[nest]
-        with self.b.loop(lower, upper, nest.axis.name) as loop:
+        name = nest.axis.name if nest.block == 1 else f"{nest.axis.name}_block"
+        with self.b.loop(lower, upper, name) as loop:
             self.indices[nest] = loop.index
+            if nest.block == 1:
+                self.extent_of[loop.index] = nest.axis.extent
+            else:
+                start = arith_op(self.b, "mul", [loop.index, self.b.index(nest.block)])
+                end = arith_op(self.b, "add", [start, self.b.index(nest.block)])
+                self.bounds[nest] = start, arith_op(self.b, "min", [end, self.extents[nest]])
             self._block(nest)
 
     def _statement(self, statement: Statement) -> None:
@@ -216,7 +239,7 @@ class _Writer:
         target = statement.target
         self.computed[target] = (at, value)
         if target.scratch is not None:
-            self._guarded_store(value, self.memory[target], [at[m] for m in target.scratch], guard)
+            self._guarded_store(value, self.memory[target], self._in_scratch(target, at), guard)
         for k in target.results:
             self.pending.append((value, self.results[k], at, self.adds[k], guard))
 
@@ -267,6 +290,7 @@ class _Writer:
         extent = self.extents[frame.statement, axis]
         with self.b.loop(self.b.index(0), extent, axis.name, carried) as loop:
             frame.axes[axis] = loop.index
+            self.extent_of[loop.index] = axis.extent
             loop.yielded = self._fold_over(frame, axes[1:], loop.carried)
         return loop.results
 
@@ -401,8 +425,23 @@ class _Writer:
                 return value
         if buffer.inlined:
             return self._inlined(buffer, at)
-        axes = range(len(at)) if buffer.scratch is None else buffer.scratch
-        return self.b.load(self.memory[buffer], [at[m] for m in axes], f"{buffer.name}_")
+        where = at if buffer.scratch is None else self._in_scratch(buffer, at)
+        return self.b.load(self.memory[buffer], where, f"{buffer.name}_", anyway=self._is_there(buffer, at))
+
+    def _is_there(self, buffer: Buffer, at: list[Value]) -> bool:
+        """Whether an element of an argument can be read whatever guards say: no index can leave the argument."""
+        if buffer.argument is None or buffer in self.arrangement.overwritten:
+            return False
+        return all(self.extent_of.get(i, n + 1) <= n for i, n in zip(at, buffer.type.shape, strict=True))
+
+    def _in_scratch(self, buffer: Buffer, at: list[Value]) -> list[Value]:
+        """Where the element of a buffer lies in its scratch memory."""
+        assert buffer.scratch is not None
+        blocked, nest = buffer.blocked or (None, None)
+        start = self.bounds[nest][0] if nest is not None else None
+        return [
+            at[m] if m != blocked or start is None else arith_op(self.b, "sub", [at[m], start]) for m in buffer.scratch
+        ]
 
     def _inlined(self, buffer: Buffer, at: list[Value]) -> Value:
         key = ("inlined", id(buffer), tuple(map(id, at)))

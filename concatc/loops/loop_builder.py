@@ -25,6 +25,7 @@ class _Scope:
 
     block: Block
     depth: int
+    is_branch: bool = False
     made: dict[object, Value] = field(default_factory=dict)
 
 
@@ -113,18 +114,25 @@ class LoopBuilder:
             self._home[found] = scope
         return found
 
-    def load(self, memory: Value, at: Sequence[Value], hint: str = "") -> Value:
-        """``memref.load``; the same element once a block, until something is stored."""
+    def load(self, memory: Value, at: Sequence[Value], hint: str = "", anyway: bool = False) -> Value:
+        """``memref.load``; the same element once a block, until something is stored.
+
+        ``anyway``: the element is there whatever the branches around say, so that the load may stand in front of them.
+        """
         key = ("load", id(memory), tuple(map(id, at)))
         found = self.recall(key)
         if found is not None:
             return found
         assert isinstance(memory.type, MemRefType)
-        value = self._append(
-            Operation("memref.load", [memory, *at], [ScalarType(memory.type.dtype)], result_names=[hint])
-        )
-        self.remember(key, value.result)
-        return value.result
+        scope = self._scopes[-1]
+        if anyway:
+            depth = max((self._home[v].depth for v in at if v in self._home), default=0)
+            scope = next(s for s in reversed(self._scopes) if not s.is_branch or s.depth == depth)
+        op = Operation("memref.load", [memory, *at], [ScalarType(memory.type.dtype)], result_names=[hint])
+        value = scope.block.append(op).result
+        self._home[value] = scope
+        scope.made[key] = value
+        return value
 
     def store(self, value: Value, memory: Value, at: Sequence[Value]) -> None:
         """``memref.store``."""
@@ -178,7 +186,7 @@ class LoopBuilder:
         for make in (then, otherwise):
             block = Block()
             if make is not None:
-                self._scopes.append(_Scope(block, self.depth + 1))
+                self._scopes.append(_Scope(block, self.depth + 1, is_branch=True))
                 value = make()
                 self._scopes.pop()
                 block.append(Operation("scf.yield", [] if value is None else [value]))

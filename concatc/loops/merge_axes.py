@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select
-from concatc.loops.nests import Buffer, Statement
+from concatc.loops.program import Buffer, Statement
 
 Run = tuple[Axis, ...]
 Pair = tuple[Axis, Axis]
@@ -145,6 +145,7 @@ def _mergeable(statement: Statement, uses: _Uses, joined: dict[Buffer, list[bool
     if statement.kind == "scatter":
         return []
     pairs = [(a, b) for a, b in itertools.pairwise([*piece.parallel, *piece.reduce]) if a.kind == b.kind]
+    pairs = [pair for pair in pairs if statement.outer not in pair]
     for buffer, at in uses.accesses:
         pairs = [pair for pair in pairs if _neighbours_in(at, joined[buffer], pair)]
     while True:

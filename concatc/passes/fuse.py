@@ -41,13 +41,13 @@ SIBLING_DISTANCE = 12
 class Fuse:
     """Group operations into kernels.
 
-    ``max_ops`` and ``max_nodes`` (of the expressions) keep a kernel small enough to read.  ``prologues`` lets cheap
+    ``max_ops`` and ``max_nodes`` (of the expressions) keep a kernel small enough to read.  ``prologues`` lets
     pointwise operations be computed where a contraction reads its operands.
     """
 
     max_ops: int = 16
     max_nodes: int = 256
-    prologues: bool = False
+    prologues: bool = True
 
     name = "fuse"
 
@@ -194,6 +194,7 @@ class _Fusion:
         prologues of folds come before chains.
         """
         self._along_edges(self._is_epilogue)
+        self._along_edges(self._is_packed_prologue, backwards=True)
         self._along_edges(self._is_prologue_of_fold, backwards=True)
         self._along_edges(self._is_prologue_of_epilogue, backwards=True)
         self._among_siblings(self._are_sibling_folds)
@@ -284,7 +285,44 @@ class _Fusion:
             return False
         cost = sum(self.iterations.of(op).cost for op in producer.ops)
         made = sum(math.prod(value.shape) for value, _ in reads)
-        return cost <= CHEAP or sum(read.loads for _, read in reads) <= made
+        is_cheap = cost <= CHEAP and self._kind(reader) != "contraction"
+        return is_cheap or sum(read.loads for _, read in reads) <= made
+
+    def _is_packed_prologue(self, producer: Group, reader: Group) -> bool:
+        """``contraction(f(x)) -> kernel``   when f is pointwise and nothing else reads it: it is not stored whole.
+
+        The kernel computes f once an element, one image (or block of rows or channels) at a time, where the
+        contraction can have its outermost loop around both.  Not where f reads two large values for the last time:
+        both would then live while the contraction runs, and one result of f is less.
+        """
+        if not self.options.prologues or self._kind(reader) != "contraction" or self._kind(producer) != "pointwise":
+            return False
+        if not self._reads_all(reader, producer) or self._dying_operands(producer, reader) > 1:
+            return False
+        for op in reader.ops:
+            iteration = self.iterations.of(op)
+            if iteration.kind != "contraction":
+                if not all(r.identity and not r.guarded for r in self._reads_by(op, producer)):
+                    return False
+                continue
+            # One operand is packed: the loop outside is one of its axes.
+            if not all(r.packs for r in self._reads_by(op, producer)) or (
+                self._reads_by(op, producer) and self._reads_by(op, reader)
+            ):
+                return False
+        return True
+
+    def _dying_operands(self, producer: Group, reader: Group) -> int:
+        """How many values of the size of a result are read by these groups for the last time."""
+        largest = max(value.tensor.numel for op in producer.ops for value in op.results)
+        groups = (producer, reader)
+        read = {value: None for op in producer.ops for value in op.operands if value.tensor.numel >= largest}
+        return sum(
+            value.op is not None
+            and self.partition.group(value) is not producer
+            and all(self.partition.group_of.get(use.op) in groups for use in value.uses)
+            for value in read
+        )
 
     def _is_prologue_of_fold(self, producer: Group, reader: Group) -> bool:
         return self._kind(reader) not in ("pointwise", "contraction") and self._is_prologue(producer, reader)
@@ -346,6 +384,11 @@ class _Fusion:
             for index, value in enumerate(op.operands)
             if self.partition.group(value) is producer
         ]
+
+    def _reads_by(self, op: Operation, producer: Group) -> list[Read]:
+        """The reads by one operation of what ``producer`` makes."""
+        reads = self.iterations.of(op).reads
+        return [reads[k] for k, value in enumerate(op.operands) if self.partition.group(value) is producer]
 
     def _reads_at_identity(self, reader: Group, producer: Group) -> bool:
         return all(read.identity and not read.guarded for _, read in self._reads(reader, producer))

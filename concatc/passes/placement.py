@@ -41,7 +41,7 @@ class Sum:
     """How an accumulate is made: which contributions their own kernels add, and when the others can be added.
 
     Times count half steps: kernel ``k`` of the order runs at ``2 k``, what is put behind it at ``2 k + 1``.  All bytes
-    of a contribution are added at ``times``, the first of them at ``changes``: parts of it may have kernels of their own.
+    of a contribution are added at ``times``, the first of them at ``changes``: its parts may have kernels of their own.
     """
 
     op: Operation

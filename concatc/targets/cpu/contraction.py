@@ -1,417 +1,51 @@
-"""LLVM IR of a nest: unrolled, jammed and vectorised as its tile says.
+"""LLVM IR of a kernel that is a contraction in a nest, with the stages that share its outer loops.
 
-    for i in steps of 4, for o in steps of 4:            the parallel axes, a tile at a time
-        acc[4][4] = 0                                    vectors, in registers
-        for k in steps of 16:                            the reduce axes
-            acc[r][s] += x[i + r, k ..] * w[o + s, k ..]     each load once, for all rows that share it
-        y[i + r, o + s] = epilogue(sum of lanes of acc[r][s])
+    for n:                                   the loops that stages share, one iteration at a time
+        p[c, u, v] = max(x[n, c, ..], 0)     a stage: its own loops, unrolled and vectorised as its tile says
+        y[n, o, i, j] = sum of p * w         another one, which reads what the first has stored
 
-Every value of the loops is evaluated once for each combination of the unrolled axes that it depends on, in the
-outermost loop where all its axes are known.  Rows beyond the end of an axis read the last row and are not stored; lanes
-beyond it are masked.  So nothing outside of the windows is touched.
+Stages run one after the other; `stage.py` has the code of one.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from llvmlite import ir
 
-from concatc.ir.core import Operation, Value
-from concatc.ir.types import MemRefType
-from concatc.targets.cpu.abi import I8, Memory, define_kernel, unpack
-from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, LaneBuilder, Lanes
+from concatc.ir.core import FuncOp
+from concatc.targets.cpu.abi import define_kernel, unpack
+from concatc.targets.cpu.lanes import I32, I64
 from concatc.targets.cpu.native import Host
-from concatc.targets.cpu.nest import Nest, NestAxis, enclosing_if
-from concatc.targets.cpu.numba_source import known_strides
-from concatc.targets.cpu.tile import Tile
-
-Offsets = dict[NestAxis, int]  # which row (or vector) of each unrolled axis
+from concatc.targets.cpu.nest import Item, Nest, SharedLoop
+from concatc.targets.cpu.stage import Frame, Stage
+from concatc.targets.cpu.tile import SCALAR, Tile
 
 
-def contraction_ir(nest: Nest, tile: Tile, host: Host, symbol: str) -> str:
+def contraction_ir(kernel: FuncOp, items: Sequence[Item], tiles: Mapping[Nest, Tile], host: Host, symbol: str) -> str:
     """LLVM IR with one function of the shared signature."""
-    return str(_Emitter(nest, tile, host, symbol).emit())
+    module = ir.Module("contraction")
+    function, b = define_kernel(module, symbol)
+    arguments = unpack(b, function, kernel.args)
+    dummy = b.alloca(I64)
+    b.store(I64(0), dummy)
+    _emit(items, Frame(module, b, host, arguments, dummy), tiles)
+    b.ret(I32(0))
+    return str(module)
 
 
-class _Emitter:
-    def __init__(self, nest: Nest, tile: Tile, host: Host, symbol: str) -> None:
-        self.nest, self.tile, self.host = nest, tile, host
-        self.module = ir.Module("contraction")
-        self.function, self.b = define_kernel(self.module, symbol)
-        self.lane = LaneBuilder(self.module, self.b, tile.lanes, host)
-        self.arguments = unpack(self.b, self.function, nest.kernel.args)
-        self.dummy = self.b.alloca(I64)
-        self.b.store(I64(0), self.dummy)
-        self.scopes: list[dict[tuple[Value, tuple[int, ...]], Any]] = [{}]
-        self.base: dict[NestAxis, Any] = {}
-        self.upper: dict[NestAxis, Any] = {}
-        self.exact: dict[NestAxis, bool] = {a: self._is_exact(a) for a in nest.axes}
-        self.open = frozenset(tile.taps)
-        self.in_tail = False
-        self.unrolled = [a for a in nest.axes if tile.row(a) > 1 or a in tile.taps]
-        self.term_values = _values_of(nest)
+def _emit(items: Sequence[Item], frame: Frame, tiles: Mapping[Nest, Tile]) -> None:
+    for item in items:
+        if isinstance(item, Nest):
+            Stage(frame, item, tiles[item]).emit()
+        else:
+            _shared(item, frame, tiles)
 
-    def _is_exact(self, axis: NestAxis) -> bool:
-        step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
-        return step == 1 or (axis.extent is not None and axis.extent % step == 0)
 
-    def emit(self) -> Any:
-        self._parallel(self.nest.parallel)
-        self.b.ret(I32(0))
-        return self.module
-
-    # -- loops -----------------------------------------------------------------------------------------------------
-    def _parallel(self, axes: Sequence[NestAxis]) -> None:
-        if not axes:
-            self._tile()
-            return
-        axis = axes[0]
-        step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
-        with self._axis(axis):
-            self._loop(axis, self._bound(axis.lower), self.upper[axis], step, [], lambda _: self._inner(axes[1:]))
-
-    def _inner(self, axes: Sequence[NestAxis]) -> list[Any]:
-        self._parallel(axes)
+def _shared(loop: SharedLoop, frame: Frame, tiles: Mapping[Nest, Tile]) -> None:
+    def body(_: object) -> list[object]:
+        _emit(loop.items, frame, tiles)
         return []
 
-    @contextmanager
-    def _axis(self, axis: NestAxis) -> Iterator[None]:
-        self.upper[axis] = self._bound(axis.upper)
-        self.open |= {axis}
-        yield
-        self.open -= {axis}
-
-    def _bound(self, value: Value) -> Any:
-        return self._value(value, {})
-
-    def _loop(
-        self,
-        axis: NestAxis,
-        lower: Any,
-        upper: Any,
-        step: int,
-        carried: list[Any],
-        body: Callable[[list[Any]], list[Any]],
-    ) -> list[Any]:
-        """``for base in lower .. upper by step``, with carried values; ``body`` returns their next values."""
-        b = self.b
-        before = b.block
-        head, done = b.append_basic_block("loop"), b.append_basic_block("done")
-        b.cbranch(b.icmp_signed("<", lower, upper), head, done)
-        b.position_at_end(head)
-        index = b.phi(I64)
-        index.add_incoming(lower, before)
-        phis = []
-        for value in carried:
-            phi = b.phi(value.type)
-            phi.add_incoming(value, before)
-            phis.append(phi)
-        self.base[axis] = index
-        self.scopes.append({})
-        following = body(phis)
-        self.scopes.pop()
-        after = b.block
-        increased = b.add(index, I64(step), flags=("nsw",))
-        index.add_incoming(increased, after)
-        for phi, value in zip(phis, following, strict=True):
-            phi.add_incoming(value, after)
-        b.cbranch(b.icmp_signed("<", increased, upper), head, done)
-        b.position_at_end(done)
-        results = []
-        for value, new in zip(carried, following, strict=True):
-            phi = b.phi(value.type)
-            phi.add_incoming(value, before)
-            phi.add_incoming(new, after)
-            results.append(phi)
-        return results
-
-    def _tile(self) -> None:
-        offsets = self._combinations([a for a in self.nest.parallel if a in self.unrolled])
-        self.scopes.append({})
-        self._hoist()
-        totals = [self.lane.zero(self.nest.dtype)] * len(offsets)
-        totals = self._reduce(self.nest.reduce, offsets, totals)
-        self._epilogue(offsets, totals)
-        self.scopes.pop()
-
-    def _reduce(self, axes: Sequence[NestAxis], offsets: list[Offsets], totals: list[Any]) -> list[Any]:
-        if not axes:
-            return [self._step(at, total) for at, total in zip(offsets, totals, strict=True)]
-        axis, b = axes[0], self.b
-        if axis in self.tile.taps:
-            for tap in range(self._count(axis)):
-                totals = self._reduce(axes[1:], [{**at, axis: tap} for at in offsets], totals)
-            return totals
-
-        def body(carried: list[Any]) -> list[Any]:
-            if any(a not in self.tile.taps for a in axes[1:]):
-                self._hoist()
-            return self._reduce(axes[1:], offsets, carried)
-
-        with self._axis(axis):
-            lower, upper = self._bound(axis.lower), self.upper[axis]
-            if axis is not self.tile.vector:
-                return self._loop(axis, lower, upper, 1, totals, body)
-            lanes = self.tile.lanes
-            if self.exact[axis]:
-                return self._loop(axis, lower, upper, lanes, totals, body)
-            whole = b.add(lower, b.and_(b.sub(upper, lower), I64(-lanes)))
-            totals = self._loop(axis, lower, whole, lanes, totals, body)
-            self.in_tail = True
-            totals = self._loop(axis, whole, upper, lanes, totals, body)
-            self.in_tail = False
-            return totals
-
-    def _count(self, axis: NestAxis) -> int:
-        """How many iterations of an unrolled axis are written out."""
-        if axis not in self.tile.taps:
-            return self.tile.row(axis)
-        assert axis.extent is not None
-        return axis.extent
-
-    def _combinations(self, axes: Sequence[NestAxis]) -> list[Offsets]:
-        choices = itertools.product(*(range(self._count(a)) for a in axes))
-        return [dict(zip(axes, choice, strict=True)) for choice in choices]
-
-    def _hoist(self) -> None:
-        """Evaluate here what needs no loop further inside."""
-        for value in self.term_values:
-            axes = self.nest.axes_of(value)
-            if axes <= self.open:
-                for offsets in self._combinations([a for a in self.unrolled if a in axes]):
-                    self._value(value, offsets)
-
-    # -- one step, and the end -------------------------------------------------------------------------------------
-    def _step(self, offsets: Offsets, total: Any) -> Any:
-        op = self.nest.term.op
-        if op is not None and op.name == "arith.mulf" and len(op.result.uses) == 1:
-            a, b = (self._only_lanes_inside(self._value(v, offsets)) for v in op.operands)
-            return self.lane.multiply_add(a, b, total)
-        return self.lane.add(total, self._only_lanes_inside(self._value(self.nest.term, offsets)))
-
-    def _only_lanes_inside(self, value: Any) -> Any:
-        """0 in the lanes beyond the end of a vectorised sum."""
-        if not self.in_tail:
-            return value
-        return self.b.select(self._tail_mask({}), self.lane.vector(value), self.lane.zero(self.nest.dtype))
-
-    def _epilogue(self, offsets: list[Offsets], totals: list[Any]) -> None:
-        vector = self.tile.vector
-        for at, total in zip(offsets, totals, strict=True):
-            guards = [self._inside(axis, r) for axis, r in at.items() if axis is not vector]
-            valid = [g for g in guards if g is not None]
-            self.scopes.append({})
-            if not valid:
-                self._store_all(at, total)
-            else:
-                condition = valid[0]
-                for guard in valid[1:]:
-                    condition = self.b.and_(condition, guard)
-                with self.b.if_then(condition):
-                    self._store_all(at, total)
-            self.scopes.pop()
-
-    def _inside(self, axis: NestAxis, row: int) -> Any:
-        if row == 0 or self.exact[axis]:
-            return None
-        return self.b.icmp_signed("<", self.b.add(self.base[axis], I64(row)), self.upper[axis])
-
-    def _store_all(self, offsets: Offsets, total: Any) -> None:
-        if self.tile.vector.reduce:
-            total = self.lane.lane_sum(total)
-        self.scopes[-1][self._key(self.nest.total, offsets)] = total
-        for store in self.nest.stores:
-            self._store(store, offsets)
-
-    # -- values ----------------------------------------------------------------------------------------------------
-    def _key(self, value: Value, offsets: Offsets) -> tuple[Value, tuple[int, ...]]:
-        axes = self.nest.axes_of(value)
-        return value, tuple(offsets[a] for a in self.unrolled if a in axes)
-
-    def _value(self, value: Value, offsets: Offsets) -> Any:
-        """The value in this tile: an LLVM scalar, a vector, or :class:`Lanes`."""
-        key = self._key(value, offsets)
-        for scope in reversed(self.scopes):
-            if key in scope:
-                return scope[key]
-        made = self._new_value(value, offsets)
-        self.scopes[-1][key] = made
-        return made
-
-    def _new_value(self, value: Value, offsets: Offsets) -> Any:
-        if value in self.arguments:
-            return self.arguments[value]
-        op = value.op
-        if op is None:
-            axis = next(a for a in self.nest.axes if a.index is value)
-            return self._index(axis, offsets.get(axis, 0))
-        if op.name == "arith.constant":
-            return ir.Constant(LLVM_TYPES[str(value.type)], op.attributes["value"])
-        if op.name == "memref.load":
-            return self._load(op, offsets)
-        if op.name == "scf.if":
-            return self._choice(op, value.index, offsets)
-        return self.lane.apply(op, [self._value(v, offsets) for v in op.operands])
-
-    def _index(self, axis: NestAxis, row: int) -> Any:
-        if axis in self.tile.taps:
-            return self.b.add(self._bound(axis.lower), I64(row))
-        base = self.base[axis]
-        if axis is self.tile.vector:
-            return Lanes(self.b.add(base, I64(row * self.tile.lanes)) if row else base, 1)
-        if row == 0:
-            return base
-        index = self.b.add(base, I64(row))
-        if self.exact[axis]:
-            return index
-        last = self.b.sub(self.upper[axis], I64(1))
-        return self.b.select(self.b.icmp_signed("<", index, last), index, last)
-
-    def _choice(self, op: Operation, number: int, offsets: Offsets) -> Any:
-        condition = self._value(op.operands[0], offsets)
-        yes, no = (region.block.ops[-1].operands[number] for region in op.regions)
-        chosen = self._value(yes, offsets)
-        if yes.op is not None and yes.op.name == "memref.load" and _is_zero(no) and enclosing_if(yes.op) is op:
-            return chosen  # a masked load is 0 where its mask is off
-        return self.b.select(*self.lane.together(condition, chosen, self._value(no, offsets)))
-
-    def _tail_mask(self, offsets: Offsets) -> Any:
-        """The lanes of a vector that lie inside of the axis; None for all."""
-        axis = self.tile.vector
-        if axis.reduce:
-            if not self.in_tail:
-                return None
-        elif self.exact[axis]:
-            return None
-        key = self._key(axis.index, offsets)[1]
-        marked = (axis.upper, (-1, *key))
-        for scope in reversed(self.scopes):
-            if marked in scope:
-                return scope[marked]
-        row = offsets.get(axis, 0)
-        start = self.b.add(self.base[axis], I64(row * self.tile.lanes))
-        mask = self.lane.below(self.b.sub(self.upper[axis], start))
-        self.scopes[-1][marked] = mask
-        return mask
-
-    def _guard(self, op: Operation, offsets: Offsets) -> Any:
-        """The conjunction of the conditions around an op; None if there are none."""
-        guard: Any = None
-        outer = enclosing_if(op)
-        while outer is not None:
-            condition = self._value(outer.operands[0], offsets)
-            if op.block is not outer.regions[0].block:
-                condition = self.b.xor(
-                    condition, self.lane.vector(BIT(1)) if self.lane.is_vector(condition) else BIT(1)
-                )
-            guard = self.lane.both(guard, condition)
-            op, outer = outer, enclosing_if(outer)
-        return guard
-
-    # -- memory ----------------------------------------------------------------------------------------------------
-    def _address(self, memory: Value, at: Sequence[Value], offsets: Offsets) -> tuple[Any, Any]:
-        """The address of lane 0, and the distance of lanes: an int, an i64, or a vector of offsets from lane 0."""
-        assert isinstance(memory.type, MemRefType)
-        where: Memory = self.arguments[memory]
-        b = self.b
-        start: Any = I64(0)
-        step: Any = 0
-        spread: Any = None
-        for d, (index, known) in enumerate(zip(at, known_strides(memory.type), strict=True)):
-            stride = I64(known) if known is not None else where.strides[d]
-            value = self._value(index, offsets)
-            if self.lane.is_vector(value):
-                part = b.mul(value, self.lane.splat(stride))
-                spread = part if spread is None else b.add(spread, part)
-                continue
-            base = value.base if isinstance(value, Lanes) else value
-            start = b.add(start, b.mul(base, stride))
-            if isinstance(value, Lanes) and value.step:
-                if known is not None and isinstance(step, int):
-                    step += value.step * known
-                else:
-                    step = b.add(I64(step) if isinstance(step, int) else step, b.mul(I64(value.step), stride))
-        element = LLVM_TYPES[memory.type.dtype] if memory.type.dtype != "i8" else I8
-        pointer = b.gep(where.pointer, [start], source_etype=element)
-        if spread is None:
-            return pointer, step
-        if not (isinstance(step, int) and step == 0):
-            spread = b.add(spread, self._multiples(step))
-        return pointer, spread
-
-    def _multiples(self, step: Any) -> Any:
-        """``0, step, 2 * step, ..`` as a vector."""
-        if isinstance(step, int):
-            step = I64(step)
-        return self.b.mul(self.lane.vector(Lanes(I64(0), 1)), self.lane.splat(step))
-
-    def _load(self, op: Operation, offsets: Offsets) -> Any:
-        memory, *at = op.operands
-        assert isinstance(memory.type, MemRefType)
-        dtype = memory.type.dtype
-        pointer, step = self._address(memory, at, offsets)
-        guard = self._guard(op, offsets)
-        if isinstance(step, int) and step == 0:
-            return self._load_one(pointer, dtype, guard)
-        mask = self.lane.both(guard, self._tail_mask(offsets))
-        if isinstance(step, int) and step == 1:
-            return self.lane.load(pointer, dtype, mask)
-        spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
-        return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
-
-    def _load_one(self, pointer: Any, dtype: str, guard: Any) -> Any:
-        type = LLVM_TYPES[dtype]
-        if guard is None:
-            return self.b.load(pointer, typ=type)
-        if self.lane.is_vector(guard):
-            bits = self.b.bitcast(guard, ir.IntType(self.tile.lanes))
-            guard = self.b.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
-        # Where the guard is off the address may lie anywhere: a zero is read instead.
-        return self.b.load(self.b.select(guard, pointer, self.dummy), typ=type)
-
-    def _store(self, op: Operation, offsets: Offsets) -> None:
-        value, memory, *at = op.operands
-        assert isinstance(memory.type, MemRefType)
-        dtype = memory.type.dtype
-        stored = self._value(value, offsets)
-        pointer, step = self._address(memory, at, offsets)
-        if self.tile.vector.reduce:
-            self.b.store(stored, pointer)
-            return
-        stored, mask = self.lane.vector(stored), self._tail_mask(offsets)
-        if isinstance(step, int) and step == 1:
-            self.lane.store(stored, pointer, dtype, mask)
-            return
-        spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
-        self.lane.scatter(stored, self.lane.pointers(pointer, spread, dtype), dtype, mask)
-
-
-def _is_zero(value: Value) -> bool:
-    return value.op is not None and value.op.name == "arith.constant" and value.op.attributes["value"] == 0
-
-
-def _values_of(nest: Nest) -> list[Value]:
-    """What the term is computed from, operands before what reads them; the product itself is fused into the sum."""
-    found: dict[Value, None] = {}
-
-    def visit(value: Value) -> None:
-        op = value.op
-        if op is None or value in found or op.name == "arith.constant":
-            return
-        outer = enclosing_if(op)
-        while outer is not None:
-            visit(outer.operands[0])
-            outer = enclosing_if(outer)
-        for operand in op.operands:
-            visit(operand)
-        if op.name == "scf.if":
-            for region in op.regions:
-                visit(region.block.ops[-1].operands[value.index])
-        found[value] = None
-
-    visit(nest.term)
-    return [v for v in found if v is not nest.term]
+    bounds = Stage(frame, loop.bounds, SCALAR)
+    frame.loop(loop.axis, bounds.bound(loop.axis.lower), bounds.bound(loop.axis.upper), 1, [], body)

@@ -1,18 +1,20 @@
-"""Recognises kernels that are one sum in a nest of loops, and says how each value depends on the loops.
+"""Recognises kernels that are a sum in a nest of loops, and says how each value depends on the loops.
 
     for parallel axes          i0, i1        (a loop without carried values)
       for reduce axes          k             acc = acc + term(i0, i1, k)
       epilogue                               stores of what acc becomes
 
-Contractions (linear, matmul, convolutions, their gradients) have this form, with whatever stands before (a prologue is
-part of the term) and behind; so have sums over rows or columns.  Kernels of another form are Numba source.
+Contractions (linear, matmul, convolutions, their gradients) have this form, with whatever stands behind; so have sums
+over rows or columns.  A contraction may also be one of several stages, which share loops around them: a prologue that
+is packed before it, sums of what it makes.  Kernels of another form are Numba source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from concatc.ir.core import FuncOp, Operation, Value
+from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType
 
 SUPPORTED = frozenset(
@@ -27,25 +29,32 @@ SUPPORTED = frozenset(
 
 @dataclass(eq=False)
 class NestAxis:
-    """A loop: its variable, its bounds, and its extent where the code knows it."""
+    """A loop: its variable, its bounds, and its extent where the code knows it; else perhaps the ``most`` it can be."""
 
     index: Value
     lower: Value
     upper: Value
     extent: int | None
     reduce: bool
+    most: int | None = None
 
 
 @dataclass(eq=False)
 class Nest:
-    """A kernel that is one sum.  ``term`` is added over the reduce axes; ``stores`` write what ``total`` becomes."""
+    """Loops with one block of code inside: a stage.
 
-    kernel: FuncOp
+    A sum adds ``term`` over the reduce axes, and ``stores`` write what ``total`` becomes; a map (without ``total`` and
+    ``term``) has no reduce axes.  ``outer`` are the axes of the loops around it that it shares with other stages.
+    ``values`` are computed where the stage stands, for stages behind it.
+    """
+
+    outer: list[NestAxis]
     axes: list[NestAxis]
-    total: Value
-    term: Value
+    total: Value | None
+    term: Value | None
     stores: list[Operation]
     dtype: str
+    values: list[Value] = field(default_factory=list)
     depends: dict[Value, frozenset[NestAxis]] = field(default_factory=dict)
 
     @property
@@ -58,6 +67,10 @@ class Nest:
         """The axes that are folded."""
         return [a for a in self.axes if a.reduce]
 
+    def points(self) -> list[Value]:
+        """What is computed at each point of the axes."""
+        return [self.term] if self.term is not None else [*self.values, *(s.operands[0] for s in self.stores)]
+
     def axes_of(self, value: Value) -> frozenset[NestAxis]:
         """The axes that a value depends on; what stands under a condition depends on that, too."""
         if value not in self.depends:
@@ -67,10 +80,9 @@ class Nest:
     def _axes_of(self, value: Value) -> frozenset[NestAxis]:
         op = value.op
         if op is None:
-            found = [a for a in self.axes if a.index is value]
-            return frozenset(found)
-        if value is self.total:
-            return frozenset(self.parallel)
+            return frozenset(a for a in (*self.outer, *self.axes) if a.index is value)
+        if op.name == "scf.for":  # a total: this stage's, or that of one before it
+            return frozenset((*self.outer, *(self.parallel if value is self.total else ())))
         inputs = list(op.operands)
         if op.name == "scf.if":
             inputs += [region.block.ops[-1].operands[value.index] for region in op.regions]
@@ -104,14 +116,14 @@ class Nest:
         return None
 
     def loads(self) -> list[Operation]:
-        """The loads that the term is made of."""
+        """The loads that are made at each point."""
         found: dict[Operation, None] = {}
         seen: set[Value] = set()
-        stack = [self.term]
+        stack = self.points()
         while stack:
             value = stack.pop()
             op = value.op
-            if op is None or value in seen or value is self.total:
+            if op is None or value in seen or op.name == "scf.for":
                 continue
             seen.add(value)
             if op.name == "memref.load":
@@ -122,7 +134,7 @@ class Nest:
         return list(found)
 
     def conditions(self) -> list[Value]:
-        """The conditions under which the term's loads are made."""
+        """The conditions under which these loads are made."""
         guards = [condition_of(load) for load in self.loads()]
         return list(dict.fromkeys(g for g in guards if g is not None))
 
@@ -150,45 +162,117 @@ def constant_of(value: Value) -> int | None:
     return literal if isinstance(literal, int) else None
 
 
-def recognize(kernel: FuncOp) -> Nest | None:
-    """The nest of a kernel, or None where it has another form."""
-    axes: list[NestAxis] = []
-    block = kernel.body
+@dataclass(eq=False)
+class SharedLoop:
+    """A loop around several stages.  ``bounds`` is a stage that computes nothing but the bounds."""
+
+    axis: NestAxis
+    items: list[Item]
+    bounds: Nest
+
+
+Item = SharedLoop | Nest
+
+
+def recognize(kernel: FuncOp) -> list[Item] | None:
+    """The stages of a kernel, in order; None where it has another form.
+
+    One sum in parallel loops, or several stages of which one is a sum of products in parallel loops.
+    """
+    items = _items(kernel.body, []) if all(_supported(op) for op in kernel.walk()) else None
+    stages = nests_in(items or [])
+    if items is None or any(a.extent == 0 for stage in stages for a in (*stage.outer, *stage.axes)):
+        return None
+    sums = [stage for stage in stages if stage.total is not None and stage.parallel]
+    if len(stages) == 1:
+        return items if sums else None
+    return items if any(s.term is not None and s.term.op and s.term.op.name == "arith.mulf" for s in sums) else None
+
+
+def nests_in(items: Sequence[Item]) -> list[Nest]:
+    """All stages, in order."""
+    found: list[Nest] = []
+    for item in items:
+        found += [item] if isinstance(item, Nest) else nests_in(item.items)
+    return found
+
+
+def _items(block: Block, outer: list[NestAxis]) -> list[Item] | None:
+    """The stages of a block, in order; None where it holds anything else."""
+    items: list[Item] = []
+    for op in block.ops[:-1]:
+        if op.name == "scf.for":
+            item = _fold_alone(op, outer) if op.results else _nest(op, outer) or _shared_loop(op, outer)
+        elif op.name == "memref.store":
+            item = Nest(outer, [], None, None, [op], str(op.operands[0].type))
+        elif not _only_values([op]):
+            return None
+        elif op.name in ("memref.load", "scf.if") and op.results:
+            # It is read here: what stands behind may store over it.
+            item = Nest(outer, [], None, None, [], str(op.result.type), [op.result])
+        else:
+            continue
+        if item is None:
+            return None
+        items.append(item)
+    return items
+
+
+def _shared_loop(loop: Operation, outer: list[NestAxis]) -> SharedLoop | None:
+    axis = _axis(loop, reduce=False)
+    items = _items(loop.regions[0].block, [*outer, axis])
+    return SharedLoop(axis, items, Nest(outer, [], None, None, [], "f32")) if items else None
+
+
+def _fold_alone(loop: Operation, outer: list[NestAxis]) -> Nest | None:
+    """A sum without loops of its own around it."""
+    found = _fold(loop)
+    return Nest(outer, found[0], loop.results[0], found[1], [], str(found[1].type)) if found is not None else None
+
+
+def _nest(loop: Operation, outer: list[NestAxis]) -> Nest | None:
+    """A sum or a map in loops of its own; None where these hold more than that."""
+    axes = [_axis(loop, reduce=False)]
+    block = loop.regions[0].block
     while True:
         loops = [op for op in block.ops if op.name == "scf.for"]
-        if len(loops) != 1:
+        if not loops:
+            stores = _stores(block.ops[:-1])
+            dtypes = {str(store.operands[0].type) for store in stores or ()}
+            if stores is None or len(dtypes) != 1 or not dtypes <= set(FLOATS):
+                return None
+            return Nest(outer, axes, None, None, stores, dtypes.pop())
+        position = block.ops.index(loops[0])
+        if len(loops) != 1 or not _only_values(block.ops[:position]):
             return None
-        (loop,) = loops
-        if loop.results:
+        if loops[0].results:
             break
-        if [op.name for op in block.ops[block.ops.index(loop) + 1 :]] not in (["func.return"], ["scf.yield"]):
+        if len(block.ops) != position + 2:
             return None
-        if not _only_values(block.ops[: block.ops.index(loop)]):
-            return None
-        axes.append(_axis(loop, reduce=False))
-        block = loop.regions[0].block
-    if not axes:
-        return None
-    found = _fold(loop)
-    if found is None:
-        return None
-    folded, term = found
-    position = block.ops.index(loop)
+        axes.append(_axis(loops[0], reduce=False))
+        block = loops[0].regions[0].block
+    found = _fold(loops[0])
     stores = _stores(block.ops[position + 1 : -1])
-    if stores is None or not _only_values(block.ops[:position]):
+    if found is None or stores is None:
         return None
-    # Index arithmetic may stand between the loops; all of it must be known.
-    if not all(_supported(op) for op in kernel.walk()):
-        return None
-    nest = Nest(kernel, [*axes, *folded], loop.results[0], term, stores, str(term.type))
-    return nest if all(a.extent != 0 for a in nest.axes) else None
+    return Nest(outer, [*axes, *found[0]], loops[0].results[0], found[1], stores, str(found[1].type))
 
 
 def _axis(loop: Operation, reduce: bool) -> NestAxis:
     lower, upper, _ = loop.operands[:3]
     low, high = constant_of(lower), constant_of(upper)
     extent = high - low if low is not None and high is not None else None
-    return NestAxis(loop.regions[0].block.args[0], lower, upper, extent, reduce)
+    return NestAxis(loop.regions[0].block.args[0], lower, upper, extent, reduce, _most(lower, upper))
+
+
+def _most(lower: Value, upper: Value) -> int | None:
+    """How many iterations at most ``lower .. min(lower + most, n)`` has."""
+    if upper.op is None or upper.op.name != "arith.minsi":
+        return None
+    for bound in upper.op.operands:
+        if bound.op is not None and bound.op.name == "arith.addi" and lower in bound.op.operands:
+            return next((n for v in bound.op.operands if (n := constant_of(v)) is not None), None)
+    return None
 
 
 def _fold(loop: Operation) -> tuple[list[NestAxis], Value] | None:

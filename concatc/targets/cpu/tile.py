@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from concatc.ir.core import Operation, Value
@@ -26,7 +26,10 @@ VECTORS = (1, 2, 3, 4)
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
-UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)  # what an extent that is known at run time is taken for
+STEP = 2.0  # of an iteration of the innermost loop
+TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
+# What an extent that is known at run time is taken for; tiles waste little of longer axes, whatever their size.
+UNKNOWN_EXTENTS = (10, 12, 16, 20, 24, 32, 40, 48, 64)
 UNKNOWN_EXTENT = 64
 TAPS = 7  # a reduce axis of at most so many iterations may be written out
 WRITTEN_OUT = 96  # at most so many multiplications in the innermost loop
@@ -37,10 +40,11 @@ class Tile:
     """``lanes`` elements of ``vector`` in a register, ``rows[axis]`` iterations of the other axes at a time.
 
     ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.  ``taps`` are reduce axes that
-    are written out, so that guards which depend on them are computed outside of the loops.
+    are written out: their loops cost nothing, and guards that depend on them are computed outside.  Without ``vector``
+    there are no lanes: a stage without loops of its own.
     """
 
-    vector: NestAxis
+    vector: NestAxis | None
     lanes: int
     rows: dict[NestAxis, int]
     taps: tuple[NestAxis, ...] = ()
@@ -48,6 +52,16 @@ class Tile:
     def row(self, axis: NestAxis) -> int:
         """How many iterations (or vectors) of an axis are in flight."""
         return self.rows.get(axis, 1)
+
+
+SCALAR = Tile(None, 1, {})
+
+
+def choose_tiles(stages: Sequence[Nest], host: Host) -> dict[Nest, Tile] | None:
+    """The tile of each stage; None where one has no axis that is worth a vector."""
+    tiles = {nest: choose_tile(nest, host) if nest.axes else SCALAR for nest in stages}
+    found = {nest: tile for nest, tile in tiles.items() if tile is not None}
+    return found if len(found) == len(tiles) else None
 
 
 def choose_tile(nest: Nest, host: Host) -> Tile | None:
@@ -60,7 +74,7 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
         lanes = width
         while vector.extent is not None and lanes // 2 >= vector.extent:
             lanes //= 2
-        model = _CostModel(nest, vector, lanes)
+        model = _CostModel(nest, vector, lanes, host.registers)
         for rows in _candidates(nest, vector, lanes, 24 if host.registers >= 32 else 12):
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
@@ -69,11 +83,10 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
 
 
 def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
-    guards = frozenset[NestAxis]().union(*(nest.axes_of(g) for g in nest.conditions()))
     size = math.prod(tile.rows.values())
     taps: list[NestAxis] = []
     for axis in reversed(nest.reduce):
-        if axis is tile.vector or axis.extent is None or not 1 < axis.extent <= TAPS or axis not in guards:
+        if axis is tile.vector or axis.extent is None or not 1 < axis.extent <= TAPS:
             continue
         if size * axis.extent <= WRITTEN_OUT:
             size *= axis.extent
@@ -84,12 +97,22 @@ def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
 def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator[dict[NestAxis, int]]:
     # Inner axes first: of equal tiles the one whose rows lie close in memory is taken.
     others = [a for a in reversed(nest.parallel) if a is not vector and a.extent != 1]
+    if nest.term is None:
+        # A map shares few loads between rows: a few vectors hide what latency there is.
+        yield from ({vector: n} for n in VECTORS if _fits(vector, n * lanes, lanes))
+        return
     for n in VECTORS if not vector.reduce else VECTORS[:1]:
         if not _fits(vector, n * lanes, lanes):
             continue
         yield {vector: n}
         for axis in others:
             yield from ({vector: n, axis: r} for r in ROWS if n * r <= room and _fits(axis, r, 1))
+        # The taps of a weight gradient, all together: they read what is in the nearest cache, each in its place.
+        taps = {a: a.extent for a in others if a.extent is not None and a.extent <= TAPS}
+        if len(taps) > 1:
+            for axis, r in itertools.product([a for a in others if a not in taps], (1, *ROWS)):
+                if n * r * math.prod(taps.values()) <= room and _fits(axis, r, 1):
+                    yield {vector: n, axis: r, **taps}
         for first, second in itertools.combinations(others, 2):
             for r, q in itertools.product(ROWS, ROWS):
                 if n * r * q <= room and _fits(first, r, 1) and _fits(second, q, 1):
@@ -98,24 +121,26 @@ def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator
 
 def _fits(axis: NestAxis, tile: int, unit: int) -> bool:
     # A tile may overhang an axis by less than one unit.
-    return axis.extent is None or tile < axis.extent + unit
+    most = axis.extent if axis.extent is not None else axis.most
+    return most is None or tile < most + unit
 
 
 def _extent(axis: NestAxis) -> int:
-    return axis.extent if axis.extent is not None else UNKNOWN_EXTENT
+    return axis.extent or axis.most or UNKNOWN_EXTENT
 
 
 def _used(axis: NestAxis, step: int) -> float:
-    """Which part of the tiles along an axis is used."""
-    extents = UNKNOWN_EXTENTS if axis.extent is None else (axis.extent,)
-    return sum(n / (-(-n // step) * step) for n in extents) / len(extents)
+    """Which part of the tiles along an axis is used, for the time that they take together."""
+    known = axis.extent or axis.most
+    extents = UNKNOWN_EXTENTS if known is None else (known,)
+    return len(extents) / sum(-(-n // step) * step / n for n in extents)
 
 
 class _CostModel:
     """Estimated cost of one useful multiplication of one lane, for one choice of the vector axis."""
 
-    def __init__(self, nest: Nest, vector: NestAxis, lanes: int) -> None:
-        self.vector, self.lanes = vector, lanes
+    def __init__(self, nest: Nest, vector: NestAxis, lanes: int, registers: int) -> None:
+        self.vector, self.lanes, self.registers = vector, lanes, registers
         self.loads = [(load_cost(nest, vector, lanes, load), nest.axes_of(load.result)) for load in nest.loads()]
         terms = math.prod(_extent(a) for a in nest.reduce)
         if vector.reduce:
@@ -126,9 +151,14 @@ class _CostModel:
 
     def cost(self, rows: Mapping[NestAxis, int]) -> float:
         accumulators = math.prod(rows.values())
-        cost = accumulators * (1.0 + self.per_result)
+        cost = STEP + accumulators * (1.0 + self.per_result)
+        held = 0
         for each, axes in self.loads:
-            cost += each * math.prod(n for axis, n in rows.items() if axis in axes)
+            count = math.prod(n for axis, n in rows.items() if axis in axes)
+            cost += each * count
+            held += count if self.vector in axes and count < accumulators else 0
+        if accumulators + held > self.registers - 3:
+            cost *= TIGHT
         # Fewer chains than the latency of an addition leave the pipes idle.
         cost = max(cost, 8.0)
         used = _used(self.vector, self.lanes * rows[self.vector])

@@ -16,10 +16,10 @@ from concatc.targets.cpu.abi import adapters
 from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.native import Host, build_id, link, object_code
-from concatc.targets.cpu.nest import Nest, recognize
+from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.step import RUNNER_IR
-from concatc.targets.cpu.tile import Tile, choose_tile
+from concatc.targets.cpu.tile import Tile, choose_tiles
 
 
 class Unit(Protocol):
@@ -48,13 +48,13 @@ def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[st
     symbols: dict[str, str] = {}
     rest: list[FuncOp] = []
     for kernel in kernels:
-        nest = recognize(kernel)
-        tile = choose_tile(nest, host) if nest is not None else None
-        if nest is None or tile is None:
+        items = recognize(kernel)
+        tiles = choose_tiles(nests_in(items), host) if items is not None else None
+        if items is None or tiles is None:
             symbols[kernel.sym_name] = kernel.sym_name
             rest.append(kernel)
             continue
-        unit = SumUnit(host, nest, tile)
+        unit = SumUnit(host, kernel, items, tiles)
         if unit.symbol not in symbols.values():
             units.append(unit)
         symbols[kernel.sym_name] = unit.symbol
@@ -79,15 +79,16 @@ class StepUnit:
 
 @dataclass
 class SumUnit:
-    """One kernel that is a sum in a nest."""
+    """One kernel that is a sum in a nest, with the stages that share its outer loops."""
 
     host: Host
-    nest: Nest
-    tile: Tile
+    kernel: FuncOp
+    items: list[Item]
+    tiles: dict[Nest, Tile]
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.key = digest("sum", build_id(self.host), structure_of(self.nest.kernel))
+        self.key = digest("sum", build_id(self.host), structure_of(self.kernel))
 
     @property
     def symbol(self) -> str:
@@ -97,13 +98,18 @@ class SumUnit:
     @property
     def description(self) -> str:
         """How it is vectorised, as a comment for readers of generated source."""
-        tile = self.tile
-        rows = [f"{n} rows of {axis.index.name}" for axis, n in tile.rows.items() if axis is not tile.vector]
-        vectors = f"{tile.row(tile.vector)} vectors of {tile.lanes} along {tile.vector.index.name}"
-        return f"# {self.nest.kernel.sym_name}: LLVM IR, a tile is {', '.join([vectors, *rows])}"
+        tiles = [_described(tile) for nest, tile in self.tiles.items() if nest.axes]
+        return f"# {self.kernel.sym_name}: LLVM IR, a tile is {'; then '.join(tiles)}"
 
     def llvm_ir(self, cache: Cache) -> str:
-        return contraction_ir(self.nest, self.tile, self.host, self.symbol)
+        return contraction_ir(self.kernel, self.items, self.tiles, self.host, self.symbol)
+
+
+def _described(tile: Tile) -> str:
+    rows = [f"{n} rows of {axis.index.name}" for axis, n in tile.rows.items() if axis is not tile.vector]
+    if tile.vector is None:
+        return ", ".join(rows)
+    return ", ".join([f"{tile.row(tile.vector)} vectors of {tile.lanes} along {tile.vector.index.name}", *rows])
 
 
 @dataclass

@@ -1,0 +1,137 @@
+"""A kernel as statements: pieces with what their references stand for.
+
+    %z = linear(%x, %w); %y = relu(%z)   ->   z[i, o] += x[i, k] * w[o, k]      over k
+                                              y[i, o]  = max(z[i, o], 0)        result 0
+
+A value that one pointwise piece makes is ``inlined``: it is computed where it is read and has no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from concatc.ir.core import FuncOp, Operation, Value
+from concatc.ir.types import TensorType
+from concatc.loops.expr import Axis, Ref, loads
+from concatc.loops.pieces import Piece, is_pointwise, pointwise
+
+PiecesOf = Callable[[Operation], Sequence[Piece]]
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A value of the kernel: an argument, a result of an op or a temporary of one."""
+
+    type: TensorType
+    name: str
+    argument: int | None = None
+    results: list[int] = field(default_factory=list)  # the results of the kernel that get it
+    writers: list[Statement] = field(default_factory=list)
+    inlined: bool = False  # computed where it is read
+    # Scratch memory: None, or the axes of the value that it keeps; of one of them perhaps a block only.
+    scratch: tuple[int, ...] | None = None
+    blocked: tuple[int, Nest] | None = None
+
+
+@dataclass(eq=False)
+class Statement:
+    """A piece with what its references stand for, and the loops around it (``path``, outermost first)."""
+
+    piece: Piece
+    target: Buffer
+    refs: dict[tuple[str, int], Buffer]
+    path: list[Nest] = field(default_factory=list)
+    # Axes with an extent that is part of the code: those of sliding windows.
+    static: list[Axis] = field(default_factory=list)
+    # The axis of the kernel's outer loop, if it has one; it is then the first.  ``apart``: joins no other loop.
+    outer: Axis | None = None
+    apart: bool = False
+
+    @property
+    def kind(self) -> Literal["store", "fold", "scatter"]:
+        """``fold`` computes one value over the reduce axes; ``scatter`` adds in memory."""
+        if self.piece.combine == "store":
+            return "store"
+        if self.piece.sequential or any(loads(e) for e in self.piece.at):
+            return "scatter"
+        return "fold"
+
+    def buffer(self, ref: Ref) -> Buffer:
+        """What a reference of the piece stands for."""
+        return self.refs[ref.kind, ref.index]
+
+
+@dataclass(eq=False)
+class Program:
+    """A kernel as statements in order.  ``results[k]`` is the buffer that result ``k`` takes its elements from.
+
+    ``block`` is how many iterations of the outer loop share scratch memory, where statements have an outer loop.
+    """
+
+    arguments: list[Buffer]
+    results: list[Buffer]
+    statements: list[Statement]
+    block: int = 1
+
+
+@dataclass(eq=False)
+class Nest:
+    """A loop over a parallel axis, or (without an axis) the kernel itself.
+
+    With a ``block`` it runs over blocks of the axis, and the loops inside of it that are ``within`` it over one block.
+    """
+
+    axis: Axis | None
+    static: bool = False
+    block: int = 1
+    within: Nest | None = None
+    items: list[Nest | Statement] = field(default_factory=list)
+
+
+def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
+    """The statements of a kernel: a function of ops whose arguments are read and whose results are written."""
+    arguments = [Buffer(a.tensor, a.name or f"arg{k}", argument=k) for k, a in enumerate(kernel.args)]
+    buffers: dict[Value, Buffer] = dict(zip(kernel.args, arguments, strict=True))
+    statements: list[Statement] = []
+    for op in kernel.ops[:-1]:
+        refs: dict[tuple[str, int], Buffer] = {("operand", k): buffers[v] for k, v in enumerate(op.operands)}
+        for k, result in enumerate(op.results):
+            refs["result", k] = buffers[result] = Buffer(result.tensor, result.name)
+        for piece in pieces_of(op):
+            key = (piece.target.kind, piece.target.index)
+            if key not in refs:
+                refs[key] = Buffer(piece.target.type, f"{op.results[0].name}_t{piece.target.index}")
+            statement = Statement(piece, refs[key], refs)
+            refs[key].writers.append(statement)
+            statements.append(statement)
+    results: list[Buffer] = []
+    for k, value in enumerate(kernel.ret.operands):
+        buffer = buffers[value]
+        read_inside = any(use.op is not kernel.ret for use in value.uses)
+        if buffer.argument is None and not buffer.results and not (read_inside and is_scattered(buffer)):
+            buffer.results.append(k)
+            results.append(buffer)
+            continue
+        # An argument that is returned, or a value that is returned twice, is copied; so is a sum in memory that is
+        # read here, since the result may hold something to add to.
+        statements.append(_copy(buffer, k))
+        results.append(statements[-1].target)
+    for statement in statements:
+        target = statement.target
+        target.inlined = len(target.writers) == 1 and is_pointwise(statement.piece)
+    return Program(arguments, results, statements)
+
+
+def is_scattered(buffer: Buffer) -> bool:
+    """Whether the buffer is a sum in memory."""
+    return any(w.kind == "scatter" for w in buffer.writers)
+
+
+def _copy(source: Buffer, result: int) -> Statement:
+    x, y = Ref("operand", 0, source.type), Ref("result", 0, source.type)
+    target = Buffer(source.type, source.name, results=[result])
+    statement = Statement(pointwise(y, lambda *i: x[i]), target, {("operand", 0): source, ("result", 0): target})
+    target.writers.append(statement)
+    return statement
