@@ -21,7 +21,7 @@ def main() -> None:
     path, data, dims, recompute = sys.argv[1:]
     with np.load(data, allow_pickle=False) as arrays:
         batch = dict(arrays)
-    net = concatc.compile(path, dims=json.loads(dims), target="cpu", recompute=recompute)
+    net = concatc.compile(path, dims=json.loads(dims), target="cpu", recompute=recompute)  # type: ignore[arg-type]
     net.init(seed=0)
     print("ready", net.train_step(batch)["loss"], flush=True)
     for line in sys.stdin:

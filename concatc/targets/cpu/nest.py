@@ -6,7 +6,8 @@
 
 Contractions (linear, matmul, convolutions, their gradients) have this form, with whatever stands behind; so have sums
 over rows or columns.  A contraction may also be one of several stages, which share loops around them: a prologue that
-is packed before it, sums of what it makes.  Kernels of another form are Numba source.
+is packed before it, sums of what it makes.  Maps may hold small folds of any kind, which are written out: windows of a
+max_pool.  Kernels of another form are Numba source.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ SUPPORTED = frozenset(
 ) | frozenset("math." + name for name in ("absf", "erf", "exp", "expm1", "floor", "log", "log1p", "sqrt", "tanh"))
 
 
+WINDOW = 32  # a fold of at most so many iterations is written out
+
+
 @dataclass(eq=False)
 class NestAxis:
     """A loop: its variable, its bounds, and its extent where the code knows it; else perhaps the ``most`` it can be."""
@@ -44,8 +48,8 @@ class Nest:
     """Loops with one block of code inside: a stage.
 
     A sum adds ``term`` over the reduce axes, and ``stores`` write what ``total`` becomes; a map (without ``total`` and
-    ``term``) has no reduce axes.  ``outer`` are the axes of the loops around it that it shares with other stages.
-    ``values`` are computed where the stage stands, for stages behind it.
+    ``term``) has no reduce axes, but perhaps ``folds`` that are written out.  ``outer`` are the axes of the loops
+    around it that it shares with other stages.  ``values`` are computed where the stage stands, for stages behind it.
     """
 
     outer: list[NestAxis]
@@ -55,6 +59,7 @@ class Nest:
     stores: list[Operation]
     dtype: str
     values: list[Value] = field(default_factory=list)
+    folds: list[Operation] = field(default_factory=list)
     depends: dict[Value, frozenset[NestAxis]] = field(default_factory=dict)
 
     @property
@@ -82,7 +87,8 @@ class Nest:
         if op is None:
             return frozenset(a for a in (*self.outer, *self.axes) if a.index is value)
         if op.name == "scf.for":  # a total: this stage's, or that of one before it
-            return frozenset((*self.outer, *(self.parallel if value is self.total else ())))
+            own = value is self.total or op in self.folds
+            return frozenset((*self.outer, *(self.parallel if own else ())))
         inputs = list(op.operands)
         if op.name == "scf.if":
             inputs += [region.block.ops[-1].operands[value.index] for region in op.regions]
@@ -123,9 +129,17 @@ class Nest:
         while stack:
             value = stack.pop()
             op = value.op
-            if op is None or value in seen or op.name == "scf.for":
+            if op is None or value in seen or (op.name == "scf.for" and op not in self.folds):
                 continue
             seen.add(value)
+            if op.name == "scf.for":
+                stack.extend(
+                    v
+                    for loop in (op, *op.walk())
+                    if loop.name == "scf.for"
+                    for v in loop.regions[0].block.ops[-1].operands
+                )
+                continue
             if op.name == "memref.load":
                 found[op] = None
             stack.extend(op.operands)
@@ -177,7 +191,7 @@ Item = SharedLoop | Nest
 def recognize(kernel: FuncOp) -> list[Item] | None:
     """The stages of a kernel, in order; None where it has another form.
 
-    One sum in parallel loops, or several stages of which one is a sum of products in parallel loops.
+    One sum or map of windows in parallel loops, or several stages of which one is a sum of products in parallel loops.
     """
     items = _items(kernel.body, []) if all(_supported(op) for op in kernel.walk()) else None
     stages = nests_in(items or [])
@@ -185,7 +199,7 @@ def recognize(kernel: FuncOp) -> list[Item] | None:
         return None
     sums = [stage for stage in stages if stage.total is not None and stage.parallel]
     if len(stages) == 1:
-        return items if sums else None
+        return items if sums or stages[0].folds else None
     return items if any(s.term is not None and s.term.op and s.term.op.name == "arith.mulf" for s in sums) else None
 
 
@@ -242,6 +256,8 @@ def _nest(loop: Operation, outer: list[NestAxis]) -> Nest | None:
             if stores is None or len(dtypes) != 1 or not dtypes <= set(FLOATS):
                 return None
             return Nest(outer, axes, None, None, stores, dtypes.pop())
+        if all(_is_window(op) for op in loops) and (len(loops) > 1 or _fold(loops[0]) is None):
+            return _windows(outer, axes, block, loops)
         position = block.ops.index(loops[0])
         if len(loops) != 1 or not _only_values(block.ops[:position]):
             return None
@@ -256,6 +272,27 @@ def _nest(loop: Operation, outer: list[NestAxis]) -> Nest | None:
     if found is None or stores is None:
         return None
     return Nest(outer, [*axes, *found[0]], loops[0].results[0], found[1], stores, str(found[1].type))
+
+
+def _windows(outer: list[NestAxis], axes: list[NestAxis], block: Block, folds: list[Operation]) -> Nest | None:
+    """A map of small folds."""
+    stores = _stores([op for op in block.ops[:-1] if op not in folds])
+    floats = [t for t in FLOATS if any(t == str(store.operands[0].type) for store in stores or ())]
+    if stores is None or not floats or not all(_only_folds(fold) for fold in folds):
+        return None
+    return Nest(outer, axes, None, None, stores, floats[0], folds=folds)
+
+
+def _is_window(loop: Operation) -> bool:
+    """Whether a loop is a fold of a small number of iterations, loops inside of it included."""
+    iterations = 1
+    for op in (loop, *loop.walk()):
+        if op.name == "scf.for":
+            extent = _axis(op, reduce=True).extent
+            if not op.results or extent is None:
+                return False
+            iterations *= extent
+    return iterations <= WINDOW
 
 
 def _axis(loop: Operation, reduce: bool) -> NestAxis:
@@ -307,6 +344,13 @@ def _fold(loop: Operation) -> tuple[list[NestAxis], Value] | None:
 def _only_values(ops: list[Operation]) -> bool:
     return all(op.name in SUPPORTED or op.name in ("memref.load", "scf.if") for op in ops) and not any(
         inner.name == "memref.store" for op in ops for inner in op.walk()
+    )
+
+
+def _only_folds(loop: Operation) -> bool:
+    """Whether a fold computes values, in folds inside of it too, and stores nothing."""
+    return all(
+        op.name in SUPPORTED or op.name in ("memref.load", "scf.if", "scf.for", "scf.yield") for op in loop.walk()
     )
 
 

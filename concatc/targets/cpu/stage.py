@@ -26,7 +26,7 @@ from concatc.ir.types import MemRefType
 from concatc.targets.cpu.abi import I8, Memory
 from concatc.targets.cpu.lanes import BIT, I64, LLVM_TYPES, LaneBuilder, Lanes
 from concatc.targets.cpu.native import Host
-from concatc.targets.cpu.nest import Nest, NestAxis, enclosing_if
+from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
 
@@ -276,7 +276,29 @@ class Stage:
             return self._load(op, offsets)
         if op.name == "scf.if":
             return self._choice(op, value.index, offsets)
+        if op.name == "scf.for":
+            return self._window(op, offsets)[value.index]
         return self.lane.apply(op, [self._value(v, offsets) for v in op.operands])
+
+    def _window(self, loop: Operation, offsets: Offsets) -> list[Any]:
+        """The results of a small fold, written out.
+
+        What is computed inside is known in one iteration, for one row.
+        """
+        low, high = (constant_of(v) for v in loop.operands[:2])
+        assert low is not None and high is not None
+        carried = [self._value(v, offsets) for v in loop.operands[3:]]
+        index, *arguments = loop.regions[0].block.args
+        scope = self.scopes[-1]
+        for k in range(low, high):
+            bound = {
+                self._key(v, offsets): made for v, made in zip((index, *arguments), (I64(k), *carried), strict=True)
+            }
+            self.scopes.append(bound)
+            carried = [self._value(v, offsets) for v in loop.regions[0].block.ops[-1].operands]
+            self.scopes.pop()
+        scope.update({self._key(v, offsets): made for v, made in zip(loop.results, carried, strict=True)})
+        return carried
 
     def _index(self, axis: NestAxis, row: int) -> Any:
         if axis in self.tile.taps:
