@@ -28,8 +28,8 @@ CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
 STEP = 2.0  # of an iteration of the innermost loop
 TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
-# What an extent that is known at run time is taken for; tiles waste little of longer axes, whatever their size.
-UNKNOWN_EXTENTS = (10, 12, 16, 20, 24, 32, 40, 48, 64)
+# What an extent that is known at run time is taken for.
+UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)
 UNKNOWN_EXTENT = 64
 TAPS = 7  # a reduce axis of at most so many iterations may be written out
 WRITTEN_OUT = 96  # at most so many multiplications in the innermost loop
@@ -130,10 +130,10 @@ def _extent(axis: NestAxis) -> int:
 
 
 def _used(axis: NestAxis, step: int) -> float:
-    """Which part of the tiles along an axis is used, for the time that they take together."""
+    """Which part of the tiles along an axis is used."""
     known = axis.extent or axis.most
     extents = UNKNOWN_EXTENTS if known is None else (known,)
-    return len(extents) / sum(-(-n // step) * step / n for n in extents)
+    return sum(n / (-(-n // step) * step) for n in extents) / len(extents)
 
 
 class _CostModel:
