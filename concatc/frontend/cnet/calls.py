@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, NoReturn, Protocol
 
 from concatc.diagnostics import Loc, did_you_mean
-from concatc.frontend.cnet import ast, habits, limits
+from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet.attributes import Attributes, usage
 from concatc.frontend.cnet.builtins import FUNCTIONS, FunctionError
-from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
+from concatc.frontend.cnet.context import Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
+from concatc.frontend.cnet.formals import Argument, bind_formals, count
 from concatc.frontend.cnet.graph import OperandError
 from concatc.frontend.cnet.names import Callee, CallNames, FunctionCallee, LocalCallee
 from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.site import ParamOptions, Site
-from concatc.frontend.cnet.values import NumberError, as_float, as_layer, describe, is_blob, plain, show
+from concatc.frontend.cnet.values import as_layer, describe, is_blob, show
 from concatc.ir.core import Value
-from concatc.op import Attribute, Init, Op, ShapeError, Signature, check_attribute, constant, describe_type
-
-# A positional argument: its expression where there is one (for messages), its value.
-Argument = tuple[ast.Expr | None, Any]
+from concatc.op import Op, ShapeError, Signature
 
 
 @dataclass(eq=False)
@@ -60,6 +58,9 @@ class Calls:
     statements: RunsBlocks
     _signatures: dict[str, Signature] = field(default_factory=dict)
     _file_defaults: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.attributes = Attributes(self.run)
 
     def call(self, frame: Frame, call: ast.Call, piped: tuple[Argument, ...]) -> Any:
         """The value of a call; ``piped`` comes first."""
@@ -142,62 +143,8 @@ class Calls:
             note = f"the limit is {limits.CALL_DEPTH}"
             raise self.run.fail(frame, "too many blocks call each other here", callee_loc, [note])
         inner = Frame(block.unit, names, path, [Scope()], layers, (*frame.calls, loc))
-        self._bind_formals(frame, inner, block, loc, positional, keywords)
+        bind_formals(self.run, self.expressions, frame, inner, block, loc, positional, keywords)
         return self.statements.block(inner)
-
-    def _bind_formals(
-        self,
-        frame: Frame,
-        inner: Frame,
-        block: Block,
-        loc: Loc,
-        positional: Sequence[Argument],
-        keywords: dict[str, tuple[ast.Keyword, Any]],
-    ) -> None:
-        formals = {f.name.text: f for f in block.definition.formals}
-        if len(formals) < len(block.definition.formals):
-            raise Poisoned  # a name stands twice, which is reported
-        if any(isinstance(f.default, ast.BadExpr) for f in formals.values()):
-            self._bind_doubtful_formals(inner, formals, positional, keywords)
-            return
-        takes = f"`{block.name}({', '.join(formals)})`, from {block.definition.loc.file}:{block.definition.loc.line}"
-        if len(positional) > len(formals):
-            extra = positional[len(formals)][0]
-            where = extra.loc if extra is not None and extra.loc.file == loc.file else loc
-            raise self.run.fail(frame, f"block `{block.name}` takes {_count(len(formals), 'argument')}", where, [takes])
-        given = dict(zip(formals, (value for _, value in positional), strict=False))
-        failed = False
-        for key, (keyword, value) in keywords.items():
-            if key in formals and key not in given:
-                given[key] = value
-                continue
-            problem = "is given twice" if key in formals else f"is no parameter of block `{block.name}`"
-            help = None if key in formals else did_you_mean(key, formals)
-            self.run.report(frame, f"`{key}` {problem}", keyword.loc, [takes], help)
-            failed = True
-        missing = [name for name, f in formals.items() if name not in given and f.default is None]
-        if missing and not failed:
-            which = ", ".join(f"`{m}`" for m in missing)
-            raise self.run.fail(frame, f"block `{block.name}` needs {which}", loc, [takes])
-        if failed:
-            raise Poisoned
-        for name, formal in formals.items():
-            if name not in given:
-                assert formal.default is not None
-                given[name] = self.expressions.evaluate(inner, formal.default)
-            inner.scopes[0].names[name] = given[name]
-
-    @staticmethod
-    def _bind_doubtful_formals(
-        inner: Frame,
-        formals: dict[str, ast.Formal],
-        positional: Sequence[Argument],
-        keywords: dict[str, tuple[ast.Keyword, Any]],
-    ) -> None:
-        """Bind what a call gives to a block whose head did not parse; the rest is silent."""
-        given = dict(zip(formals, (value for _, value in positional), strict=False))
-        given |= {key: value for key, (_, value) in keywords.items()}
-        inner.scopes[0].names.update({name: given.get(name, POISON) for name in formals})
 
     # -- layers --------------------------------------------------------------------------------------------------------
     def define_layer(self, frame: Frame, statement: ast.Layer) -> LayerValue:
@@ -296,7 +243,7 @@ class Calls:
     ) -> Any:
         signature = self.signature(op)
         named_data = [k for key, (k, _) in keywords.items() if key in (d.lstrip("*") for d in signature.data)]
-        if any(not self._is_known(frame, op, signature, keyword) for keyword in named_data):
+        if any(not self.attributes.is_known(frame, op, signature, keyword) for keyword in named_data):
             raise Poisoned
         data, size = self._split_positional(frame, op, signature, call, positional)
         values: dict[str, Any] = dict(defaults)
@@ -310,11 +257,11 @@ class Calls:
                 self.run.report(frame, f"`{key}` is given twice", keyword.loc)
                 failed = True
             given[key] = (keyword.value.loc, value)
-            failed |= not self._is_known(frame, op, signature, keyword)
+            failed |= not self.attributes.is_known(frame, op, signature, keyword)
         if failed:
             raise Poisoned
         for key, (loc, value) in given.items():
-            values[key] = self.attribute(frame, op, signature, key, value, loc)
+            values[key] = self.attributes.value(frame, op, signature, key, value, loc)
         missing = [a.name for a in signature.attributes.values() if a.required and a.name not in values]
         if missing:
             self._missing_attribute(frame, op, signature, call, missing)
@@ -365,7 +312,7 @@ class Calls:
             else:
                 break
         required = len(signature.data) - signature.optional_data
-        usage = f"`{_usage(op, signature)}`"
+        called = f"`{usage(op, signature)}`"
         if len(data) < required:
             loc = rest[0][0].loc if rest and rest[0][0] is not None else call.loc
             if rest:
@@ -373,107 +320,34 @@ class Calls:
                 problem = f"`{wanted}` of `{op.name}` must be a blob, not {describe(rest[0][1])}"
                 if variadic and isinstance(rest[0][1], tuple):
                     problem = f"`{op.name}` takes a list of blobs, not {show(rest[0][1])}"
-                raise self.run.fail(frame, problem, loc, [f"call it as {usage}"])
+                raise self.run.fail(frame, problem, loc, [f"call it as {called}"])
             which = " and ".join(f"`{d.lstrip('*')}`" for d in signature.data[len(data) : required])
-            raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {usage}"])
+            raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {called}"])
         if not rest:
             return data, None
         first = rest[0]
         if signature.size is None or len(rest) > 1 or is_blob(first[1]):
-            self._too_many(frame, op, signature, call, rest, usage)
+            self._too_many(frame, op, signature, call, rest, called)
         return data, first
 
     def _too_many(
-        self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, rest: list[Argument], usage: str
+        self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, rest: list[Argument], called: str
     ) -> NoReturn:
         extra = rest[1] if len(rest) > 1 and signature.size is not None and not is_blob(rest[0][1]) else rest[0]
         loc = extra[0].loc if extra[0] is not None else call.loc
         if is_blob(extra[1]):
-            count = len([d for d in signature.data if not d.startswith("*")])
-            raise self.run.fail(frame, f"`{op.name}` takes {_count(count, 'blob')}", loc, [f"call it as {usage}"])
+            taken = len([d for d in signature.data if not d.startswith("*")])
+            raise self.run.fail(frame, f"`{op.name}` takes {count(taken, 'blob')}", loc, [f"call it as {called}"])
         names = [a for a in signature.attributes if a != signature.size]
         help = f"give it by name: {', '.join(f'`{n}=`' for n in names)}" if names else None
         what = "one attribute" if signature.size is not None else "no attribute"
-        raise self.run.fail(frame, f"`{op.name}` takes {what} by position", loc, [f"call it as {usage}"], help)
-
-    def _is_known(self, frame: Frame, op: type[Op], signature: Signature, keyword: ast.Keyword) -> bool:
-        name = keyword.name
-        known = [*signature.attributes, *(p + s for p in op.params for s in ("", "_init", "_lr", "_decay"))]
-        if name in known:
-            return True
-        data = [d.lstrip("*") for d in signature.data]
-        if name in data:
-            self.run.report(
-                frame,
-                f"`{name}` is data and has no name in a call",
-                keyword.loc,
-                [f"call it as `{_usage(op, signature)}`"],
-            )
-            return False
-        listed = ", ".join(f"`{n}`" for n in [*signature.attributes, *op.params]) or "none"
-        self.run.report(
-            frame,
-            f"`{op.name}` has no attribute `{name}`",
-            keyword.loc,
-            [f"it has {listed}"],
-            habits.attribute_help(name, known),
-        )
-        return False
+        raise self.run.fail(frame, f"`{op.name}` takes {what} by position", loc, [f"call it as {called}"], help)
 
     def _missing_attribute(
         self, frame: Frame, op: type[Op], signature: Signature, call: ast.Call, missing: list[str]
     ) -> NoReturn:
         which = ", ".join(f"`{m}`" for m in missing)
-        raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as `{_usage(op, signature)}`"])
-
-    def attribute(self, frame: Frame, op: type[Op], signature: Signature, name: str, value: Any, loc: Loc) -> Any:
-        """The value of an attribute, or of what a call says about a parameter, in the form that the op takes."""
-        if name not in signature.attributes:
-            return self._parameter_option(frame, op, name, value, loc)
-        attribute = signature.attributes[name]
-        try:
-            return check_attribute(op.name, attribute, plain(value))
-        except NumberError as error:
-            raise self.run.fail(frame, str(error), loc) from None
-        except ShapeError:
-            self._wrong_attribute(frame, op, attribute, value, loc)
-
-    def _wrong_attribute(self, frame: Frame, op: type[Op], attribute: Attribute, value: Any, loc: Loc) -> NoReturn:
-        expected = describe_type(attribute.type)
-        help = None
-        if is_number(value) and value.denominator != 1 and "integer" in expected:
-            found, help = self.run.integer_problem(value, loc)
-            raise self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, but {found}", loc, help=help)
-        if isinstance(value, str) and expected.startswith("one of"):
-            help = did_you_mean(value, [part.strip('" ') for part in expected.removeprefix("one of").split(",")])
-        if isinstance(value, tuple) or is_blob(value):
-            found = show(value) if isinstance(value, tuple) else "a blob"
-        else:
-            found = describe(value)
-        raise self.run.fail(frame, f"{op.name}: `{attribute.name}` must be {expected}, not {found}", loc, help=help)
-
-    def _parameter_option(self, frame: Frame, op: type[Op], name: str, value: Any, loc: Loc) -> Any:
-        if name in op.params:
-            if isinstance(value, bool) or is_blob(value):
-                return value
-            expected = "a blob, true or false"
-        elif name.endswith("_init"):
-            if isinstance(value, Init):
-                return value
-            if is_number(value):
-                return constant(self._float(frame, value, loc))
-            expected = "an initial value such as `xavier()`"
-        else:
-            if is_number(value) and value >= 0:
-                return self._float(frame, value, loc)
-            expected = "a number that is not negative"
-        raise self.run.fail(frame, f"{op.name}: `{name}` must be {expected}, not {describe(value)}", loc)
-
-    def _float(self, frame: Frame, value: Fraction, loc: Loc) -> float:
-        try:
-            return as_float(value)
-        except NumberError as error:
-            raise self.run.fail(frame, str(error), loc) from None
+        raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as `{usage(op, signature)}`"])
 
     # -- defaults ------------------------------------------------------------------------------------------------------
     def _defaults(self, frame: Frame, names: CallNames) -> dict[str, Any]:
@@ -505,8 +379,10 @@ class Calls:
         for keyword in default.keywords:
             try:
                 value = self.expressions.evaluate(frame, keyword.value)
-                if self._is_known(frame, op, signature, keyword):
-                    values[keyword.name] = self.attribute(frame, op, signature, keyword.name, value, keyword.value.loc)
+                if self.attributes.is_known(frame, op, signature, keyword):
+                    values[keyword.name] = self.attributes.value(
+                        frame, op, signature, keyword.name, value, keyword.value.loc
+                    )
             except Poisoned:
                 continue
         return values
@@ -544,19 +420,6 @@ def _items(expr: ast.Expr | None, values: tuple[Any, ...]) -> list[Argument]:
     if isinstance(expr, ast.ListExpr) and len(expr.items) == len(values):
         return list(zip(expr.items, values, strict=True))
     return [(None, value) for value in values]
-
-
-def _usage(op: type[Op], signature: Signature) -> str:
-    data = [d.lstrip("*") if not d.startswith("*") else "a, b, .." for d in signature.data]
-    if signature.optional_data:
-        data[-signature.optional_data :] = [f"[{d}]" for d in data[-signature.optional_data :]]
-    size = [signature.size] if signature.size is not None else []
-    required = [f"{a.name}=.." for a in signature.attributes.values() if a.required and a.name != signature.size]
-    return f"{op.name}({', '.join([*data, *size, *required])})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _fill(text: str, named: list[tuple[str, Value]]) -> str:
