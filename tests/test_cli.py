@@ -282,6 +282,14 @@ def test_ops(cli: Cli) -> None:
 def test_explain(cli: Cli) -> None:
     code, out, _ = cli("explain", THREAD, "ha")
     assert code == 0 and "rows 0..64 of %h.grad" in out
+    dense = str(ROOT / "examples" / "nets" / "densenet40.cnet")
+    code, out, _ = cli("explain", dense, "stem.weight")
+    assert code == 0 and len(out.splitlines()) == 41 and out.endswith(" more lines; --all shows them\n")
+    code, everything, _ = cli("explain", dense, "stem.weight", "--all")
+    assert everything.startswith(out[: out.index("\n.. ")]) and "from loss softmax_loss, weight 1.0" in everything
+    code, out, _ = cli("explain", dense, "stem.weight", "--json")
+    found = json.loads(out)
+    assert found["text"] == everything.rstrip() and found["gradients"][0]["legs"][0]["source"] == "%h.grad"
 
 
 def test_opt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

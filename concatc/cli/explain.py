@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from concatc.cli.common import compile_file, finish, net_options
 
+SCREEN_LINES = 40
+
 
 @click.command()
 @net_options
 @click.argument("name")
+@click.option("--all", "show_all", is_flag=True, help="Everything, however many lines it takes.")
 def command(
-    file: Path, dims: tuple[str, ...], net: str | None, target: str, dtype: str, as_json: bool, name: str
+    file: Path,
+    dims: tuple[str, ...],
+    net: str | None,
+    target: str,
+    dtype: str,
+    as_json: bool,
+    name: str,
+    show_all: bool,
 ) -> None:
     """Show every contribution to the gradient of the blob or parameter NAME.
 
-    For each: from which loss, by which path, through which slice, split and accumulate.
+    For each: from which loss, by which path, through which slice, split and accumulate.  Where paths meet, the gradient
+    is named and explained once.  --json holds everything.
     """
     from concatc.inspect.explain import explain
 
     compilation = compile_file(file, dims, net, target, dtype)
     train = compilation.phase("train")
-    text = explain(train.level("joint"), train.level("split"), name)
-    finish(as_json, text.rstrip(), net=compilation.name, name=name, text=text)
+    found = explain(train.level("joint"), train.level("split"), name)
+    text = found.text(None if show_all else SCREEN_LINES)
+    finish(as_json, text, net=compilation.name, name=name, **asdict(found), text=found.text())
