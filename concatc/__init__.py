@@ -85,7 +85,19 @@ def compile(
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
     text = read_dump(filename) if filename.endswith(SUFFIX) else read(filename)
     return _compiled(
-        text, filename, dims, target, net, keep, input_grads, output_grads, freeze, dtype, recompute, max_memory, verify_each
+        text,
+        filename,
+        dims,
+        target,
+        net,
+        keep,
+        input_grads,
+        output_grads,
+        freeze,
+        dtype,
+        recompute,
+        max_memory,
+        verify_each,
     )
 
 
