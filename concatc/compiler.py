@@ -47,6 +47,7 @@ from concatc.plan_trial import try_plan, try_update
 from concatc.runtime.bounds import index_checks
 from concatc.runtime.index_check import state_index_checks
 from concatc.runtime.source import Dim, Phase
+from concatc.stages import stage
 from concatc.targets import Target
 
 R = TypeVar("R")
@@ -197,8 +198,8 @@ class Lowering:
     @cached_property
     def loops(self) -> Module:
         """Level 06."""
-        step = LowerToLoops()
-        return self._timed(step.name, lambda: step.run(self.plan))
+        step, plan = LowerToLoops(), self.plan
+        return self._timed(step.name, lambda: step.run(plan))
 
     def level(self, name: str) -> Module:
         """The module of a level."""
@@ -401,18 +402,20 @@ class Compilation:
         return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)))
 
     def _load(self, phase: Phase) -> tuple[Module, list[Diagnostic]]:
-        from concatc.frontend import cnet  # the parser is not needed where a module was compiled before
+        with stage("imports"):
+            from concatc.frontend import cnet  # the parser is not needed where a module was compiled before
 
         options = self.options
-        graph, warnings = cnet.load(
-            self.text,
-            self.filename,
-            net=options.net,
-            dims=options.dims,
-            phase=phase,
-            keep=options.keep if phase == "train" else (),
-            dtype=options.dtype,
-        )
+        with stage("front end"):
+            graph, warnings = cnet.load(
+                self.text,
+                self.filename,
+                net=options.net,
+                dims=options.dims,
+                phase=phase,
+                keep=options.keep if phase == "train" else (),
+                dtype=options.dtype,
+            )
         if phase == "train":
             freeze(graph.main, options.freeze)
             DeriveBackward(options.output_grads).given_outputs(graph.main)  # unknown names are found at once

@@ -19,6 +19,7 @@ FLOORS: dict[str, float] = {
     "concatc.version": 0,
     "concatc.sizes": 0.5,
     "concatc.files": 0.5,
+    "concatc.stages": 0,
     "concatc.ir": 1,
     "concatc.loops": 2,
     "concatc.op": 3,

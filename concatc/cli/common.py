@@ -14,6 +14,7 @@ import click
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import replacing
 from concatc.sizes import parse_bytes
+from concatc.stages import stage
 
 if TYPE_CHECKING:
     from concatc.compiler import Compilation
@@ -87,9 +88,10 @@ def compile_file(
     **more: Any,
 ) -> Compilation:
     """Compile a ``.cnet`` file, or a dump, and show its warnings."""
-    from concatc.compiler import Options, compile_net
-    from concatc.edited import SUFFIX, EditedDump, read_dump
-    from concatc.frontend.cnet import read
+    with stage("imports"):
+        from concatc.compiler import Options, compile_net
+        from concatc.edited import SUFFIX, EditedDump, read_dump
+        from concatc.frontend.cnet import read
 
     options = Options(
         target=target,

@@ -20,7 +20,9 @@ from concatc.cli.common import (
     show_checked,
     write_file,
 )
+from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
+from concatc.stages import Times, listening
 
 if TYPE_CHECKING:
     from concatc.compiler import Compilation, Lowering
@@ -80,6 +82,9 @@ def command(
     modules that you trust.  Weights are apart, in safetensors files, which never run code.
     """
     start = time.perf_counter()
+    times = Times()
+    click.get_current_context().with_resource(listening(times))
+    show_progress()
     compilation = compile_file(
         file,
         dims,
@@ -112,7 +117,7 @@ def command(
         write_module(compilation, output)
     built = {} if emit is not None else {name: _build(compilation, name) for name in phases}
     if time_passes:
-        _show_times(compilation, phases)
+        _show_times(compilation, phases, times, time.perf_counter() - start)
     checked = show_checked(compilation)
     if emit is None:
         elapsed = time.perf_counter() - start
@@ -170,12 +175,20 @@ def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool, bl
         write_file(directory / f"{number:02d}-{level}.mlir", text)
 
 
-def _show_times(compilation: Compilation, phases: list[str]) -> None:
-    from concatc.ir.passes import PassManager
+def _show_times(compilation: Compilation, phases: list[str], times: Times, elapsed_s: float) -> None:
+    """The passes of each phase, then what is done besides; all rows together are the time of the command."""
+    from concatc.ir.passes import PassManager, Timing
 
-    for phase in phases:
-        manager = PassManager([], timings=list(_phase(compilation, phase).timings))
-        click.echo(f"{phase}\n{manager.timing_report()}", err=True, nl=False)
+    tables = {phase: list(_phase(compilation, phase).timings) for phase in phases}
+    stages = [Timing(name, elapsed_ns) for name, elapsed_ns in times.elapsed_ns.items()]
+    told_ns = sum(timing.elapsed_ns for timings in (*tables.values(), stages) for timing in timings)
+    tables["both phases" if len(phases) > 1 else "besides"] = [
+        *stages,
+        Timing("everything else", max(round(elapsed_s * 1e9) - told_ns, 0)),
+    ]
+    for title, timings in tables.items():
+        click.echo(f"{title}\n{PassManager([], timings=timings).timing_report()}", err=True, nl=False)
+    click.echo(f"all of it  {elapsed_s * 1e3:.2f} ms", err=True)
 
 
 def _report(

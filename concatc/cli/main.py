@@ -39,7 +39,7 @@ class Commands(click.Group):
 def group() -> None:
     """A compiler for neural networks in which concat and reuse are explicit, and then free.
 
-    Exit codes: 0 done, 1 the net is wrong, 2 the call is wrong.
+    Exit codes: 0 done, 1 the net is wrong, 2 the call is wrong, 70 a bug of concatc, 130 interrupted.
     """
 
 

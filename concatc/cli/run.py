@@ -19,6 +19,7 @@ from concatc.cli.common import (
     write_file,
 )
 from concatc.cli.data import key_option, read_data
+from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def command(
     from concatc.runtime.signature import signature_of
     from concatc.runtime.training import accuracy_of
 
+    show_progress()
     if keys and data is None:
         raise UsageError("--key goes with --data")
     compilation = compile_file(

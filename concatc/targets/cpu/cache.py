@@ -65,6 +65,10 @@ class Cache:
         """Where the entry stands."""
         return self.directory / key[:2] / f"{key}{suffix}"
 
+    def holds(self, key: str) -> bool:
+        """Whether there is object code under ``key``, good or damaged."""
+        return self.path(key, ".o").exists()
+
     def load(self, key: str) -> bytes | None:
         """The object code stored under ``key``; None where there is none, or where it is damaged."""
         path = self.path(key, ".o")

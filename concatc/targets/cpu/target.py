@@ -14,6 +14,7 @@ import numpy as np
 
 from concatc.diagnostics import UsageError
 from concatc.ir.core import Module
+from concatc.stages import stage
 from concatc.targets import Lowered
 from concatc.targets.cpu.abi import kernel_symbol
 from concatc.targets.cpu.cache import Cache, default_directory
@@ -52,9 +53,13 @@ class CpuTarget:
         cache = self.cache or Cache(default_directory())
         kernels = [function for function in loops.functions[1:] if function.declared is None]
         with collector_paused():
-            units, symbols = units_of(kernels, self.host or host())
-            code = ObjectCode([object_of(unit, cache) for unit in units], symbols)
-        return self.load(loops, code, units, cache)
+            with stage("emit"):
+                units, symbols = units_of(kernels, self.host or host())
+            cold = sum(unit.kernel_count for unit in units if not cache.holds(unit.key))
+            with stage("emit", f"compiling {cold} kernel{'s' if cold > 1 else ''} .." if cold else ""):
+                code = ObjectCode([object_of(unit, cache) for unit in units], symbols)
+        with stage("load"):
+            return self.load(loops, code, units, cache)
 
     def load(
         self, loops: Module, code: ObjectCode, units: Sequence[Unit] = (), cache: Cache | None = None

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from concatc.ir.core import FuncOp
 from concatc.loops.structure import structure_of
+from concatc.stages import stage
 from concatc.targets.cpu.abi import adapters
 from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
@@ -28,6 +29,11 @@ class Unit(Protocol):
     host: Host
     key: str
 
+    @property
+    def kernel_count(self) -> int:
+        """How many kernels of the net it holds."""
+        ...
+
     def llvm_ir(self, cache: Cache) -> str:
         """Generate LLVM IR; sources that are generated on the way are kept in the cache."""
         ...
@@ -37,7 +43,9 @@ def object_of(unit: Unit, cache: Cache) -> bytes:
     """The object code of a unit: from the cache, or compiled now."""
     found = cache.load(unit.key)
     if found is None:
-        found = object_code(unit.llvm_ir(cache), unit.host)
+        text = unit.llvm_ir(cache)
+        with stage("LLVM"):
+            found = object_code(text, unit.host)
         cache.store(unit.key, found)
     return found
 
@@ -73,6 +81,10 @@ class StepUnit:
     def __post_init__(self) -> None:
         self.key = digest("step", build_id(self.host))
 
+    @property
+    def kernel_count(self) -> int:
+        return 0
+
     def llvm_ir(self, cache: Cache) -> str:
         return RUNNER_IR
 
@@ -89,6 +101,10 @@ class SumUnit:
 
     def __post_init__(self) -> None:
         self.key = digest("sum", build_id(self.host), structure_of(self.kernel))
+
+    @property
+    def kernel_count(self) -> int:
+        return 1
 
     @property
     def symbol(self) -> str:
@@ -126,14 +142,21 @@ class NumbaUnit:
         self.source, self.functions = numba_module(self.kernels)
         self.key = digest("numba", build_id(self.host), self.source, *map(_signature, self.kernels))
 
+    @property
+    def kernel_count(self) -> int:
+        return len(self.kernels)
+
     def path(self, cache: Cache) -> Path:
         """The file that holds the source."""
         return cache.source(self.key, self.source)
 
     def llvm_ir(self, cache: Cache) -> str:
-        from concatc.targets.cpu.numba_compile import numba_ir  # imports Numba
+        with stage("Numba"):
+            from concatc.targets.cpu.numba_compile import numba_ir  # imports Numba
 
-        return link(numba_ir(self.source, self.path(cache), self.kernels, self.functions), adapters(self.kernels))
+            text = numba_ir(self.source, self.path(cache), self.kernels, self.functions)
+        with stage("LLVM"):
+            return link(text, adapters(self.kernels))
 
 
 def _signature(kernel: FuncOp) -> str:
