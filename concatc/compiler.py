@@ -14,6 +14,8 @@ from typing import TypeVar, cast
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.inspect.blob_path import path_text
+from concatc.inspect.memory import plan_report
+from concatc.inspect.memory_text import comments
 from concatc.inspect.over_budget import over_budget
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Attr, Module
@@ -235,7 +237,8 @@ class Lowering:
         """The text of a level, by name (``split``) or number (``01``), or of one blob's path in it."""
         name = level_name(level)
         if blob is None:
-            return dump_text(self.level(name), style)
+            head = comments(plan_report(self.plan)) if name == "plan" and style.comments else ""
+            return head + dump_text(self.level(name), style)
         if name not in BLOB_LEVELS:
             raise UsageError(Diagnostic(f"the {name} hold no blobs", help=f"there are {', '.join(BLOB_LEVELS)}"))
         return path_text(self.level(name), blob, style)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from concatc.compiler import Compilation, Options
 from concatc.inspect.memory import plan_report
+from concatc.inspect.memory_text import overview, picture, remark_lines
 from concatc.ir.printer import print_module
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.passes.check_plan import check_plan
-from concatc.runtime.memory_report import readable
 
 PAGE = Path(__file__).parents[1] / "docs" / "PLAN.md"
 SOURCE = re.compile(r"```cnet ?([a-z]*)\n(.*?)```\n", re.DOTALL)
@@ -26,7 +26,7 @@ def test_page(pinned_file: Callable[[Path, str], None]) -> None:
     sources = {match[1]: match[2] for match in SOURCE.finditer(page)}
     made = {
         "plan": _head(_plan(sources[""])),
-        "remarks": "".join(f"{r.loc}: {r.message}: {readable(r.bytes)}\n" for r in _plan(sources["copies"]).remarks),
+        "remarks": "".join(f"{line}\n" for line in remark_lines(tuple(_plan(sources["copies"]).remarks))),
         "report": _report(_plan(sources[""])),
         "check": _broken(sources[""]),
     }
@@ -54,16 +54,7 @@ def _head(plan: Plan) -> str:
 
 def _report(plan: Plan) -> str:
     report = plan_report(plan)
-    bases = ", ".join(f"{name} {readable(n)}" for name, n in report.bases.items())
-    lines = [
-        f"bases        {bases}",
-        f"launches     {report.launches} of {report.kernels} kernels",
-        f"live set     {readable(report.live_set_bytes)}, arena {readable(report.arena_bytes)} "
-        f"(scratch {readable(report.scratch_bytes)})",
-        f"copied       {readable(report.copied_bytes)}, filled {readable(report.fill_bytes)}",
-        *(f"at the peak  %{s.name}: {readable(s.bytes)}, launches {s.first}..{s.last}" for s in report.at_peak()),
-    ]
-    return "".join(line + "\n" for line in lines)
+    return "".join(f"{line}\n" for line in [*overview("a step needs", report), *picture(report)])
 
 
 def _broken(source: str) -> str:

@@ -26,6 +26,7 @@ from concatc.stages import Times, listening
 
 if TYPE_CHECKING:
     from concatc.compiler import Compilation, Lowering
+    from concatc.runtime.memory_report import MemoryReport
     from concatc.targets import Executable
 
 EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
@@ -43,6 +44,7 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
 @click.option("--phase", type=click.Choice(("train", "infer")), default="train", show_default=True, help="For --emit.")
+@click.option("--remarks", is_flag=True, help="Show each copy that remains, and the memory of each phase.")
 @click.option("--blob", metavar="BLOB", help="With --emit ir and --dump-ir: only what makes and reads this blob.")
 @click.option("--plain", is_flag=True, help="IR without locations, comments and short names for types.")
 @click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write every level: 00-graph.mlir, ..")
@@ -68,6 +70,7 @@ def command(
     emit: str | None,
     level: str | None,
     phase: str,
+    remarks: bool,
     blob: str | None,
     plain: bool,
     dump_ir: Path | None,
@@ -115,13 +118,15 @@ def command(
         from concatc.artifact import write_module
 
         write_module(compilation, output)
-    built = {} if emit is not None else {name: _build(compilation, name) for name in phases}
+    for name in phases if emit is None else ():
+        _build(compilation, name)
     if time_passes:
         _show_times(compilation, phases, times, time.perf_counter() - start)
     checked = show_checked(compilation)
     if emit is None:
-        elapsed = time.perf_counter() - start
-        _report(as_json, compilation, list(built), elapsed, output, checked)
+        _report(as_json, compilation, time.perf_counter() - start, output, checked, remarks)
+    elif remarks:
+        click.echo(_memory(compilation).text(), err=True)
 
 
 def _check_passes(compilation: Compilation, wanted: tuple[str, ...]) -> None:
@@ -191,18 +196,31 @@ def _show_times(compilation: Compilation, phases: list[str], times: Times, elaps
     click.echo(f"all of it  {elapsed_s * 1e3:.2f} ms", err=True)
 
 
-def _report(
-    as_json: bool, compilation: Compilation, phases: list[str], elapsed: float, output: Path | None, checked: list[str]
-) -> None:
-    from concatc.runtime.memory_report import readable
+def _memory(compilation: Compilation) -> MemoryReport:
+    from concatc.runtime.memory_report import MemoryReport
 
-    plan = compilation.phase("train").plan
-    arena = plan.bases["arena"].size_bytes if "arena" in plan.bases else 0
-    copied = sum(remark.bytes for remark in plan.remarks)
+    return MemoryReport.of(compilation.name, {phase: compilation.phase(phase) for phase in compilation.phases})
+
+
+def _report(
+    as_json: bool,
+    compilation: Compilation,
+    elapsed: float,
+    output: Path | None,
+    checked: list[str],
+    remarks: bool,
+) -> None:
+    from concatc.ir.comments import bytes_text
+
+    report = _memory(compilation)
+    plan, memory = next((compilation.phase(phase).plan, memory) for phase, memory in report.phases.items())
     text = (
         f"net {compilation.name}: {quantity(len(plan.launches), 'launch')} of {quantity(len(plan.kernels), 'kernel')}, "
-        f"arena {readable(arena)}, {readable(copied)} copied in a step; compiled in {elapsed:.2f} s"
+        f"arena {bytes_text(memory.bases.get('arena', 0))}, {bytes_text(memory.copied_bytes)} copied in a step; "
+        f"compiled in {elapsed:.2f} s"
     )
+    if remarks:
+        text += report.text().removeprefix(f"net {compilation.name}")
     if output is not None:
         text += f"\nwritten to {output}"
     finish(
@@ -210,11 +228,12 @@ def _report(
         text,
         net=compilation.name,
         dims=compilation.dims,
-        phases=phases,
+        phases=list(report.phases),
         launches=len(plan.launches),
         kernels=len(plan.kernels),
-        arena_bytes=arena,
-        copied_bytes=copied,
+        arena_bytes=memory.bases.get("arena", 0),
+        copied_bytes=memory.copied_bytes,
+        memory=report.data() if as_json else None,
         checked=checked,
         output=os.fspath(output) if output is not None else None,
     )

@@ -37,7 +37,7 @@ def command(
         _tensors("states", {name: state.type for name, state in module.signature.states.items()}),
         _losses(module.signature),
         _tensors("outputs", module.signature.outputs),
-        str(module.memory).partition("\n")[2] if memory else "",
+        module.memory.text(pictures=False).partition("\n")[2] if memory else "",
     ]
     finish(
         as_json,
@@ -50,6 +50,7 @@ def command(
         parameter_count=summary.params,
         losses=module.signature.loss_weights,
         outputs={name: _type(type) for name, type in module.signature.outputs.items()},
+        memory=module.memory.data() if memory and as_json else None,
     )
 
 

@@ -7,10 +7,14 @@ its bytes.  The live set at a launch is what is alive while it runs; no arena ca
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
+from concatc.diagnostics import Loc
+from concatc.ir.core import Attr
 from concatc.ir.types import ELEMENT_BYTES
-from concatc.loops.plan import Launch, Plan, Remark, Window
+from concatc.loops.plan import Launch, Plan, Remark, RemarkKind, Window
 
 
 @dataclass
@@ -21,11 +25,51 @@ class Stored:
     window: Window
     first: int
     last: int
+    loc: Loc | None = None
 
     @property
     def bytes(self) -> int:
         """Bytes of the elements, gaps between them left out."""
         return _numel(self.window) * ELEMENT_BYTES[self.window.dtype]
+
+
+@dataclass
+class ArenaBlock:
+    """Stored values that share a piece of the arena at one time: a concat and its parts, values made in place."""
+
+    members: list[Stored]
+
+    @property
+    def offset_bytes(self) -> int:
+        """Where it begins."""
+        return min(s.window.offset_bytes for s in self.members)
+
+    @property
+    def end_bytes(self) -> int:
+        """One past its last byte."""
+        return max(s.window.end_bytes for s in self.members)
+
+    @property
+    def bytes(self) -> int:
+        """Its extent."""
+        return self.end_bytes - self.offset_bytes
+
+    @property
+    def first(self) -> int:
+        """The launch that stores the first of its values."""
+        return min(s.first for s in self.members)
+
+    @property
+    def last(self) -> int:
+        """The last launch that uses one of its values."""
+        return max(s.last for s in self.members)
+
+    @property
+    def name(self) -> str:
+        """Its largest value: ``%h``, and how many others there are."""
+        largest = max(self.members, key=lambda s: s.bytes)
+        others = len(self.members) - 1
+        return f"%{largest.name}" + (f" and {others} more" if others else "")
 
 
 @dataclass
@@ -40,7 +84,9 @@ class PlanReport:
     live_bytes: list[int]
     scratch_bytes: int
     fill_bytes: int
+    input_bytes: int = 0
     remarks: tuple[Remark, ...] = field(default=())
+    notes: Mapping[str, Attr] = field(default_factory=dict)  # cnet.order, cnet.order_bytes, cnet.budget
 
     @property
     def arena_bytes(self) -> int:
@@ -53,17 +99,41 @@ class PlanReport:
         return max(self.live_bytes, default=0)
 
     @property
-    def copied_bytes(self) -> int:
-        """Bytes moved by launches that only copy or add what lies elsewhere."""
-        return sum(remark.bytes for remark in self.remarks)
+    def need_bytes(self) -> int:
+        """All bases together."""
+        return sum(self.bases.values())
+
+    @property
+    def moved_bytes(self) -> dict[RemarkKind, int]:
+        """Bytes moved in a step, by column; staging holds what callers' arrays are copied to as well."""
+        moved: dict[RemarkKind, int] = dict.fromkeys(get_args(RemarkKind), 0)
+        for remark in self.remarks:
+            moved[remark.kind] += remark.bytes
+        moved["input staging"] += self.input_bytes
+        return moved
+
+    @property
+    def peak_launch(self) -> int:
+        """The first launch with the largest live set."""
+        return self.live_bytes.index(self.live_set_bytes) if self.live_bytes else 0
 
     def at_peak(self) -> list[Stored]:
         """What is alive at the launch with the largest live set, the largest first."""
-        if not self.live_bytes:
-            return []
-        peak = self.live_bytes.index(self.live_set_bytes)
+        peak = self.peak_launch
         alive = [s for s in self.stored if s.first <= peak <= s.last]
         return sorted(alive, key=lambda s: (-s.bytes, s.first))
+
+    def blocks(self) -> list[ArenaBlock]:
+        """What lies in the arena, by offset, then by time."""
+        found: list[ArenaBlock] = []
+        open_blocks: list[ArenaBlock] = []
+        for stored in sorted(self.stored, key=lambda s: (s.window.offset_bytes, s.first)):
+            open_blocks = [b for b in open_blocks if b.end_bytes > stored.window.offset_bytes]
+            joined = [b for b in open_blocks if any(_meet(stored, s) for s in b.members)]
+            block = ArenaBlock([*(s for b in joined for s in b.members), stored])
+            found = [b for b in found if b not in joined] + [block]
+            open_blocks = [b for b in open_blocks if b not in joined] + [block]
+        return sorted(found, key=lambda b: (b.offset_bytes, b.first))
 
 
 def plan_report(plan: Plan) -> PlanReport:
@@ -82,7 +152,14 @@ def plan_report(plan: Plan) -> PlanReport:
         live_bytes=_live_bytes(trace.stored, trace.in_place, len(plan.launches)),
         scratch_bytes=max((_numel(w) for w in scratch), default=0),
         fill_bytes=sum(_numel(w) * ELEMENT_BYTES[w.dtype] for launch in fills for w in launch.writes),
+        input_bytes=sum(
+            _numel(s.window) * ELEMENT_BYTES[s.window.dtype]
+            for name, segments in plan.values.items()
+            for s in segments
+            if name.startswith("input:")
+        ),
         remarks=tuple(plan.remarks),
+        notes=dict(plan.net.attributes) if plan.net is not None else {},
     )
 
 
@@ -112,7 +189,7 @@ class _Trace:
             self.visible = [s for s in self.visible if not _covers(window, s.window)]
             names = self.names.get(window, [])
             name = names.pop(0) if len(names) > 1 else (names or [f"arena+{window.offset_bytes}"])[0]
-            made = Stored(name, window, k, k)
+            made = Stored(name, window, k, k, launch.loc)
             self.visible.append(made)
             self.stored.append(made)
 
@@ -140,6 +217,12 @@ def _live_bytes(stored: list[Stored], in_place: dict[int, int], launches: int) -
         alive += changes[k]
         live.append(alive - in_place.get(k, 0))
     return live
+
+
+def _meet(a: Stored, b: Stored) -> bool:
+    """Whether they are alive at one time within each other's extents."""
+    in_time = a.first <= b.last and b.first <= a.last
+    return in_time and a.window.offset_bytes < b.window.end_bytes and b.window.offset_bytes < a.window.end_bytes
 
 
 def _is_fill(plan: Plan, launch: Launch) -> bool:

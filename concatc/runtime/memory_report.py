@@ -1,34 +1,66 @@
-"""How many bytes a compiled module takes, and which are copied."""
+"""How many bytes a compiled module takes, and which are moved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from concatc.loops.plan import Remark
+from concatc.inspect.memory import PlanReport, plan_report
+from concatc.inspect.memory_text import data_of, overview, picture, remark_lines
+from concatc.loops.plan import Plan, Remark
 from concatc.runtime.source import LoweredPhase, Phase
 
 SHARED = ("params", "grads", "states")  # one block each for all phases
-OWN = ("inputs", "outputs", "arena")  # one block each a phase
+TITLES: Mapping[Phase, str] = {"train": "training", "infer": "inference"}
 
 
 @dataclass(frozen=True)
 class PhaseMemory:
-    """Bytes of one phase: what the plan owns, what it copies in a step, and why."""
+    """Bytes of one phase: what the plan needs, what is moved in a step and why, who lives in the arena and when."""
 
-    bases: dict[str, int]
-    staged_bytes: int  # inputs, copied from the user's arrays
-    remarks: tuple[Remark, ...]
+    plan: Plan
+
+    @cached_property
+    def report(self) -> PlanReport:
+        """Everything that the plan says."""
+        return plan_report(self.plan)
+
+    @property
+    def bases(self) -> dict[str, int]:
+        """Bytes of each base."""
+        return {name: base.size_bytes for name, base in self.plan.bases.items()}
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """Every copy, second store, layout conversion and staging that the plan could not avoid."""
+        return tuple(self.plan.remarks)
 
     @property
     def copied_bytes(self) -> int:
-        """Bytes moved by copies that the plan could not avoid."""
-        return sum(remark.bytes for remark in self.remarks)
+        """Bytes that copies for concat, slice, split and accumulate move."""
+        return self.report.moved_bytes["copy"]
+
+    @property
+    def stored_twice_bytes(self) -> int:
+        """Bytes that kernels store in a second place."""
+        return self.report.moved_bytes["second store"]
+
+    @property
+    def converted_bytes(self) -> int:
+        """Bytes moved to change a layout."""
+        return self.report.moved_bytes["layout conversion"]
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of inputs that are put where the plan reads them, the copy of the caller's arrays included."""
+        return self.report.moved_bytes["input staging"]
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes of every base of every phase; prints as a table."""
+    """Bytes of every phase; prints as a table with a picture of the arena."""
 
     net: str
     phases: dict[Phase, PhaseMemory]
@@ -36,13 +68,7 @@ class MemoryReport:
     @staticmethod
     def of(net: str, lowered: Mapping[Phase, LoweredPhase]) -> MemoryReport:
         """Read the report off the plans."""
-        phases = {}
-        for phase, levels in lowered.items():
-            slots = levels.interface.slots
-            staged = sum(w.end_bytes - w.offset_bytes for key, w in slots.items() if key.startswith("input:"))
-            bases = {name: base.size_bytes for name, base in levels.plan.bases.items()}
-            phases[phase] = PhaseMemory(bases, staged, tuple(levels.plan.remarks))
-        return MemoryReport(net, phases)
+        return MemoryReport(net, {phase: PhaseMemory(levels.plan) for phase, levels in lowered.items()})
 
     @property
     def shared_bytes(self) -> int:
@@ -55,28 +81,18 @@ class MemoryReport:
         """The arena of the training phase."""
         return self.phases["train"].bases.get("arena", 0)
 
-    def __str__(self) -> str:
-        shared = self.phases["train"].bases
-        lines = [f"net {self.net}", f"shared: {_listed(shared, SHARED)}"]
+    def text(self, pictures: bool = True) -> str:
+        """The report as text; ``pictures`` shows who lives in each arena, where and when."""
+        lines = [f"net {self.net}"]
         for phase, memory in self.phases.items():
-            lines.append(f"{phase}: {_listed(memory.bases, OWN)}")
-            lines.append(f"  copied in a step: {readable(memory.copied_bytes)}; inputs {readable(memory.staged_bytes)}")
-            lines += [f"  {_where(remark)}{remark.message}: {readable(remark.bytes)}" for remark in memory.remarks]
+            lines += overview(TITLES[phase], memory.report)
+            lines += [f"  {line}" for line in remark_lines(memory.remarks)]
+            lines += [f"  {line}" for line in picture(memory.report)] if pictures else []
         return "\n".join(lines)
 
+    def data(self) -> dict[str, Any]:
+        """The report as plain data, by phase, for tools."""
+        return {phase: data_of(memory.report) for phase, memory in self.phases.items()}
 
-def readable(n: int) -> str:
-    """``1536`` -> ``1.5 KiB``."""
-    if n < 1024:
-        return f"{n} B"
-    if n < 1024**2:
-        return f"{n / 1024:.1f} KiB"
-    return f"{n / 1024**2:.1f} MiB"
-
-
-def _listed(bases: Mapping[str, int], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} {readable(bases[name])}" for name in names if bases.get(name, 0))
-
-
-def _where(remark: Remark) -> str:
-    return f"{remark.loc}: " if remark.loc else ""
+    def __str__(self) -> str:
+        return self.text()
