@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import keyword
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def write_module(compilation: Compilation, directory: Path) -> None:
         raise UsageError(f"the target `{compilation.options.target}` has no object code to write")
     _check_replaceable(directory)
     if not directory.name.isidentifier() or keyword.iskeyword(directory.name):
-        raise UsageError(f"`{directory.name}` is no name that Python can import")
+        name = re.sub(r"\W", "_", directory.name)
+        hint = f"{name} would be one" if name.isidentifier() and not keyword.iskeyword(name) else None
+        raise UsageError(Diagnostic(f"`{directory.name}` is no name that Python can import", help=hint))
     phases = compilation.phases
     files = {"__init__.py": LOADER.format(name=compilation.name, version=__version__).encode()}
     objects: dict[str, int] = {}

@@ -103,6 +103,8 @@ def test_warnings_go_to_stderr(cli: Cli) -> None:
         (("run", "small.cnet", "--data", "small.cnet"), "is no .npz file"),
         (("train", "small.cnet"), "Missing option '--data'"),
         (("opt", "small.cnet", "--passes", "fuze"), "did you mean `fuse`?"),
+        (("opt", "small.cnet"), "small.cnet is a net; passes run on its IR"),
+        (("run", "small.cnet", "-o", "."), "cannot write .: it is a directory"),
         (("ops", "cocat"), "did you mean `concat`?"),
         (("explain", "small.cnet", "hh", "--target", "reference"), "hh"),
         (("chekc",), "No such command 'chekc'"),

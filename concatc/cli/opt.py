@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from concatc.cli.common import write_file
-from concatc.diagnostics import UsageError
+from concatc.diagnostics import Diagnostic, UsageError
 
 
 def _list_passes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -52,6 +52,9 @@ def command(
     from concatc.passes.verify import verify
 
     pipeline = parse_pipeline(passes)
+    if file.suffix == ".cnet":
+        how = f"concatc compile {file} --emit ir --level graph > graph.mlir"
+        raise UsageError(Diagnostic(f"{file} is a net; passes run on its IR", help=f"`{how}` writes it"))
     module = load_dump(_read(file), str(file))
     style = PLAIN if plain else READING
     manager = PassManager(

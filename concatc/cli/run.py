@@ -21,21 +21,22 @@ from concatc.cli.common import (
 from concatc.cli.data import key_option, read_data
 from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import check_replaceable
 
 if TYPE_CHECKING:
     from concatc.runtime.signature import Input
 
 
 @click.command()
-@net_options
-@recompute_option
-@plan_options
 @click.option("--data", type=click.Path(path_type=Path), help="A .npz file; its keys are input names.")
 @key_option
 @click.option("--weights", type=click.Path(path_type=Path), help="A .safetensors file; default: initial values.")
 @click.option("--seed", default=0, show_default=True, help="Of initial values, and of dropout.")
 @click.option("--train", "training", is_flag=True, help="The training phase: losses too, dropout on.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the results to this .npz file.")
+@net_options
+@recompute_option
+@plan_options
 def command(
     file: Path,
     dims: tuple[str, ...],
@@ -66,6 +67,8 @@ def command(
     from concatc.runtime.training import accuracy_of
 
     show_progress()
+    if output is not None and output.parent.exists():
+        check_replaceable(output)  # before the work, not behind it
     if keys and data is None:
         raise UsageError("--key goes with --data")
     compilation = compile_file(

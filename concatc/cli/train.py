@@ -78,7 +78,6 @@ class Interruption:
 
 
 @click.command()
-@net_options
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A .npz file; its keys are input names.")
 @key_option
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1))
@@ -89,10 +88,11 @@ class Interruption:
 @click.option("--held-out", default=0.2, show_default=True, help="Share of the rows, the last ones, to test on.")
 @click.option("--seed", default=0, show_default=True, help="Of initial values, order of rows, dropout.")
 @freeze_option
-@recompute_option
-@plan_options
 @click.option("--weights", type=click.Path(path_type=Path), help="Start from this .safetensors file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
+@net_options
+@recompute_option
+@plan_options
 def command(
     file: Path,
     dims: tuple[str, ...],
@@ -163,9 +163,10 @@ def command(
             finish(as_json, "", ok=False, diagnostics=diagnostics, net=module.name, weights=str(path))
         raise click.exceptions.Exit(INTERRUPTED) from None
     module.save(path)
+    taken = f"{epochs} epoch{'s' if epochs > 1 else ''} in {time.perf_counter() - start:.1f} s"
     finish(
         as_json,
-        f"{epochs} epochs in {time.perf_counter() - start:.1f} s, compilation included; weights written to {path}",
+        f"{taken}, compilation included; weights written to {path}",
         net=module.name,
         epochs=[{"epoch": e.number, "losses": e.losses, "accuracy": e.accuracy} for e in history],
         checked=show_checked(compilation),

@@ -65,7 +65,9 @@ def load(
             if optimizer is not None and steps is not None:
                 optimizer.steps = steps
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+        # The errors of safetensors have no strerror, and name the file once more.
+        why = error.strerror or str(error).removesuffix(f": {path}")
+        raise UsageError(f"cannot read {path}: {why}") from None
     except SafetensorError as error:
         raise UsageError(f"{path} is no safetensors file: {error}") from None
     return report
