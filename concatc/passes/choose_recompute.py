@@ -92,7 +92,9 @@ class _Recompute:
         self.buffer_of = buffers_of(func, self.forward)
         self.part_of = parts_of(self.forward, self.buffer_of, self.iterations, options.parts)
         self.shared = _Clones()
-        self.costly: dict[Value, Value] = {}  # clones of contractions: made once, whoever reads them
+        # Clones of contractions and of what alone reads them, their epilogues: made once, whoever reads them.
+        self.costly: dict[Value, Value] = {}
+        self.single = {v: None for op in self.forward for v in op.results if len(v.uses) == 1}
         self.counts: dict[Value, int] = {}
 
     def run(self) -> None:
@@ -168,7 +170,7 @@ class _Recompute:
         made = []
         for op in self._makers(sources, clones, now):
             made.append(self._clone(op, reader, [self._clone_of(x, clones, now) or x for x in op.operands]))
-            if self._is_contraction(op):
+            if self._is_contraction(op) or any(x in self.costly and x in self.single for x in op.operands):
                 self.costly.update(zip(op.results, made[-1].results, strict=True))
             clones.add(op.results, made[-1].results, now)
         for k, x in zip(wanted, sources, strict=True):
