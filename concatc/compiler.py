@@ -181,6 +181,11 @@ class Lowering:
             self.checked.append(try_update(plan))
         return plan
 
+    @property
+    def launch_counts(self) -> tuple[int, int]:
+        """How many launches a step has, and of how many kernels."""
+        return len(self.plan.launches), len(self.plan.kernels)
+
     @cached_property
     def net_plan(self) -> Plan:
         """The plan without an update.  Raises :class:`UsageError` where no plan keeps the budget."""

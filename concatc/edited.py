@@ -93,13 +93,8 @@ class EditedDump(Compilation):
                     help=f"--target cpu runs it; `{options.target}` runs dumps of {', '.join(LEVELS[:5])}",
                 )
             )
-        if options.max_memory is not None and self.level not in ("graph", "split"):
-            raise UsageError(
-                Diagnostic(
-                    f"{filename} is a dump of the level {self.level}: what a memory budget chooses is settled in it",
-                    help="give the budget with the net, or with a dump of the levels graph and split",
-                )
-            )
+        if self.level not in ("graph", "split"):
+            _check_settled(filename, self.level, options)
         with _shown_in(text, filename):
             self._lowerings = {"train": self._lowering(module, "train")}
 
@@ -149,6 +144,17 @@ class EditedDump(Compilation):
         """A dump has one choice of dims."""
         at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
         raise UsageError(Diagnostic(f"{self.filename} was made for {at}", help="compile the net for other sizes"))
+
+
+def _check_settled(filename: str, level: str, options: Options) -> None:
+    """What is recomputed, and what keeps a budget, is chosen before the levels behind split."""
+    asked = {"a memory budget": options.max_memory is not None, "--recompute": options.recompute != Options().recompute}
+    for what, is_asked in asked.items():
+        if is_asked:
+            message = f"{filename} is a dump of the level {level}: what {what} chooses is settled in it"
+            raise UsageError(
+                Diagnostic(message, help="give it with the net, or with a dump of the levels graph and split")
+            )
 
 
 @contextmanager
@@ -261,6 +267,12 @@ class LoopsDump(Lowering):
     def net_plan(self) -> Plan:
         """What loops say of their plan: its bases."""
         return Plan(self._module.sym_name, bases=dict[str, Base](self._bases))
+
+    @property
+    def launch_counts(self) -> tuple[int, int]:
+        """The calls of ``@step``, and the kernels."""
+        calls = sum(op.name == "func.call" for op in self._module.main.ops)
+        return calls, sum(f.declared is None for f in self._module.functions[1:])
 
     @cached_property
     def loops(self) -> Module:

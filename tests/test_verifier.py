@@ -203,7 +203,7 @@ OPS = {
     '%y = "cnet.relu"(%x, %x) : (tensor<2x3xf32>, tensor<2x3xf32>) -> tensor<2x3xf32>': "cnet.relu takes 1 operand, not 2",
     '%y = "cnet.concat"() {axis = 0 : i64} : () -> tensor<2x3xf32>': "cnet.concat takes 1 or more operands, not 0",
     '%y = "cnet.concat"(%x) {axis = "0"} : (tensor<2x3xf32>) -> tensor<2x3xf32>': "concat: `axis` must be an integer, not '0'",
-    '%y = "cnet.concat"(%x) {axis = 5 : i64} : (tensor<2x3xf32>) -> tensor<2x3xf32>': "concat has no axis 5: %x is tensor<2x3xf32>, of rank 2",
+    '%y = "cnet.concat"(%x) {axis = 5 : i64} : (tensor<2x3xf32>) -> tensor<2x3xf32>': "concat has no axis 5: %x is tensor<2x3xf32>, its axes are 0 to 1",
     '%y = "cnet.slice"(%x) : (tensor<2x3xf32>) -> tensor<2x3xf32>': "slice needs the attribute `sizes`",
     '%y = "cnet.split"(%x) {ways = 999999999 : i64} : (tensor<2x3xf32>) -> tensor<2x3xf32>': "cnet.split: 999999999 results are too many",
     '%y = "cnet.batch_norm"(%x) : (tensor<2x3xf32>) -> tensor<2x3xf32>': "cnet.batch_norm is a function of the language; the IR holds the ops that it is made of",

@@ -213,9 +213,10 @@ def _report(
     from concatc.ir.comments import bytes_text
 
     report = _memory(compilation)
-    plan, memory = next((compilation.phase(phase).plan, memory) for phase, memory in report.phases.items())
+    phase, memory = next(iter(report.phases.items()))
+    launches, kernels = compilation.phase(phase).launch_counts
     text = (
-        f"net {compilation.name}: {quantity(len(plan.launches), 'launch')} of {quantity(len(plan.kernels), 'kernel')}, "
+        f"net {compilation.name}: {quantity(launches, 'launch')} of {quantity(kernels, 'kernel')}, "
         f"arena {bytes_text(memory.bases.get('arena', 0))}, {bytes_text(memory.copied_bytes)} copied in a step; "
         f"compiled in {elapsed:.2f} s"
     )
@@ -229,8 +230,8 @@ def _report(
         net=compilation.name,
         dims=compilation.dims,
         phases=list(report.phases),
-        launches=len(plan.launches),
-        kernels=len(plan.kernels),
+        launches=launches,
+        kernels=kernels,
         arena_bytes=memory.bases.get("arena", 0),
         copied_bytes=memory.copied_bytes,
         memory=report.data() if as_json else None,

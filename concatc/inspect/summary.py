@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from concatc.diagnostics import Loc
+from concatc.diagnostics import Diagnostic, Loc, UsageError
 from concatc.ir.core import Module, Operation
 from concatc.ir.types import TensorType
+from concatc.loops.declaration import BODY
 from concatc.loops.expr import Arith, walk
 from concatc.op import is_op, lowered
-from concatc.passes.graph import short_name
+from concatc.passes.graph import is_backward, short_name
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,32 @@ class Summary:
     flops: int
 
 
+KERNEL = "cnet.kernel"
 HEADER = ("blob", "op", "shape", "params", "bytes", "flops")
 
 
 def summarize(module: Module) -> Summary:
-    """Summarize the net's function at level graph (or split: splits are left out)."""
+    """Summarize the net's function at one of the levels graph to kernels; splits and the backward half are left out.
+
+    Raises :class:`UsageError` for the net of a plan or of loops, which has no operations.
+    """
     func = module.main
+    if func.ops[0].name == BODY:
+        message = f"a plan or loops do not hold the operations of {func.sym_name}"
+        raise UsageError(Diagnostic(message, help="summary takes nets, and dumps of the levels graph to kernels"))
     params = func.arguments("param")
     unread = {value: value.tensor.numel for value in params.values()}
     rows = []
     for op in func.ops[:-1]:
+        if is_backward(op):
+            continue
         if is_op(op, "split"):
             unread.update({y: unread.pop(op.operands[0]) for y in op.results[:1] if op.operands[0] in unread})
             continue
         rows.append(
             Row(
                 blob=", ".join(y.name for y in op.results),
-                op=short_name(op),
+                op=str(op.attributes.get("sym_name", "kernel")) if op.name == KERNEL else short_name(op),
                 shape=", ".join(_shape(y.tensor) for y in op.results),
                 params=sum(unread.pop(x, 0) for x in op.operands),
                 bytes=sum(y.tensor.size_bytes for y in op.results),
@@ -80,7 +90,9 @@ def summarize(module: Module) -> Summary:
 
 
 def flops(op: Operation) -> int:
-    """Floating-point operations of ``op``, counted on its pieces."""
+    """Floating-point operations of ``op``, counted on its pieces; of a kernel, on those of what it holds."""
+    if op.name == KERNEL:
+        return sum(flops(inner) for inner in op.regions[0].block.ops[:-1])
     total = 0
     for piece in lowered(op):
         arithmetic = sum(isinstance(e, Arith) and e.args[0].dtype in ("f32", "f64") for e in walk(piece.value))
