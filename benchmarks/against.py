@@ -3,8 +3,8 @@
     python -m benchmarks.against PATH [--nets densenet40,unet] [--recompute none,auto] [--rounds 9]
 
 ``PATH`` is a checkout of another commit (``git worktree add PATH COMMIT``).  Each has a process of its own; rounds
-alternate, and the table shows the median of the rounds' ratios: below 1, this checkout is faster.  Both read the nets of
-this checkout, with equal data, and must find equal losses.  Both recompute as asked, with `auto` as each means it.
+alternate, and the table shows the median of the rounds' ratios: below 1, this checkout is faster.  Both read the nets
+of this checkout, with equal data, and must find equal losses.  Both recompute as asked, with `auto` as each means it.
 """
 
 from __future__ import annotations

@@ -94,10 +94,9 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 def machine() -> dict[str, str]:
@@ -126,7 +125,7 @@ def main() -> None:
     for work in chosen:
         rows.append(measure(work, options.rounds))
         print(" | ".join(cells(rows[-1])), file=sys.stderr, flush=True)
-    print(table(rows))
+    print(markdown(HEAD, [cells(row) for row in rows]))
     if options.json:
         beside = options.json.with_suffix(".tmp")
         beside.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")

@@ -12,8 +12,9 @@ import json
 import sys
 import time
 
-import concatc
 import numpy as np
+
+import concatc
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ and of the inputs; it returns the losses and the outputs by name.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,13 @@ class Twin:
         self.states = {k: torch.from_numpy(np.array(v, dtype)) for k, v in states.items()}
         self.train = train
         self.read: list[str] = []
+
+    @classmethod
+    def of(cls, params: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Twin:
+        """A twin in training on tensors that are there already; states are updated in place."""
+        twin = cls({}, {})
+        twin.params, twin.states = dict(params), dict(states)
+        return twin
 
     def __getitem__(self, path: str) -> Tensor:
         self.read.append(path)
@@ -71,6 +79,12 @@ class Twin:
 
 Results = tuple[dict[str, Tensor], dict[str, Tensor]]
 Net = Callable[..., Results]
+
+
+def net_named(name: str) -> Net:
+    """The twin of the net in the file of that name."""
+    net: Net = importlib.import_module(f"tests.twins.{name}").net
+    return net
 
 
 def run(net: Net, twin: Twin, inputs: Mapping[str, np.ndarray]) -> Results:
