@@ -4,8 +4,8 @@
 
 `benchmarks.resident` says what is measured.  Every system runs in a process of its own on one thread, PyTorch with
 images in NCHW and in channels-last, JAX in NCHW and in NHWC; each system with the C library's allocator as it is and
-with one that gives large blocks back at once, and the least counts.  A peer whose loss is not concatc's is no peer.  The
-planned bytes beside are those of concatc's plan, as are the bytes that it copies.  A row within a budget is concatc
+with one that gives large blocks back at once, and the least counts.  A peer whose loss is not concatc's is no peer.
+The planned bytes beside are those of concatc's plan, as are the bytes that it copies.  A row within a budget is concatc
 with ``max_memory``, beside the same peers.  Figures in the JSON file from a run on the same machine are kept for the
 systems that are not measured again.
 """
