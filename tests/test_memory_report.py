@@ -62,6 +62,35 @@ def test_blocks_never_meet(name: str) -> None:
             assert apart or a.last < b.first or b.last < a.first, (a.name, b.name)
 
 
+LARGE = {
+    "densenet40": {"n": 16},
+    "densenet_bc100": {"n": 8},
+    "googlenet": {"n": 4},
+    "growing": {"layers": 32},
+    "inception": {"n": 16},
+    "residual": {"n": 32},
+    "unet": {"n": 8},
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_arena_is_near_the_largest_live_set(name: str) -> None:
+    """Within 5 %, scratch left out, which is not part of the live set."""
+    report = example(f"nets/{name}.cnet", **LARGE[name])
+    assert report.arena_bytes >= 1 << 20
+    assert report.live_set_bytes <= report.arena_bytes
+    assert report.arena_bytes - report.scratch_bytes <= 1.05 * report.live_set_bytes
+
+
+def test_feature_maps_grow_with_depth() -> None:
+    """Twice the layers of a chain of concats take at most 2.1 times the bytes, parameters and gradients left out."""
+    need = []
+    for layers in (32, 64):
+        bases = example("nets/growing.cnet", layers=layers).bases
+        need.append(sum(n for name, n in bases.items() if name not in ("params", "grads")))
+    assert need[1] <= 2.1 * need[0]
+
+
 def test_the_picture_has_a_row_a_block() -> None:
     report = example("thread.cnet")
     lines = picture(report)
