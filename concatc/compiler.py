@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar, cast
 
+from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.inspect.blob_path import path_text
 from concatc.inspect.memory import plan_report
@@ -309,7 +310,8 @@ class Lowering:
 
     def _timed(self, name: str, make: Callable[[], R]) -> R:
         start = time.perf_counter_ns()
-        made = make()
+        with collector_paused():
+            made = make()
         self.timings.append(Timing(name, time.perf_counter_ns() - start))
         return made
 

@@ -20,6 +20,7 @@ FLOORS: dict[str, float] = {
     "concatc.sizes": 0.5,
     "concatc.files": 0.5,
     "concatc.stages": 0,
+    "concatc.collector": 0,
     "concatc.ir": 1,
     "concatc.loops": 2,
     "concatc.op": 3,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import Module
 from concatc.ir.printer import READING, Style, print_module
@@ -73,7 +74,8 @@ class PassManager:
         text = print_module(module, self.style) if self.print_after_all else ""
         for pass_ in self.passes:
             start = time.perf_counter_ns()
-            pass_.run(module)
+            with collector_paused():
+                pass_.run(module)
             self.timings.append(Timing(pass_.name, time.perf_counter_ns() - start))
             if self.verify_each:
                 self._verify(module, f"after {pass_.name}")

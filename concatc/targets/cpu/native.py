@@ -6,9 +6,7 @@ Everything goes through llvmlite alone; a net whose object code is in the cache 
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -109,18 +107,6 @@ def object_code(text: str, host: Host) -> bytes:
 def assembly(text: str, host: Host) -> str:
     """The assembly of LLVM IR."""
     return str(_machine(host).emit_assembly(optimize(text, host)))
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """No garbage collection: generating code makes many objects that live, and none that are cyclic garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class Library:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from concatc.collector import collector_paused
 from concatc.diagnostics import UsageError
 from concatc.ir.core import Module
 from concatc.stages import stage
 from concatc.targets import Lowered
 from concatc.targets.cpu.abi import kernel_symbol
 from concatc.targets.cpu.cache import Cache, default_directory
-from concatc.targets.cpu.native import Host, Library, assembly, collector_paused, host, optimize
+from concatc.targets.cpu.native import Host, Library, assembly, host, optimize
 from concatc.targets.cpu.step import RUNNER, NativeStep, step_table
 from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, object_of, units_of
 
