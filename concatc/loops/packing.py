@@ -160,8 +160,8 @@ class _Halo:
         if not self.places:
             return x[at]
         assert self.load.where is not None and self.load.other is not None
-        moved = dict(zip(self.load.at, at, strict=True))
-        guard = rebuild(self.load.where, lambda e: moved.get(e) if not isinstance(e, Axis) else None)
+        moved = {self.load.at[m]: at[m] for m in self.places}
+        guard = rebuild(self.load.where, moved.get)
         return x.load(at, guard, self.load.other)
 
     def read(self, packed: Ref) -> Load:
