@@ -160,6 +160,15 @@ def test_a_prologue_that_others_read_is_stored() -> None:
     assert titles(fused(net.module())) == ["exp", "linear"]
 
 
+def test_the_title_of_a_kernel_names_its_contraction() -> None:
+    net = NetBuilder()
+    y = net.input("x", 2, 3, 4, 4)
+    for part in ("exp", "square", "tanh", "sqrt", "relu"):
+        y = getattr(net.b, part)(y)
+    net.output("y", net.b.conv(y, net.param("w", 5, 3, 3, 3)))
+    assert titles(fused(net.module())) == ["exp_square_tanh_conv_and_2"]
+
+
 def test_only_one_operand_is_packed() -> None:
     net = NetBuilder()
     a, b = net.b.exp(net.input("x", 4, 3)), net.b.tanh(net.input("z", 3, 5))

@@ -26,7 +26,7 @@ from concatc.op import is_op, op_of
 from concatc.passes.graph import is_backward, require_tensors, short_name
 from concatc.passes.grouping import Group, Partition
 from concatc.passes.insert_splits import insert_splits
-from concatc.passes.iteration import Iteration, Iterations, Read
+from concatc.passes.iteration import Iteration, Iterations, Read, derive_iteration
 
 VIEWS = ("concat", "slice", "split", "accumulate", "reshape", "flatten", "transpose")
 FOLDS = ("contraction", "reduction", "staged")
@@ -461,6 +461,12 @@ def _inner_name(value: Value) -> str:
 
 
 def _title(ops: Iterable[Operation], most: int = 4) -> str:
-    names = [short_name(op) for op in ops if not is_op(op, "constant")] or ["constant"]
-    rest = len(names) - most
-    return "_".join(names[:most]) + (f"_and_{rest}" if rest > 0 else "")
+    """The first names, and that of the contraction, wherever it stands: it is what a kernel's time goes into."""
+    kept = [op for op in ops if not is_op(op, "constant")]
+    shown = kept[:most]
+    late = [op for op in kept[most:] if derive_iteration(op).kind == "contraction"]
+    if late:
+        shown = [*kept[: most - 1], late[0]]
+    names = [short_name(op) for op in shown] or ["constant"]
+    rest = len(kept) - len(shown)
+    return "_".join(names) + (f"_and_{rest}" if rest > 0 else "")
