@@ -330,7 +330,7 @@ WRONG_LOOPS = {
     ),
     "a loop that never ends": (
         ("scf.for %i0 = %begin to %end step %c1", "scf.for %i0 = %begin to %end step %c0"),
-        "the bounds of a loop are numbers and arguments, its step is 1 or more",
+        "the bounds of a loop are numbers, arguments and other loops; its step is 1 or more",
     ),
     "a cast": (
         ("to offset: [0], sizes: [4, 6], strides: [12, 1]", "to offset: [0], sizes: [4, 6], strides: [13, 1]"),
@@ -406,3 +406,30 @@ def test_the_command_runs_the_forward_pass_of_a_training_plan(
         assert exit_code("compile", str(tmp_path / "dump.mlir"), "--recompute", "none") == 2
         assert "what --recompute chooses is settled in it" in capsys.readouterr().err
         capsys.readouterr()
+
+
+SLANTED = "      scf.for %i1 = %c0 to %n_i1 step %c1 {\n        %acc = scf.for"
+
+
+def test_a_loop_may_start_where_another_one_is(tmp_path: Path) -> None:
+    """The upper triangle of the rows is computed; what is left of it stays what the arena held: zeros."""
+    assert SLANTED in written("loops")
+    net = load(edited("loops", SLANTED, SLANTED.replace("= %c0", "= %i0"), count=1), tmp_path)
+    original().init(seed=1)
+    np.testing.assert_allclose(net.forward(batch())["y"], expected(np.triu(np.maximum(hidden(), 0))), atol=1e-5)
+
+
+def test_a_loop_that_ends_behind_its_window_with_another_one() -> None:
+    wider = "      %more = arith.addi %n_i1, %i0 : index\n" + SLANTED.replace("to %n_i1", "to %more")
+    text = edited("loops", SLANTED, wider, count=1)
+    with pytest.raises(concatc.ConcatcError, match=r"reaches element 6 of axis 0 of %one.bias_, which has 6 elements"):
+        EditedDump(text, "dump.mlir", Options())
+
+
+@pytest.mark.parametrize("net", ["unet", "googlenet"])
+def test_large_nets_pass_the_checks(net: str) -> None:
+    """Convolutions with prologues in scratch, tiles of channels, padding, pooling: no index is suspected wrongly."""
+    path = EXAMPLES / "nets" / f"{net}.cnet"
+    lowering = compile_net(path.read_text(encoding="utf-8"), str(path)).phase("train")
+    for level in STEPS:
+        EditedDump(lowering.dump(level), f"{level}.mlir", Options())

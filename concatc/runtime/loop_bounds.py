@@ -30,6 +30,7 @@ from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.integers import Integers
 
 MAX_POINTS = 1 << 22
+BAD_LOOP = "the bounds of a loop are numbers, arguments and other loops; its step is 1 or more"
 
 Interval = tuple[int, int]  # both ends included
 
@@ -103,6 +104,18 @@ class _Points:
 
 
 @dataclass
+class _SlantedLoop:
+    """A loop whose bounds depend on other loops: its index is ``lower + k * step`` for ``k`` below ``count``, where
+    that is below ``upper``.
+    """
+
+    lower: Value
+    upper: Value
+    step: int
+    count: int = 0
+
+
+@dataclass
 class _Kernel:
     """One kernel with the arguments of one call."""
 
@@ -112,6 +125,7 @@ class _Kernel:
     # The integers that each memory argument was given; None where that is not known.
     stored: dict[Value, tuple[int, ...] | None] = field(default_factory=dict)
     _loops: dict[Value, range] = field(default_factory=dict)
+    _slanted: dict[Value, _SlantedLoop] = field(default_factory=dict)
     _conditions: list[tuple[Value, bool]] = field(default_factory=list)
 
     def run(self) -> None:
@@ -140,14 +154,34 @@ class _Kernel:
                 self._wrong(op, f"a kernel holds loops, arithmetic, loads and stores, not `{op.name}`")
 
     def _for(self, op: Operation) -> None:
-        lower, upper, step = (self._interval(v) for v in op.operands[:3])
-        loop = _range(lower, upper, step)
-        if loop is None:
-            self._wrong(op, "the bounds of a loop are numbers and arguments, its step is 1 or more")
+        lower, upper, step = op.operands[:3]
+        begin, end, by = (self._interval(v) for v in (lower, upper, step))
+        if by is None or by[0] != by[1] or by[0] < 1:
+            self._wrong(op, BAD_LOOP)
             return
-        self._loops[op.regions[0].block.args[0]] = loop
-        if len(loop):
+        index = op.regions[0].block.args[0]
+        if begin is not None and end is not None and begin[0] == begin[1] and end[0] == end[1]:
+            self._loops[index] = range(begin[0], end[0], by[0])
+            count = len(self._loops[index])
+        else:
+            slanted = _SlantedLoop(lower, upper, by[0])
+            found = self._steps(slanted)
+            if found is None:
+                self._wrong(op, BAD_LOOP)
+                return
+            slanted.count = count = found
+            self._slanted[index] = slanted
+        if count:
             self._block(op.regions[0].block)
+
+    def _steps(self, loop: _SlantedLoop) -> int | None:
+        """The most steps that a slanted loop takes."""
+        lower, upper = self._points(loop.lower), self._points(loop.upper)
+        if lower is None or upper is None or not lower.is_known.all() or not upper.is_known.all():
+            return None
+        variables = tuple(dict.fromkeys((*lower.variables, *upper.variables)))
+        spans = _spread(upper.values, upper, variables) - _spread(lower.values, lower, variables)
+        return max(0, -(-int(spans.max(initial=0)) // loop.step))
 
     # -- accesses --------------------------------------------------------------------------------------------------
     def _access(self, op: Operation, memory: Value, at: Sequence[Value]) -> None:
@@ -187,6 +221,9 @@ class _Kernel:
     def _allowed(self, points: _Points) -> Array:
         """Which points the conditions around the operation let through; those on other variables do not count."""
         allowed = np.ones(points.values.shape, bool)
+        for variable in points.variables:
+            if variable in self._slanted:
+                allowed &= self._runs(variable, points.variables)
         for condition, wanted in self._conditions:
             for part in _conjuncts(condition) if wanted else (condition,):
                 found = self._points(part)
@@ -195,12 +232,22 @@ class _Kernel:
                     allowed &= holds | ~_spread(found.is_known, found, points.variables)
         return allowed
 
+    def _runs(self, index: Value, variables: Sequence[Value]) -> Array:
+        """At which of the points a slanted loop runs."""
+        found, upper = self._points(index), self._points(self._slanted[index].upper)
+        if found is None or upper is None or not all(v in variables for v in upper.variables):
+            return np.array(True)
+        return _spread(found.values, found, variables) < _spread(upper.values, upper, variables)
+
     # -- values ----------------------------------------------------------------------------------------------------
     def _interval(self, value: Value) -> Interval | None:
         """Where an integer lies at least; None where that is not simple to say."""
         if value in self._loops:
             loop = self._loops[value]
             return (loop[0], loop[-1]) if len(loop) else (loop.start, loop.start)
+        if value in self._slanted:
+            lower, upper = self._interval(self._slanted[value].lower), self._interval(self._slanted[value].upper)
+            return None if lower is None or upper is None else (lower[0], upper[1] - 1)
         argument = self.call.arguments.get(value)
         if isinstance(argument, int):
             return int(argument), int(argument)
@@ -220,6 +267,8 @@ class _Kernel:
         variable = self._loops.get(value)
         if variable is not None:
             return _exact((value,), np.array(variable)) if len(variable) <= MAX_POINTS else None
+        if value in self._slanted:
+            return self._slanted_points(value)
         argument = self.call.arguments.get(value)
         if isinstance(argument, int):
             return _exact((), np.array(int(argument)))
@@ -256,21 +305,21 @@ class _Kernel:
         values = rule(*spread)
         return _Points(variables, values, np.broadcast_to(is_known, values.shape))
 
+    def _slanted_points(self, index: Value) -> _Points | None:
+        loop = self._slanted[index]
+        lower = self._points(loop.lower)
+        if lower is None or lower.values.size * loop.count > MAX_POINTS:
+            return None
+        steps = np.arange(loop.count) * loop.step
+        values = lower.values[..., None] + steps
+        return _Points((*lower.variables, index), values, np.broadcast_to(lower.is_known[..., None], values.shape))
+
     def _chosen(self, op: Operation, result: int) -> _Points | None:
         """A result of ``scf.if`` whose condition is an argument, such as an ``add`` flag."""
         condition = self.call.arguments.get(op.operands[0])
         if not isinstance(condition, bool | int):
             return None
         return self._points(op.regions[0 if condition else 1].block.ops[-1].operands[result])
-
-
-def _range(lower: Interval | None, upper: Interval | None, step: Interval | None) -> range | None:
-    """At least the values of a loop's index; None where they are not known."""
-    if lower is None or upper is None or step is None or step[0] != step[1] or step[0] < 1:
-        return None
-    if step[0] > 1 and lower[0] != lower[1]:
-        return None
-    return range(lower[0], upper[1], step[0])
 
 
 def _exact(variables: tuple[Value, ...], values: Array) -> _Points:
@@ -328,6 +377,8 @@ _COMPARISONS: dict[str, Callable[..., Array]] = {
 _INTERVALS: dict[str, Callable[[Interval, Interval], Interval]] = {
     "arith.addi": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "arith.subi": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "arith.minsi": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "arith.maxsi": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
     "arith.muli": lambda a, b: (
         min(x * y for x in a for y in b),
         max(x * y for x in a for y in b),

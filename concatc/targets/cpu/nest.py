@@ -197,10 +197,27 @@ def recognize(kernel: FuncOp) -> list[Item] | None:
     stages = nests_in(items or [])
     if items is None or any(a.extent == 0 for stage in stages for a in (*stage.outer, *stage.axes)):
         return None
+    if any(_is_slanted(stage) for stage in stages):
+        return None
     sums = [stage for stage in stages if stage.total is not None and stage.parallel]
     if len(stages) == 1:
         return items if sums or stages[0].folds else None
     return items if any(s.term is not None and s.term.op and s.term.op.name == "arith.mulf" for s in sums) else None
+
+
+def _is_slanted(stage: Nest) -> bool:
+    """Whether a bound of a loop depends on another loop of the stage: its rows cannot be done together."""
+    own = {axis.index for axis in stage.axes}
+    waiting = [bound for axis in stage.axes for bound in (axis.lower, axis.upper)]
+    seen: dict[Value, None] = {}
+    while waiting:
+        value = waiting.pop()
+        if value in own:
+            return True
+        if value not in seen and value.op is not None:
+            seen[value] = None
+            waiting += value.op.operands
+    return False
 
 
 def nests_in(items: Sequence[Item]) -> list[Nest]:
