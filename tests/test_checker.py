@@ -21,7 +21,7 @@ from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.passes.check_lattice import overlap, overlaps_itself
 from concatc.passes.check_plan import check_plan, verify_plan
 from concatc.targets.reference.interpreter import run_function
-from concatc.targets.reference.plan_interpreter import BaseMemory, run_launch
+from concatc.targets.reference.plan_interpreter import BaseMemory, run_launch, run_plan
 from tests.nets.section5 import NETS
 from tests.planning import arguments, to_plan
 
@@ -32,6 +32,8 @@ NAMES = [
     "dense_block",
     "read_before_complete",
     "shared_weights",
+    "tree_of_concats",  # kernels in segments
+    "one_blob_in_two_concats",  # a second store
 ]
 MUTANTS_A_NET = 100
 
@@ -262,6 +264,34 @@ def test_messages_name_the_launch_and_what_it_read() -> None:
     assert (
         "write 0 adds to grads+320 [6] strides [1]: element [0] was never written" in check_plan(added, net)[0].message
     )
+
+
+def test_values_of_several_segments() -> None:
+    """A result may lie in several places; each must hold its part, and together they hold all of it."""
+    net, plan = to_plan(NETS["inference_only"]())
+    (whole,) = plan.values["output:c"]
+    left = Segment((0, 0), whole.window.sub((0, 0), (2, 4)))
+    right = Segment((0, 4), whole.window.sub((0, 4), (2, 2)))
+    given = dict(zip(map(argument_key, net.args), arguments(net), strict=True))
+    expected = run_plan(plan, given)["output:c"]
+
+    def with_segments(*segments: Segment) -> Plan:
+        return replace(plan, values={**plan.values, "output:c": segments})
+
+    split = with_segments(left, right)
+    assert check_plan(split, net) == [] and check_plan(split, net, simulated_bytes=0) == []
+    assert np.array_equal(run_plan(split, given)["output:c"], expected)
+    wrong = {
+        "output:c has 8 of its 12 elements": with_segments(left),
+        "two segments of output:c hold the same elements": with_segments(left, right, right),
+        "a segment of output:c leaves its shape": with_segments(left, replace(right, start=(0, 5))),
+        "output:c in outputs+0": with_segments(
+            Segment((0, 2), whole.window.sub((0, 0), (2, 4))), Segment((0, 0), whole.window.sub((0, 4), (2, 2)))
+        ),
+    }
+    for message, bad in wrong.items():
+        found = check_plan(bad, net)
+        assert found and any(message in d.message for d in found), (message, found)
 
 
 def test_verify_raises_everything() -> None:

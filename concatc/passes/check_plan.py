@@ -14,14 +14,16 @@ byte is overwritten, first writes store, sums keep their order, results end in t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import ELEMENT_BYTES, TensorType
+from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.expr import Ref, loads
 from concatc.loops.pieces import Piece
-from concatc.loops.plan import Launch, Plan, Window
+from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.op import lowered
 from concatc.passes.check_lattice import disjoint_boxes, extent_bytes, overlap, overlaps_itself
 from concatc.passes.check_values import check_values
@@ -188,7 +190,10 @@ def _same_index(piece: Piece, operands: set[int], temps: set[int]) -> bool:
 def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:
     """Values lie within their bases, in disjoint parts; no two arguments or results share a byte."""
     interface: list[tuple[str, Window]] = []
+    shapes = _interface_shapes(net) if net is not None else {}
     for name, segments in plan.values.items():
+        if name in shapes:
+            yield from _check_cover(name, segments, shapes[name])
         for segment in segments:
             for problem in _check_window(plan, segment.window):
                 yield Diagnostic(f"a segment of {name} {problem}")
@@ -201,6 +206,24 @@ def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:
         by_base.setdefault(window.base, []).append((*extent_bytes(window), name, window))
     for places in by_base.values():
         yield from _check_disjoint(sorted(places, key=lambda p: p[:3]))
+
+
+def _interface_shapes(net: FuncOp) -> dict[str, tuple[int, ...]]:
+    shapes = {argument_key(arg): arg.shape for arg in net.args}
+    return shapes | {key: v.shape for key, v in zip(result_keys(net), net.ret.operands, strict=True)}
+
+
+def _check_cover(name: str, segments: Sequence[Segment], shape: tuple[int, ...]) -> Iterator[Diagnostic]:
+    """The segments of an argument or result lie within its shape and hold all of its elements."""
+    for s in segments:
+        ends = [a + n for a, n in zip(s.start, s.window.shape, strict=False)]
+        within = len(s.start) == len(ends) == len(shape) and all(e <= n for e, n in zip(ends, shape, strict=True))
+        if not within or min(s.start, default=0) < 0:
+            yield Diagnostic(f"a segment of {name} leaves its shape {list(shape)}")
+            return
+    held, elements = sum(math.prod(s.window.shape) for s in segments), math.prod(shape)
+    if held < elements:
+        yield Diagnostic(f"{name} has {held} of its {elements} elements")
 
 
 def _check_disjoint(places: Sequence[tuple[int, int, str, Window]]) -> Iterator[Diagnostic]:
