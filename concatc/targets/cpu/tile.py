@@ -26,6 +26,7 @@ VECTORS = (1, 2, 3, 4)
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
+AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
 STEP = 2.0  # of an iteration of the innermost loop
 TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
 # What an extent that is known at run time is taken for.
@@ -190,8 +191,19 @@ def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> floa
     if step == 0:
         return BROADCAST
     if step == 1:
-        return CONTIGUOUS if condition_of(load) is None else MASKED
+        near = AGAIN if _is_tap(nest, load) else 1.0
+        return near * (CONTIGUOUS if condition_of(load) is None else MASKED)
     return GATHER_LANE * lanes
+
+
+def _is_tap(nest: Nest, load: Operation) -> bool:
+    """Whether an index adds one of a few iterations of the result to a place in the sum: ``x[i + a]`` for ``y[a]``."""
+    taps = [a for a in nest.parallel if a.extent is not None and 1 < a.extent <= TAPS]
+    for index in load.operands[1:]:
+        axes = nest.axes_of(index)
+        if any(a in axes for a in taps) and any(a in axes for a in nest.reduce):
+            return True
+    return False
 
 
 def _store_cost(nest: Nest, vector: NestAxis, lanes: int, store: Operation) -> float:
