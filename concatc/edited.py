@@ -36,6 +36,7 @@ from concatc.passes.dumps import load_dump
 from concatc.passes.graph import is_backward
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops
+from concatc.plan_trial import FORM
 from concatc.runtime.index_check import distinct, state_index_checks, stated_index_checks
 from concatc.runtime.loop_bounds import loop_problems
 from concatc.runtime.plan_bounds import plan_index_checks
@@ -212,8 +213,11 @@ class PlanDump(Lowering):
         needed = plan_index_checks(plan, self._net, self._interface)
         state_index_checks(plan.net, distinct([*stated_index_checks(self._net), *needed]))
         self._net = net_of(plan.net)
-        super().__init__(Module(plan.name, [self._net]), phase, options, None)
+        super().__init__(Module(plan.name, [self._net]), phase, _of_declaration(options), None)
         self._plan = plan
+        if options.verify_plan:
+            values = "what the bytes hold is not checked, a dump of a plan has no ops of the net"
+            self.checked.append(f"{len(plan.launches)} launches: {FORM}; {values}")
         LowerToLoops().run(plan)  # says what scratch lacks
 
     @cached_property
@@ -253,8 +257,10 @@ class LoopsDump(Lowering):
             slot = interface.slots[key]
             if 0 not in slot.shape and not any(overlap(slot, w) for w in written if w.base == slot.base):
                 raise ConcatcError(Diagnostic(f"no call writes {key}, which @{DECLARED} declares", net.loc))
-        super().__init__(Module(module.sym_name, [net]), phase, options, None)
+        super().__init__(Module(module.sym_name, [net]), phase, _of_declaration(options), None)
         self._module = module
+        if options.verify_plan:
+            self.checked.append(f"{len(calls)} calls: each index stays in its window; loops have no plan to check")
         self._bases = bases
         self._interface = interface
 
@@ -286,6 +292,11 @@ class LoopsDump(Lowering):
         """The loops; raises UsageError for a level before them."""
         _check_level(name, "loops")
         return super().level(name)
+
+
+def _of_declaration(options: Options) -> Options:
+    """``verify_each`` is for ops; a declaration has none, and was checked when it was read."""
+    return replace(options, verify_each=False)
 
 
 def _check_level(name: str, first: str) -> None:

@@ -24,6 +24,12 @@ def test_all_wrong_inputs_are_named_at_once() -> None:
     assert error_of(net.forward, a="text", b=object(), label=[0.5] * 9).count("error:") == 3
 
 
+def test_one_array_is_no_mapping_of_inputs() -> None:
+    net = compile_thread()
+    for call in (net.forward, net.eval, net.train_step):
+        assert "as one mapping, not as a ndarray" in error_of(call, np.zeros((6, 5), np.float32))
+
+
 def test_plain_lists_take_the_type_of_the_input() -> None:
     net = concatc.compile_source(
         "net f(n = 2) { input x: f32[n, 2]; input i: i32[n]; output x + x as y; output i as j }", target="reference"

@@ -165,7 +165,7 @@ class CompiledModule:
         its name, and the outputs.  ``copy=False`` returns views that live until the next call.  Raises UsageError where
         inputs are wrong: all that is wrong at once.
         """
-        instance = self._prepare("train", {**(inputs or {}), **arrays})
+        instance = self._prepare("train", _by_name(inputs, arrays))
         instance.run("forward", instance.build(None))
         self._steps += 1
         self._pending = instance
@@ -209,7 +209,7 @@ class CompiledModule:
         if not self.outputs:
             where = " in inference" if self.signature.outputs else ""
             raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))
-        instance = self._prepare("infer", {**(inputs or {}), **arrays})
+        instance = self._prepare("infer", _by_name(inputs, arrays))
         instance.run("forward", instance.build(None))
         return {name: _handed_out(instance.read("output", name), copy) for name in instance.signature.outputs}
 
@@ -222,7 +222,7 @@ class CompiledModule:
         Returns the losses: the weighted total as ``"loss"``, each loss unweighted by its name.
         """
         self._needs_loss()
-        instance = self._prepare("train", {**(inputs or {}), **arrays})
+        instance = self._prepare("train", _by_name(inputs, arrays))
         update = self._update(optimizer) if optimizer is not None else None
         if update is not None:
             self._check_multipliers(instance)
@@ -473,3 +473,11 @@ def _handed_out(view: Array, copy: bool) -> Array:
     if not copy:
         return view
     return np.array(view) if view.ndim else view[()]
+
+
+def _by_name(inputs: Mapping[str, Any] | None, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of a call by input name; raises UsageError where what stands for all of them is no mapping."""
+    if inputs is not None and not isinstance(inputs, Mapping):
+        message = f"inputs are given by name or as one mapping, not as a {type(inputs).__name__}"
+        raise UsageError(Diagnostic(message, help="write x=array, or {'x': array}"))
+    return {**(inputs or {}), **arrays}
