@@ -15,21 +15,24 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from concatc.diagnostics import Diagnostic
 from concatc.ir.core import Block, FuncOp, Operation, Value
-from concatc.ir.types import I1, INTEGERS, MemRefType, ScalarType
+from concatc.ir.types import I1, INTEGERS, ScalarType
 from concatc.loops.bases import Interface, argument_key
 from concatc.loops.memory import Array
 from concatc.loops.plan import Window
-from concatc.passes.check_step import Call
+from concatc.passes.check_lattice import overlap
+from concatc.passes.check_step import Call, written_arguments
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.integers import Integers
 
 MAX_POINTS = 1 << 22
+# Integers beyond are not followed: sums and products of smaller ones are exact in float64, where they are compared.
+LARGEST = 1 << 53
 BAD_LOOP = "the bounds of a loop are numbers, arguments and other loops; its step is 1 or more"
 
 Interval = tuple[int, int]  # both ends included
@@ -47,15 +50,19 @@ def loop_problems(
     problems: dict[Diagnostic, None] = {}
     known: dict[object, _Kernel] = {}
     for call in calls:
+        windows = call.windows()
         loaded = _loaded_domains(call, memory, domains)
         key = (call.kernel.sym_name, *(_shape(v) for v in call.arguments.values()), tuple(loaded.items()))
         if key not in known:
             known[key] = _Kernel(call, loaded)
             known[key].run()
             problems.update(dict.fromkeys(known[key].problems))
-        for arg, values in known[key].stored.items():
-            window = call.windows()[arg]
-            memory.write(window, None if values is None else _numbered(window.shape, values, domains))
+        stored = known[key].stored
+        for arg, found in stored.items():
+            # Which of two stores to one place comes last is not followed.
+            is_alone = not any(other is not arg and overlap(windows[arg], windows[other]) for other in stored)
+            values = found.values if is_alone and found.covered.all() else None
+            memory.write(windows[arg], None if values is None else _numbered(windows[arg].shape, values, domains))
     return list(problems)
 
 
@@ -67,7 +74,8 @@ def _stated(arg: Value, checks: Sequence[IndexCheck], domains: list[tuple[int, .
     """The number of the domain of each element of an argument, by the checks that it is held to."""
     found = np.full(arg.tensor.numel, -1)
     for check in checks:
-        if (check.kind, check.name) == (arg.attrs.get("cnet.kind"), arg.attrs.get("cnet.name")):
+        is_of_it = (check.kind, check.name) == (arg.attrs.get("cnet.kind"), arg.attrs.get("cnet.name"))
+        if is_of_it and check.extent <= MAX_POINTS:
             values = range(check.extent) if check.ignored is None else (*range(check.extent), check.ignored)
             domains.append(tuple(values))
             found[slice(None) if check.positions is None else check.positions] = len(domains) - 1
@@ -80,10 +88,15 @@ def _numbered(shape: Sequence[int], values: tuple[int, ...], domains: list[tuple
 
 
 def _loaded_domains(call: Call, memory: Integers, domains: Sequence[tuple[int, ...]]) -> dict[Value, tuple[int, ...]]:
-    """The values that the integers in the windows of a call may have, where all of them are known."""
+    """The values that the integers in the windows of a call may have, where all of them are known.
+
+    What the kernel itself stores to is left out: a load may come behind the store.
+    """
     found: dict[Value, tuple[int, ...]] = {}
-    for arg, window in call.windows().items():
-        if window.dtype in INTEGERS:
+    windows = call.windows()
+    written = [windows[arg] for arg in written_arguments(call.kernel) if arg in windows]
+    for arg, window in windows.items():
+        if window.dtype in INTEGERS and not any(overlap(window, other) for other in written):
             numbers = memory.read(window)
             if numbers is not None:
                 together = [value for k in np.unique(numbers).tolist() for value in domains[k]]
@@ -95,7 +108,8 @@ def _loaded_domains(call: Call, memory: Integers, domains: Sequence[tuple[int, .
 class _Points:
     """A value at all combinations of the variables that it depends on, one axis each.
 
-    ``is_known`` is False where targets need not agree on it: a negative number is divided, or something by zero.
+    ``is_known`` is False where targets need not agree on it: a negative number is divided, or something by zero, or
+    the result does not fit its type.
     """
 
     variables: tuple[Value, ...]
@@ -116,14 +130,21 @@ class _SlantedLoop:
 
 
 @dataclass
+class _Stored:
+    """What a kernel stores to one memory argument: integers (None where not known), and which elements for sure."""
+
+    covered: Array
+    values: tuple[int, ...] | None = ()
+
+
+@dataclass
 class _Kernel:
     """One kernel with the arguments of one call."""
 
     call: Call
     loaded: Mapping[Value, tuple[int, ...]]
     problems: list[Diagnostic] = field(default_factory=list)
-    # The integers that each memory argument was given; None where that is not known.
-    stored: dict[Value, tuple[int, ...] | None] = field(default_factory=dict)
+    stored: dict[Value, _Stored] = field(default_factory=dict)
     _loops: dict[Value, range] = field(default_factory=dict)
     _slanted: dict[Value, _SlantedLoop] = field(default_factory=dict)
     _conditions: list[tuple[Value, bool]] = field(default_factory=list)
@@ -202,21 +223,32 @@ class _Kernel:
             reached = points.values[allowed]
             wrong = reached[(reached < 0) | (reached >= extent)]
             if not points.is_known[allowed].all():
-                self._wrong(op, f"the index of {where} divides a negative number, or by zero")
+                self._wrong(op, f"the index of {where} divides a negative number or by zero, or overflows")
             elif wrong.size:
                 self._wrong(op, f"reaches {'an element before' if wrong[0] < 0 else f'element {wrong[0]} of'} {where}")
 
     def _store(self, op: Operation) -> None:
-        value, memory = op.operands[:2]
-        if not isinstance(memory.type, MemRefType) or memory.type.dtype not in INTEGERS:
-            self.stored[memory] = None
+        value, memory, *at = op.operands
+        window = self.call.arguments.get(memory)
+        if not isinstance(window, Window):
             return
-        points = self._points(value)
-        before = self.stored.get(memory, ())
-        if points is None or before is None or not points.is_known.all():
-            self.stored[memory] = None
+        stored = self.stored.setdefault(memory, _Stored(np.zeros(window.shape, bool)))
+        points = self._points(value) if window.dtype in INTEGERS else None
+        if points is None or stored.values is None or not points.is_known.all():
+            stored.values = None
             return
-        self.stored[memory] = tuple(dict.fromkeys((*before, *np.unique(points.values).tolist())))
+        stored.values = tuple(dict.fromkeys((*stored.values, *np.unique(points.values).tolist())))
+        indices = [self._points(index) for index in at]
+        found = [p for p in indices if p is not None and p.is_known.all()]
+        # A store under a condition, or in a loop that may take no step, is not for sure.
+        if self._conditions or self._slanted or len(found) < len(indices):
+            return
+        variables = tuple(dict.fromkeys(v for p in found for v in p.variables))
+        sizes = {v: n for p in found for v, n in zip(p.variables, p.values.shape, strict=True)}
+        if math.prod(sizes.values()) <= MAX_POINTS:
+            places = [_spread(p.values, p, variables) for p in found]
+            if all(((p >= 0) & (p < n)).all() for p, n in zip(places, window.shape, strict=True)):
+                stored.covered[tuple(places)] = True
 
     def _allowed(self, points: _Points) -> Array:
         """Which points the conditions around the operation let through; those on other variables do not count."""
@@ -242,6 +274,10 @@ class _Kernel:
     # -- values ----------------------------------------------------------------------------------------------------
     def _interval(self, value: Value) -> Interval | None:
         """Where an integer lies at least; None where that is not simple to say."""
+        found = self._simple_interval(value)
+        return found if found is not None and found[0] >= -LARGEST and found[1] <= LARGEST else None
+
+    def _simple_interval(self, value: Value) -> Interval | None:
         if value in self._loops:
             loop = self._loops[value]
             return (loop[0], loop[-1]) if len(loop) else (loop.start, loop.start)
@@ -264,6 +300,14 @@ class _Kernel:
 
     def _points(self, value: Value) -> _Points | None:
         """All values of an integer or a condition; None where they are not known or too many."""
+        found = self._followed(value)
+        if found is None:
+            return None
+        low, high = _RANGES.get(str(value.type), (-LARGEST, LARGEST))
+        fits = (found.values >= low) & (found.values <= high)
+        return found if fits.all() else replace(found, is_known=found.is_known & fits)
+
+    def _followed(self, value: Value) -> _Points | None:
         variable = self._loops.get(value)
         if variable is not None:
             return _exact((value,), np.array(variable)) if len(variable) <= MAX_POINTS else None
@@ -284,7 +328,9 @@ class _Kernel:
         if op.name == "scf.if":
             return self._chosen(op, op.results.index(value))
         if op.name in _SAME:
-            return self._points(op.operands[0])
+            return self._cast(op)
+        if op.operands[-1].type == I1 and op.name in _SIGNED and op.attributes.get("predicate") not in ("eq", "ne"):
+            return None  # true is -1 there
         rule = _COMPARISONS.get(str(op.attributes.get("predicate"))) if op.name == "arith.cmpi" else _RULES.get(op.name)
         if rule is None:
             return None
@@ -302,8 +348,19 @@ class _Kernel:
             fine = (spread[0] >= 0) & (spread[1] > 0)
             is_known = is_known & fine
             spread[1] = np.where(fine, spread[1], 1)
+        if op.name == "arith.muli":
+            is_known = is_known & (np.abs(spread[0].astype(np.float64) * spread[1]) <= LARGEST)
         values = rule(*spread)
         return _Points(variables, values, np.broadcast_to(is_known, values.shape))
+
+    def _cast(self, op: Operation) -> _Points | None:
+        """The same number in another type, if it fits; a negative one that is taken for unsigned is another."""
+        found = self._points(op.operands[0])
+        if found is None or (op.operands[0].type == I1 and op.name != "arith.extui"):
+            return None
+        if op.name in ("arith.extui", "arith.index_castui"):
+            return replace(found, is_known=found.is_known & (found.values >= 0))
+        return found
 
     def _slanted_points(self, index: Value) -> _Points | None:
         loop = self._slanted[index]
@@ -341,7 +398,9 @@ def _conjuncts(condition: Value) -> Iterator[Value]:
     yield condition
 
 
-_SAME = ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.trunci")
+_SAME = ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.extui", "arith.trunci")
+_SIGNED = ("arith.cmpi", "arith.maxsi", "arith.minsi")
+_RANGES = {"i1": (0, 1), "i32": (-(1 << 31), (1 << 31) - 1)}
 
 
 def _select(condition: Array, yes: Array, no: Array) -> Array:
