@@ -475,7 +475,7 @@ def _handed_out(view: Array, copy: bool) -> Array:
     return np.array(view) if view.ndim else view[()]
 
 
-def _by_name(inputs: Mapping[str, Any] | None, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _by_name(inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a call by input name; raises UsageError where what stands for all of them is no mapping."""
     if inputs is not None and not isinstance(inputs, Mapping):
         message = f"inputs are given by name or as one mapping, not as a {type(inputs).__name__}"
