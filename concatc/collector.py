@@ -1,7 +1,7 @@
 """Python's garbage collector, paused while much is made that lives on.
 
-    with collector_paused():        making the IR of a net, or its code: each collection would visit all of it, and
-        ..                          find nothing; it took half of the time of every pass
+with collector_paused():        making the IR of a net, or its code: each collection would visit all of it, and
+    ..                          find nothing; it took half of the time of every pass
 """
 
 from __future__ import annotations
