@@ -172,12 +172,12 @@ def test_native_code_is_equal_to_the_reference(case: Case, dtype: str, tmp_path:
     assert_close(run(plan, launch, arrays, native), reference(kernel, arrays) + 1, case.terms, dtype)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("conv_pad", "conv_weight_grad", "linear")], ids=str)
-def test_nan_and_infinity_go_where_they_go_in_the_reference(case: Case, tmp_path: Any) -> None:
+@pytest.mark.parametrize("name", ["conv_pad", "conv_weight_grad", "linear"])
+def test_nan_and_infinity_go_where_they_go_in_the_reference(name: str, tmp_path: Any) -> None:
     def native(loops: Any, arena: np.ndarray) -> None:
         CpuTarget(Cache(tmp_path)).build_loops(loops).run({"arena": arena}, "step")
 
-    kernel = case.kernel("f32")
+    (kernel,) = (case.kernel("f32") for case in CASES if case.name == name)
     plan, launch = launch_of(kernel, gap=0)
     arrays = data(kernel)
     arrays[0].flat[1], arrays[0].flat[-1] = math.nan, math.inf
