@@ -16,10 +16,9 @@ from concatc.loops.program import Buffer, Statement
 
 @dataclass(frozen=True)
 class Computed:
-    """An index that is more than an axis; ``axes`` are those it depends on, ``gathered`` whether through memory."""
+    """An index that is more than an axis; ``axes`` are those it depends on."""
 
     axes: tuple[Axis, ...]
-    gathered: bool = False
 
 
 Place = Axis | Const | Computed
@@ -77,15 +76,13 @@ def place_of(index: Expr) -> Place:
     if isinstance(index, Axis | Const):
         return index
     axes: dict[Axis, None] = {}
-    gathered = False
     stack: list[Expr] = [index]
     while stack:
         node = stack.pop()
         if isinstance(node, Axis):
             axes[node] = None
-        gathered |= isinstance(node, Load)
         stack.extend(reversed(children(node)))
-    return Computed(tuple(axes), gathered)
+    return Computed(tuple(axes))
 
 
 def _substitute(place: Place, by: dict[Axis, Place]) -> Place:
@@ -94,12 +91,10 @@ def _substitute(place: Place, by: dict[Axis, Place]) -> Place:
     if isinstance(place, Const):
         return place
     axes: dict[Axis, None] = {}
-    gathered = place.gathered
     for axis in place.axes:
         inner = by[axis]
         if isinstance(inner, Axis):
             axes[inner] = None
         elif isinstance(inner, Computed):
             axes.update(dict.fromkeys(inner.axes))
-            gathered |= inner.gathered
-    return Computed(tuple(axes), gathered)
+    return Computed(tuple(axes))
