@@ -33,7 +33,7 @@ from concatc.loops.plan_text import module_of, plan_of
 from concatc.manifest import FORMAT, MANIFEST, WRITE_AGAIN, Manifest, read_manifest
 from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.runtime.module import CompiledModule
-from concatc.runtime.source import PHASES, Dim, Phase
+from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.targets import Executable, Lowered
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuExecutable, CpuTarget, ObjectCode
@@ -224,6 +224,7 @@ class WrittenModule:
         self._options = Options(dtype=manifest.dtype)
         self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
         self._lowerings: dict[Phase, WrittenLowering] = {}
+        self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
         self.target = WrittenTarget()
 
     @property
@@ -241,6 +242,20 @@ class WrittenModule:
             graph = parse_module(files["graph.mlir"].decode(), f"{phase}/graph.mlir")
             self._lowerings[phase] = WrittenLowering(graph, phase, self._options, like, files)
         return self._lowerings[phase]
+
+    def executable(self, phase: Phase, update: Update | None) -> Executable:
+        """The code of a phase, as it was written; an optimizer's update is compiled."""
+        key = (phase, update.key if update is not None else None)
+        if key not in self._executables:
+            lowering = self.phase(phase)
+            self._executables[key] = self.target.build(
+                lowering if update is None else lowering.with_update(update.plan())
+            )
+        return self._executables[key]
+
+    def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
+        """A written module has one choice of dims."""
+        return None
 
     def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
         """A written module has one choice of dims."""

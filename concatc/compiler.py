@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
@@ -23,9 +23,10 @@ from concatc.ir.core import Attr, Module
 from concatc.ir.passes import Pass, PassManager, Timing
 from concatc.ir.printer import Style
 from concatc.loops.bases import Interface, interface_of
-from concatc.loops.declaration import declaration_of
+from concatc.loops.declaration import declaration_of, plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
+from concatc.loops.scaled_plan import ScaledPlan
 from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
@@ -47,11 +48,13 @@ from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.plan_trial import try_plan, try_update
+from concatc.rescale import Rescaled, ScaledPhase
 from concatc.runtime.bounds import index_checks
 from concatc.runtime.index_check import state_index_checks
-from concatc.runtime.source import Dim, Phase
+from concatc.runtime.source import Dim, Phase, Source, Update
+from concatc.scaling import Scaling
 from concatc.stages import stage
-from concatc.targets import Target
+from concatc.targets import Executable, Target
 
 R = TypeVar("R")
 LEVELS = ("graph", "split", "joint", "optimized", "kernels", "plan", "loops")
@@ -206,8 +209,30 @@ class Lowering:
     @cached_property
     def loops(self) -> Module:
         """Level 06."""
-        step, plan = LowerToLoops(), self.plan
-        return self._timed(step.name, lambda: step.run(plan))
+        return self.net_loops if self.update is None else self._lowered(self.plan)
+
+    @cached_property
+    def net_loops(self) -> Module:
+        """The loops without an update."""
+        return self._lowered(self.net_plan)
+
+    @property
+    def arena_bytes(self) -> int:
+        """The size of the arena."""
+        arena = self.plan.bases.get("arena")
+        return arena.size_bytes if arena is not None else 0
+
+    @cached_property
+    def stacked(self) -> Plan:
+        """The plan without reuse of memory, which tells its blocks apart."""
+        plan = place_scratch(PlanMemory(self.interface, reuse=False).plan(self.kernels))
+        plan.net = plain_declaration(declaration_of(self.kernels.main, self.interface))
+        return plan
+
+    @cached_property
+    def stacked_loops(self) -> Module:
+        """The loops of that plan."""
+        return LowerToLoops().run(self.stacked)
 
     def level(self, name: str) -> Module:
         """The module of a level."""
@@ -248,6 +273,10 @@ class Lowering:
         if name not in BLOB_LEVELS:
             raise UsageError(Diagnostic(f"the {name} hold no blobs", help=f"there are {', '.join(BLOB_LEVELS)}"))
         return path_text(self.level(name), blob, style)
+
+    def _lowered(self, plan: Plan) -> Module:
+        step = LowerToLoops()
+        return self._timed(step.name, lambda: step.run(plan))
 
     def _planned(self, kernels: Module) -> Plan:
         return place_scratch(PlanMemory(self.interface).plan(kernels))
@@ -292,7 +321,7 @@ class Lowering:
         """Other passes behind level 02; what was made without them is forgotten."""
         self._passes = passes
         self._levels = {name: made for name, made in self._levels.items() if name not in ("optimized", "kernels")}
-        for made in ("net_plan", "plan", "loops"):
+        for made in ("net_plan", "plan", "net_loops", "loops"):
             self.__dict__.pop(made, None)
 
     def _run(self, module: Module, passes: Sequence[Pass]) -> None:
@@ -364,6 +393,8 @@ class Compilation:
         self.filename = filename
         self.options = options
         self._lowerings: dict[Phase, Lowering] = {}
+        self._decisions: dict[Phase, list[tuple[Any, ...]]] = {}
+        self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
         graph, self.warnings = self._load("train")
         self._lowerings["train"] = Lowering(graph, "train", options, None)
 
@@ -408,14 +439,61 @@ class Compilation:
         return [(phase, text) for phase, lowering in self._lowerings.items() for text in lowering.checked]
 
     def with_dims(self, dims: Mapping[str, Dim]) -> Compilation:
-        """The same net at other dims."""
+        """The same net compiled for other dims."""
         return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)))
+
+    def executable(self, phase: Phase, update: Update | None) -> Executable:
+        """The code of a phase; with it comes what other batch sizes need."""
+        key = (phase, update.key if update is not None else None)
+        if key not in self._executables:
+            lowering = self.phase(phase)
+            self._executables[key] = self.target.build(
+                lowering if update is None else lowering.with_update(update.plan())
+            )
+            self.scaled(phase)
+        return self._executables[key]
+
+    # -- other batch sizes ---------------------------------------------------------------------------------------------
+    @cached_property
+    def scaling(self) -> Scaling:
+        """How the net follows from its batch sizes."""
+        return Scaling(self)
+
+    def scaled(self, phase: Phase) -> ScaledPhase | None:
+        """The phase at any batch size; None where it must be compiled for each: budgets are met size by size."""
+        if not self.target.runs_plan or self.options.max_memory is not None:
+            return None
+        return self.scaling.phase(phase)
+
+    def scaled_plan(self, phase: Phase) -> ScaledPlan:
+        """The plan at any batch size."""
+        return self.scaling.plan(phase)
+
+    def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
+        """The same net at other batch sizes, on the same code; None where it must be compiled."""
+        changed = {name: n for name, n in dims.items() if self.dims.get(name) != n}
+        if any(type(n) is not int or n < 1 or name not in self.scaling.names for name, n in changed.items()):
+            return None
+        return Rescaled(self, dims) if self.scaled(phase) is not None else None
+
+    def decisions(self, phase: Phase) -> list[tuple[Any, ...]]:
+        """The numbers that decided something when the graph of a phase was made."""
+        self.phase(phase)
+        return self._decisions[phase]
+
+    def look_at(self, dims: Mapping[str, Dim]) -> Compilation:
+        """The same net at other dims, without what is shown and checked on the way."""
+        quiet = replace(
+            self.options, dims=dict(dims), verify_each=False, verify_plan=False, print_after=(), print_after_all=False
+        )
+        return Compilation(self.text, self.filename, quiet)
 
     def _load(self, phase: Phase) -> tuple[Module, list[Diagnostic]]:
         with stage("imports"):
             from concatc.frontend import cnet  # the parser is not needed where a module was compiled before
 
         options = self.options
+        decisions = self._decisions[phase] = []
         with stage("front end"):
             graph, warnings = cnet.load(
                 self.text,
@@ -425,6 +503,7 @@ class Compilation:
                 phase=phase,
                 keep=options.keep if phase == "train" else (),
                 dtype=options.dtype,
+                decisions=decisions,
             )
         if phase == "train":
             freeze(graph.main, options.freeze)

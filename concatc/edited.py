@@ -85,6 +85,7 @@ class EditedDump(Compilation):
         self.filename = filename
         self.options = options
         self.warnings = []
+        self._executables = {}
         module = load_dump(text, filename)
         self.level = level_of(module)
         if self.level in STEPS and options.target != "cpu":
@@ -140,6 +141,12 @@ class EditedDump(Compilation):
             return GraphDump(module, self.level, phase, self.options, None)
         KeepOutputs().run(module)
         return GraphDump(module, self.level, phase, self.options, self._lowerings["train"])
+
+    def scaled(self, phase: Phase) -> None:
+        """What was edited is run as it stands."""
+
+    def at(self, dims: Mapping[str, Dim], phase: Phase) -> None:
+        """A dump has one choice of dims."""
 
     def with_dims(self, dims: Mapping[str, Dim]) -> EditedDump:
         """A dump has one choice of dims."""

@@ -33,6 +33,8 @@ FLOORS: dict[str, float] = {
     "concatc.targets.cpu": 5,
     "concatc.runtime": 5,
     "concatc.plan_trial": 5.5,
+    "concatc.rescale": 5.6,
+    "concatc.scaling": 5.7,
     "concatc.compiler": 6,
     "concatc.manifest": 6,
     "concatc.artifact": 6.5,

@@ -108,6 +108,7 @@ def test_batch_sizes_that_do_not_fit_are_explained() -> None:
     assert error_of(net.eval, x=np.zeros((2, 4), np.float32)) == (
         "error: the arrays given mean k=4, "
         "but parameter `linear.weight` is tensor<2x4xf32> then and tensor<2x3xf32> here\n"
+        "note: `k` is part of its axis 1, which is 3 here and 4 then\n"
         "help: compile with dims={'k': 4}"
     )
     net = concatc.compile_source(

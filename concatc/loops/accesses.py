@@ -16,9 +16,10 @@ from concatc.loops.program import Buffer, Statement
 
 @dataclass(frozen=True)
 class Computed:
-    """An index that is more than an axis; ``axes`` are those it depends on."""
+    """An index that is more than an axis; ``axes`` are those it depends on, ``gathered`` whether through memory."""
 
     axes: tuple[Axis, ...]
+    gathered: bool = False
 
 
 Place = Axis | Const | Computed
@@ -76,13 +77,15 @@ def place_of(index: Expr) -> Place:
     if isinstance(index, Axis | Const):
         return index
     axes: dict[Axis, None] = {}
+    gathered = False
     stack: list[Expr] = [index]
     while stack:
         node = stack.pop()
         if isinstance(node, Axis):
             axes[node] = None
+        gathered |= isinstance(node, Load)
         stack.extend(reversed(children(node)))
-    return Computed(tuple(axes))
+    return Computed(tuple(axes), gathered)
 
 
 def _substitute(place: Place, by: dict[Axis, Place]) -> Place:
@@ -91,10 +94,12 @@ def _substitute(place: Place, by: dict[Axis, Place]) -> Place:
     if isinstance(place, Const):
         return place
     axes: dict[Axis, None] = {}
+    gathered = place.gathered
     for axis in place.axes:
         inner = by[axis]
         if isinstance(inner, Axis):
             axes[inner] = None
         elif isinstance(inner, Computed):
             axes.update(dict.fromkeys(inner.axes))
-    return Computed(tuple(axes))
+            gathered |= inner.gathered
+    return Computed(tuple(axes), gathered)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
+from concatc.ir.clone import clone_function
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
 from concatc.loops.plan import ALIGN_BYTES, Base, interface_key
@@ -57,6 +58,15 @@ def declaration_of(net: FuncOp, interface: Interface) -> FuncOp:
         if given["cnet.kind"] == "state":
             given.pop(OFFSET, None)
     return declared
+
+
+def plain_declaration(declaration: FuncOp) -> FuncOp:
+    """A copy without what was chosen for the sizes, and without what indices must be: that follows from the graph."""
+    copied = clone_function(declaration)
+    copied.attributes = {k: v for k, v in copied.attributes.items() if k in (NET, DIMS)}
+    for arg in copied.args:
+        arg.attrs.pop("cnet.index", None)
+    return copied
 
 
 def declaration_in(module: Module) -> FuncOp | None:

@@ -192,6 +192,6 @@ def _window_axes(statement: Statement, reads: Accesses) -> list[Axis]:
     places += [place_of(i) for i in statement.piece.at]
     found: dict[Axis, None] = {}
     for place in places:
-        if isinstance(place, Computed) and len(place.axes) > 1:
+        if isinstance(place, Computed) and len(place.axes) > 1 and not place.gathered:
             found.update(dict.fromkeys(place.axes))
     return list(found)

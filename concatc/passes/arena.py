@@ -8,6 +8,7 @@ taken.  Best possible is the live set: the most bytes that are alive at one laun
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,12 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
                 return best
     assert best is not None
     return best
+
+
+def stacked_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Offsets of blocks that share no bytes, and the size of the arena."""
+    ends = list(itertools.accumulate((aligned(life.size_bytes) for life in lifetimes), initial=0))
+    return ends[:-1], ends[-1]
 
 
 def _place(lifetimes: Sequence[Lifetime], order: Order, tightest: bool) -> tuple[list[int], int]:

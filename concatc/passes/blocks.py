@@ -14,7 +14,7 @@ from concatc.diagnostics import Loc
 from concatc.ir.core import Operation
 from concatc.ir.types import ELEMENT_BYTES
 from concatc.op import Op
-from concatc.passes.arena import Lifetime, aligned, assign_offsets
+from concatc.passes.arena import Lifetime, aligned, assign_offsets, stacked_offsets
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.storage import Place, Root
 
@@ -34,8 +34,11 @@ class Step:
     loc: Loc | None
 
 
-def assign_blocks(steps: Sequence[Step]) -> tuple[dict[Root, int], int]:
-    """Offsets in bytes of all roots of the arena that the steps touch, and the size of the arena."""
+def assign_blocks(steps: Sequence[Step], reuse: bool = True) -> tuple[dict[Root, int], int]:
+    """Offsets in bytes of all roots of the arena that the steps touch, and the size of the arena.
+
+    Without ``reuse`` the blocks lie one behind the other.
+    """
     sharing = _Sharing(steps)
     for k, step in enumerate(steps):
         if step.op is not None:
@@ -45,7 +48,7 @@ def assign_blocks(steps: Sequence[Step]) -> tuple[dict[Root, int], int]:
         Lifetime(min(t for t, _, _ in uses), max(t for t, _, _ in uses), head.size_bytes)
         for head, uses in heads.items()
     ]
-    offsets, size_bytes = assign_offsets(lifetimes)
+    offsets, size_bytes = (assign_offsets if reuse else stacked_offsets)(lifetimes)
     start = dict(zip(heads, offsets, strict=True))
     return {root: start[head] + at for root, (head, at) in sharing.home.items()}, aligned(size_bytes)
 

@@ -52,6 +52,11 @@ def scratch_bytes(kernel: FuncOp) -> int:
     return _scratch_windows(scratch_of(kernel, lowered), Window("arena", 0, (), (), "i8"))[1]
 
 
+def scratch_pieces(kernel: FuncOp) -> list[int]:
+    """The bytes of each scratch buffer of ``kernel``; every one starts at a multiple of 64."""
+    return [type.size_bytes for type in scratch_of(kernel, lowered)]
+
+
 def lower_to_loops(plan: Plan) -> Module:
     """The module of a plan: ``@step`` first, then its kernels, then the declaration of the net.
 

@@ -33,9 +33,14 @@ from concatc.passes.storage import Part, Place, Root, concat_parts, is_segmented
 
 @dataclass(frozen=True)
 class PlanMemory:
-    """Make a plan.  ``interface`` gives the slots (default: :func:`interface_of` the net)."""
+    """Make a plan.
+
+    ``interface`` gives the slots (default: :func:`interface_of` the net).  Without ``reuse`` every block of the arena
+    has bytes of its own, which tells blocks apart.
+    """
 
     interface: Interface | None = None
+    reuse: bool = True
 
     name = "plan-memory"
 
@@ -43,7 +48,7 @@ class PlanMemory:
         """The plan of the module's main function, whose kernels run in the order in which they stand."""
         net = module.main
         interface = self.interface if self.interface is not None else interface_of(net)
-        return _Planner(module.sym_name, net, interface).plan()
+        return _Planner(module.sym_name, net, interface).plan(self.reuse)
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,10 @@ class _Planner:
         self._emit_results()
         return [step for steps in self.schedule for step in steps]
 
-    def plan(self) -> Plan:
+    def plan(self, reuse: bool = True) -> Plan:
         """The plan."""
         steps = self.steps()
-        offsets, arena_bytes = assign_blocks(steps)
+        offsets, arena_bytes = assign_blocks(steps, reuse)
         return self._finish(steps, offsets, arena_bytes)
 
     # -- steps ---------------------------------------------------------------------------------------------------------

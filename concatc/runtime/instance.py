@@ -44,8 +44,7 @@ class Instance:
         """Bytes of the bases that are this plan's own."""
         sizes = {name: self.interface.bases[name].size_bytes for name in OWN_BASES}
         if self.source.target.runs_plan:
-            plan = self.lowered.plan
-            sizes["arena"] = plan.bases["arena"].size_bytes if "arena" in plan.bases else 0
+            sizes["arena"] = self.lowered.arena_bytes
         return sizes
 
     def build(self, update: OptimizerState | None) -> Executable:
@@ -54,8 +53,7 @@ class Instance:
         if key is None and self._executables:
             return next(reversed(self._executables.values()))
         if key not in self._executables:
-            lowered = self.lowered if update is None else self.lowered.with_update(update.plan())
-            self._executables[key] = self.source.target.build(lowered)
+            self._executables[key] = self.source.executable(self.phase, update)
             # Code with an update has a base for it in every phase.
             self._optimizer_bases[self._executables[key]] = allocate(0) if update is None else update.base
         return self._executables[key]

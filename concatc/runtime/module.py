@@ -7,18 +7,19 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
 from concatc.runtime.bounds import index_checks
 from concatc.runtime.index_check import IndexCheck
-from concatc.runtime.inputs import check_shapes, dims_of, take
+from concatc.runtime.inputs import check_shapes, dims_of, other_parameters, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.memory_report import MemoryReport
 from concatc.runtime.optimizers import Optimizer, OptimizerState
@@ -48,6 +49,18 @@ def _one_at_a_time(
     return locked
 
 
+@dataclass
+class _State:
+    """What a net and its views at other dims (`with_dims`) share and change."""
+
+    initialised: bool = False
+    seed: int = 0
+    steps: int = 0
+    pending: Instance | None = None  # the forward pass that a backward() may follow
+    stale: str = "backward() needs a forward() before it"
+    has_grads: bool = False  # gradients that no step has used
+
+
 class CompiledModule:
     """A net, compiled.  Made by :func:`concatc.compile`.
 
@@ -67,16 +80,12 @@ class CompiledModule:
         self._source = source
         self._lock = threading.RLock()
         self._signatures: dict[Phase, Signature] = {}
+        self._bases = [source]  # what was compiled: the net as it was, and at other dims
         self._instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
         self._current: dict[Phase, Instance] = {}
         self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
-        self._initialised = False
-        self._seed = 0
-        self._steps = 0
-        self._pending: Instance | None = None  # the forward pass that a backward() may follow
-        self._stale = "backward() needs a forward() before it"
-        self._has_grads = False  # gradients that no step has used
+        self._state = _State()
         self._watch = Watch()
         self.loss_weights = LossWeights(self.signature.loss_weights)
 
@@ -111,6 +120,37 @@ class CompiledModule:
         numel = sum(p.type.numel for p in self.signature.params.values())
         return f"<net {self.name}({dims}) on {self._source.target.name}: {numel:,} parameters>"
 
+    def with_dims(self, **dims: Dim) -> CompiledModule:
+        """The same net at other dims: ``net.with_dims(n=7)``.
+
+        It shares parameters, gradients, states, optimizers, weights of losses and memory with this one, which stays
+        usable: a `forward` of one makes a pending `backward` of the other stale, or may be followed by it.  For a
+        batch size (a dim that is the first axis of an input) this is a new plan over the same code, and nothing is
+        compiled: arrays of that size do the same without being asked.  Other dims are compiled anew.  Raises UsageError
+        where a dim is unknown, no value for it, or a part of a parameter's shape.
+        """
+        with self._lock:
+            known = [name for name in dims if name not in self.dims]
+            if known:
+                listed = ", ".join(f"`{name}`" for name in self.dims) or "none"
+                raise UsageError(
+                    [
+                        Diagnostic(
+                            f"net {self.name} has no dim `{name}`",
+                            help=did_you_mean(name, list(self.dims)) or f"its dims are {listed}",
+                        )
+                        for name in known
+                    ]
+                )
+            changed = {name: _plain(n) for name, n in dims.items() if n != self.dims[name]}
+            other = object.__new__(CompiledModule)
+            self._store  # noqa: B018  it is shared, so it must be there
+            other.__dict__ = {**self.__dict__, "_signatures": {}}
+            if changed:
+                at = ", ".join(f"{name}={value}" for name, value in changed.items())
+                other._source = self._at_dims({**self.dims, **changed}, changed, "train", f"with_dims means {at}")
+            return other
+
     # -- values ----------------------------------------------------------------------------------------------------
     @_one_at_a_time
     def init(self, seed: int = 0) -> None:
@@ -122,13 +162,13 @@ class CompiledModule:
             raise UsageError(f"a seed is a whole number, not {seed!r}")
         if not 0 <= seed < SEEDS:
             raise UsageError(f"a seed is 0 to {SEEDS - 1}, not {seed}")
-        self._initialised = True
-        self._seed = int(seed)
-        self._steps = 0
-        self._store.initialise(self._seed)
+        self._state.initialised = True
+        self._state.seed = int(seed)
+        self._state.steps = 0
+        self._store.initialise(self._state.seed)
         for state in self._optimizers.values():
             state.reset()
-        self._has_grads = False
+        self._state.has_grads = False
         self._parameters_changed()
 
     @property
@@ -167,8 +207,8 @@ class CompiledModule:
         """
         instance = self._prepare("train", _by_name(inputs, arrays))
         instance.run("forward", instance.build(None))
-        self._steps += 1
-        self._pending = instance
+        self._state.steps += 1
+        self._state.pending = instance
         self._watch.mark()
         return self._results(instance, copy)
 
@@ -184,15 +224,15 @@ class CompiledModule:
         total plus ``sum(g * logits)``.  An output that is not named has none.
         """
         self._needs_backward()
-        if self._pending is not None and (changed := self._watch.changed()):
+        if self._state.pending is not None and (changed := self._watch.changed()):
             self._outdate(f"the {changed} changed after forward(); run forward() again before backward()")
-        instance = self._pending
+        instance = self._state.pending
         if instance is None or instance.executable is None:
-            raise UsageError(self._stale)
+            raise UsageError(self._state.stale)
         for name, array in take_output_grads(instance.signature.outputs, instance.output_grads, output_grads).items():
             instance.write("output_grad", name, array)
         instance.run("backward", instance.executable)
-        self._has_grads = True
+        self._state.has_grads = True
         self._outdate("backward() ran already; run forward() before the next backward()")
         return self._gradients(instance)
 
@@ -233,8 +273,8 @@ class CompiledModule:
         else:
             update.advance()
             instance.run("step", executable, update)
-        self._has_grads = update is None
-        self._steps += 1
+        self._state.has_grads = update is None
+        self._state.steps += 1
         self._outdate("backward() needs a forward() before it; train_step() ran both")
         losses = {"loss": float(instance.read("total", "loss"))}
         losses.update((name, float(instance.read("loss", name))) for name in instance.signature.loss_weights)
@@ -247,7 +287,7 @@ class CompiledModule:
         Raises UsageError where no backward pass ran since the last update.
         """
         self._needs_backward()
-        if not self._has_grads:
+        if not self._state.has_grads:
             raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
         instance = self._current.get("train") or self._instance("train", self._source)
         update = self._update(optimizer)
@@ -255,7 +295,7 @@ class CompiledModule:
         executable = instance.build(update)
         update.advance()
         instance.run("update", executable, update)
-        self._has_grads = False
+        self._state.has_grads = False
         self._parameters_changed()
 
     # -- reading it ------------------------------------------------------------------------------------------------
@@ -317,7 +357,7 @@ class CompiledModule:
         return Store(self.signature, self._source.phase("train").interface)
 
     def _ready(self) -> None:
-        if not self._initialised:
+        if not self._state.initialised:
             self.init(0)
 
     def _signature(self, phase: Phase) -> Signature:
@@ -337,7 +377,7 @@ class CompiledModule:
             self._outdate("the forward pass before it did not finish")
         instance.write_inputs(arrays)
         instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
-        instance.write("random", "random", [self._seed, self._steps % SEEDS])
+        instance.write("random", "random", [self._state.seed, self._state.steps % SEEDS])
         for name in instance.output_grads:
             instance.write("output_grad", name, 0.0)  # until backward() is given another one
         self._current[phase] = instance
@@ -351,36 +391,29 @@ class CompiledModule:
         changed = {name: n for name, n in dims.items() if n != self._source.dims.get(name)}
         if not changed:
             check_shapes(signature, arrays, dims)
-        source = self._at_dims({**self._source.dims, **dims}, changed)
+        at = ", ".join(f"{name}={n}" for name, n in changed.items())
+        source = self._at_dims({**self._source.dims, **dims}, changed, phase, f"the arrays given mean {at}")
         check_shapes(signature_of(source.phase(phase).graph.main), arrays, dims)
         return self._instance(phase, source)
 
-    def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
+    def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, Dim], phase: Phase, why: str) -> Source:
+        """The net at other dims: on code that is there, or compiled.  Raises UsageError where it is another net."""
         key = tuple(dims.items())
         known = [i.source for (_, at), i in self._instances.items() if at == key]
-        return known[0] if known else self._compiled_at(dims, changed)
-
-    def _compiled_at(self, dims: Mapping[str, Dim], changed: Mapping[str, int]) -> Source:
-        at = ", ".join(f"{name}={n}" for name, n in changed.items())
+        if known:
+            return known[0]
         try:
-            source = self._source.with_dims(dims)
-            params = signature_of(source.phase("train").graph.main).params
+            rescaled = next((at for base in self._bases if (at := base.at(dims, phase)) is not None), None)
+            source = rescaled or self._source.with_dims(dims)
+            params = signature_of(source.phase(phase if rescaled else "train").graph.main).params
         except ConcatcError as error:
-            first = Diagnostic(f"the arrays given mean {at}, and the net does not compile with that")
+            first = Diagnostic(f"{why}, and the net does not compile with that")
             raise UsageError([first, *error.diagnostics], error.sources) from None
-        known = self.signature.params
-        problems = [
-            Diagnostic(
-                f"the arrays given mean {at}, but parameter `{name}` is {p.type} then and {known[name].type} here",
-                help=f"compile with dims={dict(changed)!r}",
-            )
-            for name, p in params.items()
-            if name in known and known[name].type != p.type
-        ]
-        if list(params) != list(known):
-            problems.append(Diagnostic(f"the arrays given mean {at}, and the net has other parameters then"))
+        problems = list(other_parameters(self._store.signature.params, params, phase, changed, why))
         if problems:
             raise UsageError(problems)
+        if rescaled is None:
+            self._bases.append(source)  # from which other batch sizes may follow where they do not from the others
         return source
 
     def _instance(self, phase: Phase, source: Source) -> Instance:
@@ -402,9 +435,7 @@ class CompiledModule:
 
     def _check_multipliers(self, instance: Instance) -> None:
         """An update is compiled with the multipliers of the dims that the net was compiled with."""
-        if instance.source is self._source:
-            return
-        known = self.signature.params
+        known = self._store.signature.params
         at = ", ".join(f"{name}={n}" for name, n in instance.source.dims.items())
         problems = [
             Diagnostic(
@@ -464,9 +495,14 @@ class CompiledModule:
         self._outdate("the parameters changed after forward(); run forward() again before backward()")
 
     def _outdate(self, why: str) -> None:
-        if self._pending is not None:
-            self._pending = None
-            self._stale = why
+        if self._state.pending is not None:
+            self._state.pending = None
+            self._state.stale = why
+
+
+def _plain(value: Any) -> Any:
+    """A dim as Python writes it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _handed_out(view: Array, copy: bool) -> Array:

@@ -8,12 +8,22 @@ from typing import Literal, Protocol
 from concatc.diagnostics import Diagnostic
 from concatc.ir.core import Module
 from concatc.loops.plan import Plan
-from concatc.targets import Lowered, Target
+from concatc.targets import Executable, Lowered, Target
 
 Phase = Literal["train", "infer"]
 # The value of a dim, or of another parameter of a net (`reduction = "sum"`).
 Dim = int | float | str | bool
 PHASES: tuple[Phase, Phase] = ("train", "infer")
+
+
+class Update(Protocol):
+    """The update of parameters by an optimizer; ``key`` says what its code depends on."""
+
+    key: tuple[object, ...]
+
+    def plan(self) -> Plan:
+        """Its launches."""
+        ...
 
 
 class LoweredPhase(Lowered, Protocol):
@@ -22,6 +32,11 @@ class LoweredPhase(Lowered, Protocol):
     @property
     def graph(self) -> Module:
         """Level 00."""
+        ...
+
+    @property
+    def arena_bytes(self) -> int:
+        """The size of the plan's arena, update or not."""
         ...
 
     def with_update(self, update: Plan) -> LoweredPhase:
@@ -68,6 +83,14 @@ class Source(Protocol):
         """The net in one phase; levels are made when they are asked for."""
         ...
 
+    def executable(self, phase: Phase, update: Update | None) -> Executable:
+        """The code of a phase, with an optimizer's update where one is given; made once for each kind of update."""
+        ...
+
+    def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
+        """The same net at other dims on the same code, as far as that phase; None where it must be compiled."""
+        ...
+
     def with_dims(self, dims: Mapping[str, Dim]) -> Source:
-        """The same net at other dims."""
+        """The same net compiled for other dims."""
         ...

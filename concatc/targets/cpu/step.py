@@ -19,6 +19,7 @@ from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Operation, SymbolRef, Value
 from concatc.ir.types import I1, INDEX, MemRefType, dense_strides
 
+Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROW = 7  # kernel, windows, sizes, add, begin, end, scratch
 RUNNER = "run"
 PHASES = ("forward", "backward", "update")
@@ -63,7 +64,7 @@ done:
 
 @dataclass(frozen=True)
 class Row:
-    """One launch."""
+    """One launch.  ``starts`` are where each window begins in ``windows``: its base, its offset, its strides."""
 
     kernel: str
     phase: str
@@ -72,6 +73,7 @@ class Row:
     add: int
     begin: int
     end: int
+    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _unknown(op: Operation) -> ConcatcError:
 
 def _row(op: Operation, values: Mapping[Value, Any]) -> Row:
     windows: list[int] = []
+    starts: list[int] = []
     numbers: list[int] = []
     add = flags = 0
     for operand in op.operands:
@@ -144,13 +147,63 @@ def _row(op: Operation, values: Mapping[Value, Any]) -> Row:
             add |= bool(value) << flags
             flags += 1
         else:
+            starts.append(len(windows))
             windows += [value.base, value.offset_bytes, *value.strides]
     callee, phase = op.attributes["callee"], op.attributes.get("cnet.phase", "forward")
     assert isinstance(callee, SymbolRef)
     if phase not in PHASES:
         raise ConcatcError(Diagnostic(f"`{phase}` is no phase; known are {', '.join(PHASES)}", op.loc))
     begin, end, *sizes = numbers
-    return Row(callee.name, str(phase), tuple(windows), tuple(sizes), add, begin, end)
+    return Row(callee.name, str(phase), tuple(windows), tuple(sizes), add, begin, end, tuple(starts))
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """A table as arrays: the numbers of all rows one behind the other, and where those of each row begin.
+
+    Of row ``k`` the windows begin at ``windows_at[k]`` and the sizes at ``sizes_at[k]``; ``rest[k]`` is ``add``, begin
+    and end.
+    """
+
+    bases: list[tuple[str, int]]
+    kernels: tuple[str, ...]
+    phases: tuple[str, ...]
+    numbers: Ints
+    windows_at: Ints
+    sizes_at: Ints
+    rest: Ints
+
+    @staticmethod
+    def of(table: StepTable) -> StepNumbers:
+        """The numbers of a table."""
+        rows = table.rows
+        numbers = [n for row in rows for n in (*row.windows, *row.sizes)]
+        counts = np.array([(len(row.windows), len(row.sizes)) for row in rows], np.int64).reshape(len(rows), 2)
+        ends = np.cumsum(counts.ravel()).reshape(len(rows), 2)
+        return StepNumbers(
+            table.bases,
+            tuple(row.kernel for row in rows),
+            tuple(row.phase for row in rows),
+            np.array(numbers, np.int64),
+            ends[:, 0] - counts[:, 0],
+            ends[:, 0],
+            np.array([(row.add, row.begin, row.end) for row in rows], np.int64).reshape(len(rows), 3),
+        )
+
+    def followed_by(self, other: StepNumbers, phase: str) -> StepNumbers:
+        """The rows of this table, then those of a phase of ``other``, whose bases are these and maybe more."""
+        rows = np.array([k for k, of in enumerate(other.phases) if of == phase], np.int64)
+        shift = len(self.numbers)
+        known = dict(self.bases)
+        return StepNumbers(
+            [(name, known.get(name, n)) for name, n in other.bases],
+            (*self.kernels, *(other.kernels[k] for k in rows)),
+            (*self.phases, *(other.phases[k] for k in rows)),
+            np.concatenate([self.numbers, other.numbers]),
+            np.concatenate([self.windows_at, other.windows_at[rows] + shift]),
+            np.concatenate([self.sizes_at, other.sizes_at[rows] + shift]),
+            np.concatenate([self.rest, other.rest[rows]]),
+        )
 
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
@@ -159,27 +212,21 @@ _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes
 class NativeStep:
     """The table in memory, ready to run by phase."""
 
-    def __init__(self, table: StepTable, runner: int, addresses: Mapping[str, int]) -> None:
+    def __init__(self, table: StepNumbers, runner: int, addresses: Mapping[str, int]) -> None:
         self.table = table
         self._run = _RUN(runner)
-        self._phases: dict[str, tuple[np.ndarray, list[Row]]] = {}
-        self._data: list[np.ndarray] = []
-        shared: dict[tuple[int, ...], int] = {}
+        self._numbers = np.append(table.numbers, 0)  # rows point into it
+        start, step = self._numbers.ctypes.data, self._numbers.itemsize
+        cells = np.zeros((len(table.kernels), ROW), np.int64)
+        cells[:, 0] = [addresses[kernel] for kernel in table.kernels]
+        cells[:, 1] = start + step * table.windows_at
+        cells[:, 2] = start + step * table.sizes_at
+        cells[:, 3:6] = table.rest
+        self._phases: dict[str, tuple[np.ndarray, list[str]]] = {}
         for phase in ("step", *PHASES):
-            rows = [row for row in table.rows if phase in ("step", row.phase)]
-            cells = [self._cells(row, addresses, shared) for row in rows]
-            self._phases[phase] = (np.array(cells, np.int64).reshape(len(rows), ROW), rows)
+            rows = [k for k, of in enumerate(table.phases) if phase in ("step", of)]
+            self._phases[phase] = (np.ascontiguousarray(cells[rows]), [table.kernels[k] for k in rows])
         self._bases = (ctypes.c_void_p * max(len(table.bases), 1))()
-
-    def _cells(self, row: Row, addresses: Mapping[str, int], shared: dict[tuple[int, ...], int]) -> list[int]:
-        pointers = [self._keep(numbers, shared) for numbers in (row.windows, row.sizes)]
-        return [addresses[row.kernel], *pointers, row.add, row.begin, row.end, 0]
-
-    def _keep(self, numbers: tuple[int, ...], shared: dict[tuple[int, ...], int]) -> int:
-        if numbers not in shared:
-            self._data.append(np.array(numbers or (0,), np.int64))
-            shared[numbers] = self._data[-1].ctypes.data
-        return shared[numbers]
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run the launches of a phase, or all of them (``step``)."""
@@ -190,7 +237,7 @@ class NativeStep:
                 assert size_bytes == 0, f"the base {name} has {found} bytes where the step needs {size_bytes}"
                 continue
             self._bases[k] = memory.__array_interface__["data"][0]
-        cells, rows = self._phases[phase]
+        cells, kernels = self._phases[phase]
         status = self._run(ctypes.addressof(self._bases), cells.ctypes.data, len(cells))
         if status:
-            raise ConcatcError(f"the kernel {rows[status - 1].kernel} failed")
+            raise ConcatcError(f"the kernel {kernels[status - 1]} failed")

@@ -20,7 +20,7 @@ from concatc.targets import Lowered
 from concatc.targets.cpu.abi import kernel_symbol
 from concatc.targets.cpu.cache import Cache, default_directory
 from concatc.targets.cpu.native import Host, Library, assembly, host, optimize
-from concatc.targets.cpu.step import RUNNER, NativeStep, step_table
+from concatc.targets.cpu.step import RUNNER, NativeStep, StepNumbers, step_table
 from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, object_of, units_of
 
 
@@ -68,18 +68,26 @@ class CpuTarget:
         """Load object code that was made of the same loops module."""
         library = Library(code.objects)
         addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in code.symbols.items()}
-        step = NativeStep(step_table(loops.main), library.address(RUNNER), addresses)
-        return CpuExecutable(step, library, code, units, cache or Cache(default_directory()))
+        table = StepNumbers.of(step_table(loops.main))
+        return CpuExecutable(table, addresses, library, code, units, cache or Cache(default_directory()))
 
 
 class CpuExecutable:
     """A net's native code, loaded."""
 
     def __init__(
-        self, step: NativeStep, library: Library, code: ObjectCode, units: Sequence[Unit], cache: Cache
+        self,
+        table: StepNumbers,
+        addresses: Mapping[str, int],
+        library: Library,
+        code: ObjectCode,
+        units: Sequence[Unit],
+        cache: Cache,
     ) -> None:
+        self.table = table
         self.code = code
-        self._step = step
+        self._addresses = addresses
+        self._step = NativeStep(table, library.address(RUNNER), addresses)
         self._library = library  # the code in memory, which the step calls
         self._units = units
         self._cache = cache
@@ -87,6 +95,10 @@ class CpuExecutable:
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
         self._step.run(bases, phase)
+
+    def with_table(self, table: StepNumbers) -> CpuExecutable:
+        """The same code with another table, of the same kernels."""
+        return CpuExecutable(table, self._addresses, self._library, self.code, self._units, self._cache)
 
     def text(self, what: str) -> str:
         """``kernels``, ``llvm`` or ``asm``."""

@@ -1,0 +1,216 @@
+"""A plan at other sizes of the net: the same launches, every number in them as a polynomial in the dims.
+
+    launch k3  reads arena+1024 [64, 128]            launch k3  reads arena+128 [7, 128]
+    at n = 64                                 ->     at n = 7
+
+The numbers are those of windows (their place in a block, extents, strides), of kernels and of the net's declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from concatc.ir.core import FuncOp
+from concatc.ir.numbers import numbers_of, with_numbers
+from concatc.loops.bases import Interface
+from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Segment, Window
+from concatc.loops.polynomials import NotScalableError, polynomials
+from concatc.loops.scaled_layout import Addresses, Blocks, Layout, aligned, blocks_of, put_order
+from concatc.loops.scaled_slots import ScaledSlots
+
+Sizes = Mapping[str, int]
+ScratchOf = Callable[[FuncOp], Sequence[int]]
+SCRATCH = "i8"  # the element type of scratch, and of nothing else
+
+
+@dataclass(frozen=True)
+class PlanSample:
+    """A net at one choice of dims: its plan without reuse, and where its arguments and results lie."""
+
+    dims: Sizes
+    plan: Plan
+    interface: Interface
+
+
+class ScaledPlan:
+    """A plan at any sizes of its dims.
+
+    ``plan`` is the plan at ``here``, ``samples`` are those that :func:`polynomials` asks for; ``scratch`` gives the
+    bytes of the scratch buffers of a kernel.  Raises :class:`NotScalableError` where they are not one plan at several
+    sizes.
+    """
+
+    def __init__(
+        self, here: Sizes, plan: Plan, interface: Interface, samples: Sequence[PlanSample], scratch: ScratchOf
+    ) -> None:
+        self.here = here
+        self.plan = plan
+        self.interface = interface
+        self.samples = samples
+        self.blocks = [blocks_of(s.plan, s.interface) for s in samples]
+        if not all(blocks.is_like(self.blocks[0]) for blocks in self.blocks):
+            raise NotScalableError("other blocks of memory at other sizes")
+        found = [_numbers_of(s.plan, blocks, scratch) for s, blocks in zip(samples, self.blocks, strict=True)]
+        mine = _numbers_of(plan, None, scratch)  # places of windows are offsets
+        if any(f.rest != mine.rest or f.blocks != found[0].blocks for f in found):
+            raise NotScalableError("other launches, windows or kernels at other sizes")
+        self.window_blocks, self.window_places = found[0].blocks, found[0].places
+        self.scratch_of, self.scratch_first = scratch, found[0].scratch_first
+        self.numbers = polynomials(here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)])
+        self.scratch = [f.scratch for f in found]
+        self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples])
+        self.layout = self._layout(mine.numbers)
+
+    def at(self, dims: Sizes, addresses: Addresses | None = None) -> Plan:
+        """The plan at these dims."""
+        sizes = [dims[name] for name in self.here]
+        addresses = addresses or self.layout.at(sizes)
+        numbers = iter(self.numbers.at(sizes).tolist())
+        blocks = iter(self.window_blocks)
+        buffers = iter(addresses.scratch_bytes.tolist())
+
+        def window(old: Window) -> Window:
+            block = next(blocks)
+            place = next(numbers) + (int(addresses.starts[block]) if block >= 0 else 0)
+            if old.dtype == SCRATCH:
+                return Window(old.base, place, (sum(next(buffers) for _ in range(next(numbers))),), (1,), SCRATCH)
+            shape, strides = (tuple(next(numbers) for _ in old.shape) for _ in range(2))
+            return Window(old.base, place, shape, strides, old.dtype)
+
+        launches = [_rewritten(launch, window) for launch in self.plan.launches]
+        values = {
+            key: tuple(Segment(tuple(next(numbers) for _ in s.start), window(s.window)) for s in segments)
+            for key, segments in self.plan.values.items()
+        }
+        remarks = [replace(remark, bytes=next(numbers)) for remark in self.plan.remarks]
+        functions = _functions_of(self.plan)
+        made = dict(zip((f.sym_name for f in functions), with_numbers(functions, numbers), strict=True))
+        declared = self.plan.net.sym_name if self.plan.net is not None else None
+        return Plan(
+            self.plan.name,
+            {n: replace(b, size_bytes=addresses.size_bytes.get(n, b.size_bytes)) for n, b in self.plan.bases.items()},
+            {name: made[f.sym_name] for name, f in self.plan.kernels.items()},
+            launches,
+            values,
+            remarks,
+            made[declared] if declared is not None else None,
+        )
+
+    def _layout(self, numbers: Sequence[int]) -> Layout:
+        """``numbers`` are those of the plan here, with offsets in place of places in blocks."""
+        at_here = self.numbers.at(list(self.here.values())).tolist()
+        starts = [-1] * len(self.blocks[0].bases)
+        for k, block in zip(self.window_places, self.window_blocks, strict=True):
+            if block >= 0:
+                start = numbers[k] - at_here[k]
+                if start < 0 or starts[block] not in (-1, start):
+                    raise NotScalableError("windows lie otherwise in a block here")
+                starts[block] = start
+                at_here[k] = numbers[k]
+        if at_here != list(numbers):
+            raise NotScalableError("numbers do not follow from the dims")
+        order, below = put_order(self.blocks[0], starts)
+        ends = [_ends_of(s.plan, b, self.scratch_of) for s, b in zip(self.samples, self.blocks, strict=True)]
+        keys = list(dict.fromkeys(zip(*ends, strict=True)))  # windows that end alike at all samples
+        columns = [(s.dims, [key[k][1] for key in keys]) for k, s in enumerate(self.samples)]
+        block_of_slot = {key: k for k, key in enumerate(self.blocks[0].keys) if key}
+        layout = Layout(
+            tuple((base, key, block_of_slot.get(key, -1)) for base, key in self.slots.moving),
+            self.slots.size_bytes,
+            polynomials(self.here, columns),
+            np.array([key[0][0] for key in keys], np.int64),
+            order,
+            below,
+            polynomials(self.here, [(s.dims, used) for s, used in zip(self.samples, self.scratch, strict=True)]),
+            np.array(self.scratch_first, np.int64),
+        )
+        slots = layout.at(list(self.here.values())).slots
+        if any(slots[key] != self.interface.slots[key].offset_bytes for key in slots):
+            raise NotScalableError("arguments and results do not lie one behind the other")
+        return layout
+
+
+def _rewritten(launch: Launch, window: Callable[[Window], Window]) -> Launch:
+    reads, writes = tuple(map(window, launch.reads)), tuple(map(window, launch.writes))
+    return replace(
+        launch, reads=reads, writes=writes, scratch=window(launch.scratch) if launch.scratch is not None else None
+    )
+
+
+@dataclass
+class _Numbers:
+    """The integers of a plan; where of those windows have their place, and in which block; and the rest.
+
+    Of scratch buffers, whose sum is no polynomial since each is aligned, there are the bytes of each, apart.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    scratch: list[int] = field(default_factory=list)
+    scratch_first: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    rest: list[object] = field(default_factory=list)
+
+
+def _numbers_of(plan: Plan, blocks: Blocks | None, scratch: ScratchOf) -> _Numbers:
+    """In the order in which :meth:`ScaledPlan.at` takes them; without blocks a place is an offset."""
+    found = _Numbers(rest=[plan.name, list(plan.bases)])
+
+    def add(window: Window) -> None:
+        empty = 0 in window.shape
+        block, place = blocks.of(window) if blocks is not None else (-1, 0 if empty else window.offset_bytes)
+        found.places.append(len(found.numbers))
+        found.blocks.append(block)
+        found.numbers += [place, *window.shape, *window.strides] if window.dtype != SCRATCH else [place]
+        found.rest.append((window.base, len(window.shape), window.dtype, empty))
+
+    def add_scratch(window: Window, buffers: Sequence[int]) -> None:
+        if window.shape != (sum(map(aligned, buffers)),):
+            raise NotScalableError("scratch of another size than its buffers")
+        add(window)
+        found.numbers.append(len(buffers))
+        found.scratch_first += [len(found.scratch)] * len(buffers)
+        found.scratch += buffers
+
+    for launch in plan.launches:
+        counts = len(launch.reads), len(launch.writes), launch.scratch is None
+        found.rest.append((launch.kernel, launch.phase, launch.add, counts))
+        for window in (*launch.reads, *launch.writes):
+            add(window)
+        if launch.scratch is not None:
+            add_scratch(launch.scratch, scratch(plan.kernels[launch.kernel]))
+    for key, segments in plan.values.items():
+        found.rest.append((key, len(segments)))
+        for segment in segments:
+            found.numbers += segment.start
+            add(segment.window)
+    found.rest += [(remark.message, remark.kind) for remark in plan.remarks]
+    found.numbers += [remark.bytes for remark in plan.remarks]
+    numbers, rest = numbers_of(_functions_of(plan))
+    found.numbers += numbers
+    found.rest += rest
+    return found
+
+
+def _functions_of(plan: Plan) -> list[FuncOp]:
+    return [*plan.kernels.values(), *([plan.net] if plan.net is not None else [])]
+
+
+def _ends_of(plan: Plan, blocks: Blocks, scratch: ScratchOf) -> Iterator[tuple[int, int]]:
+    """Of each window of the arena its block, and where it ends behind the block's start.
+
+    For scratch a polynomial that is no less: each buffer may take another 63 bytes.
+    """
+    for launch in plan.launches:
+        if launch.scratch is not None and 0 not in launch.scratch.shape:
+            block, place = blocks.of(launch.scratch)
+            yield block, place + sum(n + ALIGN_BYTES - 1 for n in scratch(plan.kernels[launch.kernel]))
+    windows = [w for launch in plan.launches for w in (*launch.reads, *launch.writes)]
+    windows += [s.window for segments in plan.values.values() for s in segments]
+    for window in windows:
+        if window.base == "arena" and 0 not in window.shape:
+            block, place = blocks.of(window)
+            yield block, place + window.end_bytes - window.offset_bytes

@@ -1,0 +1,141 @@
+"""Finds out how a net follows from its batch sizes: looks at it once more, at a very large batch.
+
+    net at n = 64: graph, plan, loops          ->   `rescale.ScaledPhase`, or why there is none
+    net at n = 67108859: graph, plan, loops
+
+Nothing is compiled at the large batch, and no memory is taken.  With two batch sizes (`x`, `y`) the net is looked at
+three more times: with each of them large, and with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Protocol
+
+from concatc.collector import collector_paused
+from concatc.diagnostics import ConcatcError
+from concatc.ir.core import Module
+from concatc.loops.declaration import plain_declaration
+from concatc.loops.plan import Plan
+from concatc.loops.polynomials import NotScalableError
+from concatc.loops.scaled_plan import ScaledPlan
+from concatc.rescale import SampledPhase, ScaledGraph, ScaledPhase, Sizes, scaled_phase, scaled_plan
+from concatc.runtime.signature import signature_of
+from concatc.runtime.source import Dim, Phase
+from concatc.stages import stage
+
+# Far above every coefficient of a net's numbers, and below what its tensors may hold: the first at which the net can be
+# made is taken.  Odd, so that no half of one is an integer.
+LARGE = ((67108859, 67108837), (8388593, 8388587), (1048573, 1048571))
+MOST_DIMS = 2
+
+
+class LookedAtPhase(SampledPhase, Protocol):
+    """One phase of the net here, or at other dims."""
+
+    @property
+    def net_plan(self) -> Plan:
+        """Level 05."""
+        ...
+
+    @property
+    def net_loops(self) -> Module:
+        """Level 06."""
+        ...
+
+
+class LookedAt(Protocol):
+    """A net at some dims."""
+
+    @property
+    def dims(self) -> Mapping[str, Dim]:
+        """The value of every dim."""
+        ...
+
+    def phase(self, phase: Phase) -> LookedAtPhase:
+        """One phase."""
+        ...
+
+    def decisions(self, phase: Phase) -> list[tuple[Any, ...]]:
+        """The numbers that decided something when the net was made (`frontend.cnet.load`)."""
+        ...
+
+    def look_at(self, dims: Mapping[str, Dim]) -> LookedAt:
+        """The same net at other dims, to be looked at only."""
+        ...
+
+
+class Scaling:
+    """How the phases of a net follow from its batch sizes."""
+
+    def __init__(self, net: LookedAt) -> None:
+        self.net = net
+        self.reasons: dict[Phase, str] = {}  # why a phase does not follow
+        self._phases: dict[Phase, ScaledPhase | None] = {}
+        self._plans: dict[Phase, ScaledPlan] = {}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The batch sizes: dims that are axis 0 of an input, alone."""
+        inputs = signature_of(self.net.phase("train").graph.main).inputs.values()
+        names = dict.fromkeys(spec.dims[0] for spec in inputs if spec.dims and spec.dims[0])
+        return tuple(names)[:MOST_DIMS]
+
+    @property
+    def here(self) -> dict[str, int]:
+        """Their values."""
+        return {name: n for name in self.names if isinstance(n := self.net.dims[name], int)}
+
+    def phase(self, phase: Phase) -> ScaledPhase | None:
+        """The phase at any batch size; None where it must be compiled for each, and :attr:`reasons` says why."""
+        if phase not in self._phases:
+            try:
+                with stage("other batch sizes"), collector_paused():
+                    self._phases[phase] = self._scaled(phase)
+            except (NotScalableError, ConcatcError) as error:
+                self.reasons[phase] = str(error)
+                self._phases[phase] = None
+        return self._phases[phase]
+
+    def plan(self, phase: Phase) -> ScaledPlan:
+        """The plan at any batch size."""
+        if phase not in self._plans:
+            mine = self.net.phase(phase)
+            plan = replace(mine.net_plan, net=_plain(mine.net_plan))
+            self._plans[phase] = scaled_plan(self.here, plan, mine.interface, self._samples(phase))
+        return self._plans[phase]
+
+    def _scaled(self, phase: Phase) -> ScaledPhase:
+        if not self.names:
+            raise NotScalableError("no dim is the first axis of an input")
+        mine, samples = self.net.phase(phase), self._samples(phase)
+        if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self._large):
+            raise NotScalableError("the net decides something by its batch size")
+        graph = ScaledGraph.of(self.here, mine.graph, [(dims, sample.graph) for dims, sample in samples])
+        return scaled_phase(graph, self.plan(phase), mine.net_loops, samples)
+
+    def _samples(self, phase: Phase) -> list[tuple[Sizes, SampledPhase]]:
+        return [(dims, net.phase(phase)) for dims, net in self._large]
+
+    @cached_property
+    def _large(self) -> list[tuple[Sizes, LookedAt]]:
+        """The net at large values of each dim alone, and of all where there are several."""
+        for values in LARGE[:-1]:
+            try:
+                return self._at(values)
+            except ConcatcError:
+                continue  # it has a tensor that is too large
+        return self._at(LARGE[-1])
+
+    def _at(self, values: Sequence[int]) -> list[tuple[Sizes, LookedAt]]:
+        large = dict(zip(self.names, values, strict=False))
+        choices = [{**self.here, name: large[name]} for name in self.names]
+        if len(self.names) > 1:
+            choices.append(large)
+        return [(dims, self.net.look_at({**self.net.dims, **dims})) for dims in choices]
+
+
+def _plain(plan: Plan) -> Any:
+    return plain_declaration(plan.net) if plan.net is not None else None
