@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+import concatc
 from concatc.frontend.cnet import load
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Module
@@ -24,12 +25,13 @@ from tests.nets.random_nets import seeded_recipe
 from tests.nets.section5 import NETS
 from tests.short_ir import function
 from tests.small_nets import NetBuilder, data_for, run64
-from tests.values import assert_same_values
+from tests.values import assert_same_values, bits
 
 SIMPLIFY: tuple[Pass, ...] = (Canonicalize(), ConcatAlgebra(), Cse(), Dce())
 
 # The types of the arguments are given; those of the operations follow from infer.
 X = "%x: tensor<2x3x4xf32>"
+IMAGE = "%x: tensor<2x3x4x5xf32>"
 AB = "%a: tensor<2x3xf32>, %b: tensor<4x3xf32>"
 
 
@@ -66,6 +68,26 @@ CANONICALIZE = {
         "%a: tensor<3xf32>, %b: tensor<3xf32>, %c: tensor<3xf32>",
         "%s = accumulate(%a, %b)\n%t = accumulate(%s, %c)\nreturn(%t, %s)",
         "%s = accumulate(%a, %b)\n%t = accumulate(%s, %c)\nreturn(%t, %s)",
+    ),
+    "max_pool of relu": (
+        IMAGE,
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 3], stride=[2, 2], pad=[0, 1]}\nreturn(%y)",
+        "%y.max, %i = max_pool(%x) {kernel=[2, 3], stride=[2, 2], pad=[0, 1]}\n%y = relu(%y.max)\nreturn(%y)",
+    ),
+    "max_pool of a relu that others read": (
+        IMAGE,
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %r)",
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %r)",
+    ),
+    "max_pool of relu whose places are read": (
+        IMAGE,
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %i)",
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %i)",
+    ),
+    "max_pool of relu of empty images": (
+        "%x: tensor<2x3x0x5xf32>",
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[1, 1]}\nreturn(%y)",
+        "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[1, 1]}\nreturn(%y)",
     ),
     "reshape to itself": (X, "%y = reshape(%x) {shape=[2, 3, 4]}\nreturn(%y)", "return(%x)"),
     "flatten of the last axis": ("%x: tensor<2x3xf32>", "%y = flatten(%x) {axis=1}\nreturn(%y)", "return(%x)"),
@@ -131,6 +153,28 @@ CANONICALIZE = {
 @pytest.mark.parametrize("name", CANONICALIZE)
 def test_canonicalize(name: str) -> None:
     check(Canonicalize(), *CANONICALIZE[name])
+
+
+@pytest.mark.parametrize("pool", ["3, stride=2, pad=1", "2", "3, stride=1, pad=1"])
+def test_gradients_through_max_pool_of_relu(pool: str) -> None:
+    """The same bits with a kept relu, which stays where it is; with ties, zeros and NaN."""
+    text = f"""net pooled(n = 3) {{
+        input image: f32[n, 2, 7, 6]
+        param shift: f32[1, 2, 1, 1] = constant(-1)
+        r = relu(image + shift)
+        y = max_pool(r, {pool})
+        loss sum(y * y)
+        output y
+    }}"""
+    image = np.random.default_rng(0).integers(-2, 4, (3, 2, 7, 6)).astype(np.float32)
+    image[2, 1, 3, 3] = np.nan
+    found = []
+    for keep in ([], ["r"]):
+        net = concatc.compile_source(text, target="reference", keep=keep, input_grads=True)
+        out = net.forward(image=image)
+        found.append([bits(out["y"]), *(bits(g) for g in net.backward().values())])
+    for moved, kept in zip(*found, strict=True):
+        np.testing.assert_array_equal(moved, kept)
 
 
 CONCAT_ALGEBRA = {

@@ -153,6 +153,27 @@ class ReluOfRelu(Pattern):
         return True
 
 
+class MaxPoolOfRelu(Pattern):
+    """``max_pool(relu(x)) -> relu(max_pool(x))``   when nothing else reads the inner relu, nothing reads where the
+    maxima lie, and images are not empty.
+
+    Every window holds an element of the image, so its maximum is positive on both sides, at the same place, or relu
+    makes it 0 and lets no gradient through.  The backward pass then keeps the small result, not the whole image.
+    """
+
+    roots = ("cnet.max_pool",)
+
+    def rewrite(self, op: Operation, rw: Rewriter) -> bool:
+        relu = made_by(rw, op.operands[0], "relu")
+        value, index = op.results
+        if relu is None or len(relu.result.uses) > 1 or index.uses or relu.result.tensor.numel == 0:
+            return False
+        b = builder_before(op, rw)
+        maximum, place = b.emit(op_of(op), relu.operands, [f"{value.name}.max", index.name])
+        rw.replace(op, [b.relu(maximum), place])
+        return True
+
+
 class ScaleByOne(Pattern):
     """``x * 1 -> x``."""
 
@@ -224,6 +245,7 @@ PATTERNS = (
     TransposeOfOnes(),
     NegOfNeg(),
     ReluOfRelu(),
+    MaxPoolOfRelu(),
     ScaleByOne(),
     SignIntoFactor(),
     AddNegativeZero(),
