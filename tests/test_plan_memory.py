@@ -262,7 +262,8 @@ def test_offsets_never_share_live_bytes(seed: int) -> None:
         for b, other in placed[:k]:
             if a.first <= b.last and b.first <= a.last:
                 assert at + a.size_bytes <= other or other + b.size_bytes <= at
-    assert live_set_bytes(lives) <= size <= 1.3 * live_set_bytes(lives)
+    # The live set counts whole cache lines; the last one of the arena is not filled up.
+    assert live_set_bytes(lives) - 63 <= size <= 1.3 * live_set_bytes(lives)
 
 
 @pytest.mark.parametrize("seed", range(40))

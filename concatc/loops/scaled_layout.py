@@ -138,8 +138,9 @@ class Layout:
         sizes_of, stops, arena = needed.tolist(), [0] * count, 0
         for block, below in zip(self.order, self.below, strict=True):
             starts[block] = max((stops[b] for b in below), default=0)
-            stops[block] = aligned(starts[block] + sizes_of[block])
-            arena = max(arena, stops[block])
+            end = starts[block] + sizes_of[block]
+            stops[block] = aligned(end)
+            arena = max(arena, end)
         buffers = -(-self.scratch.at(sizes) // ALIGN_BYTES) * ALIGN_BYTES
         before = np.cumsum(buffers) - buffers
         return Addresses(

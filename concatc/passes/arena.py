@@ -30,7 +30,7 @@ def aligned(size_bytes: int) -> int:
 
 
 def live_set_bytes(lifetimes: Iterable[Lifetime]) -> int:
-    """The most (aligned) bytes that are alive at one launch: no arena can be smaller."""
+    """The most (aligned) bytes that are alive at one launch: no arena can be smaller, but for its last cache line."""
     changes: dict[int, int] = {}
     for life in lifetimes:
         changes[life.first] = changes.get(life.first, 0) + aligned(life.size_bytes)
@@ -53,7 +53,7 @@ ORDERS: tuple[Order, ...] = (
 
 
 def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """Offsets in bytes, one a block, and the size of the arena."""
+    """Offsets in bytes, one a block, and the size of the arena: one past the last byte of a block."""
     bound = live_set_bytes(lifetimes)
     best: tuple[list[int], int] | None = None
     for order in ORDERS:
@@ -62,15 +62,20 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
             if best is None or found[1] < best[1]:
                 best = found
             if best[1] == bound:
-                return best
+                return best[0], _end(best[0], lifetimes)
     assert best is not None
-    return best
+    return best[0], _end(best[0], lifetimes)
 
 
 def stacked_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
     """Offsets of blocks that share no bytes, and the size of the arena."""
-    ends = list(itertools.accumulate((aligned(life.size_bytes) for life in lifetimes), initial=0))
-    return ends[:-1], ends[-1]
+    offsets = list(itertools.accumulate((aligned(life.size_bytes) for life in lifetimes), initial=0))[:-1]
+    return offsets, _end(offsets, lifetimes)
+
+
+def _end(offsets: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
+    """One past the last byte; no cache line is filled up behind it."""
+    return max((at + life.size_bytes for at, life in zip(offsets, lifetimes, strict=True)), default=0)
 
 
 def _place(lifetimes: Sequence[Lifetime], order: Order, tightest: bool) -> tuple[list[int], int]:

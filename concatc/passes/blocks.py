@@ -14,7 +14,7 @@ from concatc.diagnostics import Loc
 from concatc.ir.core import Operation
 from concatc.ir.types import ELEMENT_BYTES
 from concatc.op import Op
-from concatc.passes.arena import Lifetime, aligned, assign_offsets, stacked_offsets
+from concatc.passes.arena import Lifetime, assign_offsets, stacked_offsets
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.storage import Place, Root
 
@@ -50,7 +50,7 @@ def assign_blocks(steps: Sequence[Step], reuse: bool = True) -> tuple[dict[Root,
     ]
     offsets, size_bytes = (assign_offsets if reuse else stacked_offsets)(lifetimes)
     start = dict(zip(heads, offsets, strict=True))
-    return {root: start[head] + at for root, (head, at) in sharing.home.items()}, aligned(size_bytes)
+    return {root: start[head] + at for root, (head, at) in sharing.home.items()}, size_bytes
 
 
 _Use = tuple[int, int, int]  # step, first byte and one past the last, in the block
