@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
-from concatc.runtime.signature import Input, Parameter, Signature
+from concatc.runtime.signature import Input, Signature
 
 
 def as_array(given: Any, spec: Input) -> Array:
@@ -114,34 +114,6 @@ def check_shapes(signature: Signature, arrays: Mapping[str, Array], dims: Mappin
     ]
     if problems:
         raise UsageError(problems)
-
-
-def other_parameters(
-    known: Mapping[str, Parameter],
-    params: Mapping[str, Parameter],
-    phase: str,
-    changed: Mapping[str, object],
-    why: str,
-) -> Iterator[Diagnostic]:
-    """What hinders a net at other dims (``changed``) to share parameters: others, or of other shapes.
-
-    In inference some may be missing.
-    """
-    at = ", ".join(f"{name}={value}" for name, value in changed.items())
-    for name, p in params.items():
-        if name not in known or known[name].type == p.type:
-            continue
-        here, then = known[name].type, p.type
-        axes = [k for k, (a, b) in enumerate(zip(here.shape, then.shape, strict=False)) if a != b]
-        where = " and ".join(f"axis {k}, which is {here.shape[k]} here and {then.shape[k]} then" for k in axes)
-        yield Diagnostic(
-            f"{why}, but parameter `{name}` is {then} then and {here} here",
-            notes=(f"{' and '.join(f'`{dim}`' for dim in changed)} is part of its {where}",) if axes else (),
-            help=f"compile with dims={dict(changed)!r}",
-        )
-    missing = [name for name in known if name not in params] if phase == "train" else []
-    if missing or any(name not in known for name in params):
-        yield Diagnostic(f"{why}, and the net has other parameters then", notes=(f"with {at}",))
 
 
 def describe(spec: Input) -> str:

@@ -47,6 +47,11 @@ class Instance:
             sizes["arena"] = self.lowered.arena_bytes
         return sizes
 
+    @property
+    def built(self) -> tuple[tuple[object, ...] | None, ...]:
+        """The kinds of update that there is code with; None is code without one."""
+        return tuple(self._executables)
+
     def build(self, update: OptimizerState | None) -> Executable:
         """The code, with an optimizer's update where one is given; compiled once for each kind of update."""
         key = update.key if update is not None else None

@@ -13,13 +13,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
 from concatc.runtime.bounds import index_checks
+from concatc.runtime.dims import other_parameters, take_dims
 from concatc.runtime.index_check import IndexCheck
-from concatc.runtime.inputs import check_shapes, dims_of, other_parameters, take
+from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.memory_report import MemoryReport
 from concatc.runtime.optimizers import Optimizer, OptimizerState
@@ -57,6 +58,7 @@ class _State:
     seed: int = 0
     steps: int = 0
     pending: Instance | None = None  # the forward pass that a backward() may follow
+    last: Instance | None = None  # what ran last in the training phase: its kept blobs are in memory
     stale: str = "backward() needs a forward() before it"
     has_grads: bool = False  # gradients that no step has used
 
@@ -82,7 +84,7 @@ class CompiledModule:
         self._signatures: dict[Phase, Signature] = {}
         self._bases = [source]  # what was compiled: the net as it was, and at other dims
         self._instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
-        self._current: dict[Phase, Instance] = {}
+        self._current: dict[Phase, Instance] = {}  # what this view of the net ran last
         self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
         self._state = _State()
@@ -126,29 +128,20 @@ class CompiledModule:
         It shares parameters, gradients, states, optimizers, weights of losses and memory with this one, which stays
         usable: a `forward` of one makes a pending `backward` of the other stale, or may be followed by it.  For a
         batch size (a dim that is the first axis of an input) this is a new plan over the same code, and nothing is
-        compiled: arrays of that size do the same without being asked.  Other dims are compiled anew.  Raises UsageError
-        where a dim is unknown, no value for it, or a part of a parameter's shape.
+        compiled: arrays of that size do the same without being asked.  What this net has run is ready to run then;
+        memory is taken at the first step.  Other dims are compiled anew.  Raises UsageError where a dim is unknown, no
+        value for it, or a part of a parameter's shape.
         """
         with self._lock:
-            known = [name for name in dims if name not in self.dims]
-            if known:
-                listed = ", ".join(f"`{name}`" for name in self.dims) or "none"
-                raise UsageError(
-                    [
-                        Diagnostic(
-                            f"net {self.name} has no dim `{name}`",
-                            help=did_you_mean(name, list(self.dims)) or f"its dims are {listed}",
-                        )
-                        for name in known
-                    ]
-                )
-            changed = {name: _plain(n) for name, n in dims.items() if n != self.dims[name]}
+            given = take_dims(self.name, self.dims, dims)
+            changed = {name: n for name, n in given.items() if n != self.dims[name]}
             other = object.__new__(CompiledModule)
             self._store  # noqa: B018  it is shared, so it must be there
-            other.__dict__ = {**self.__dict__, "_signatures": {}}
+            other.__dict__ = {**self.__dict__, "_signatures": {}, "_current": {}}
             if changed:
                 at = ", ".join(f"{name}={value}" for name, value in changed.items())
                 other._source = self._at_dims({**self.dims, **changed}, changed, "train", f"with_dims means {at}")
+                self._make_ready(other._source)
             return other
 
     # -- values ----------------------------------------------------------------------------------------------------
@@ -375,6 +368,7 @@ class CompiledModule:
             instance = self._instance_for(phase, arrays)
         if phase == "train":
             self._outdate("the forward pass before it did not finish")
+            self._state.last = instance
         instance.write_inputs(arrays)
         instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
         instance.write("random", "random", [self._state.seed, self._state.steps % SEEDS])
@@ -415,6 +409,19 @@ class CompiledModule:
         if rescaled is None:
             self._bases.append(source)  # from which other batch sizes may follow where they do not from the others
         return source
+
+    def _make_ready(self, source: Source) -> None:
+        """Prepare other dims to run what was run at these, where that follows from the code that is there."""
+        if source in self._bases:
+            return  # compiled at its first step, as any net is
+        updates = {state.key: state for state in self._optimizers.values()}
+        for instance in [i for i in self._instances.values() if i.source is self._source]:
+            if source.at(source.dims, instance.phase) is None:
+                continue
+            there = self._instance(instance.phase, source)
+            for key in instance.built:
+                if key is None or key in updates:
+                    there.build(updates[key] if key is not None else None)
 
     def _instance(self, phase: Phase, source: Source) -> Instance:
         key = (phase, tuple(source.dims.items()))
@@ -464,7 +471,7 @@ class CompiledModule:
         return {**self._store.grads, **inputs}
 
     def _blob(self, name: str) -> Blob:
-        instance = self._current.get("train")
+        instance = self._state.last
         if instance is None:
             raise UsageError(f"blob `{name}` has no value before the first forward()")
         has_grad = name in instance.names("kept_grad")
@@ -498,11 +505,6 @@ class CompiledModule:
         if self._state.pending is not None:
             self._state.pending = None
             self._state.stale = why
-
-
-def _plain(value: Any) -> Any:
-    """A dim as Python writes it."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _handed_out(view: Array, copy: bool) -> Array:
