@@ -32,7 +32,7 @@ MOVED = {
     "rows_and_columns": (0, 32),
     "join_input_parameter_and_constant": (56, 0),  # the input and the parameter: z is as small as they are
     "output_is_read_on": (24, 24),  # the returned input; the second return of a
-    "input_feeds_two": (32, 0),
+    "input_feeds_two": (64, 0),  # the input; its gradient by the concat, as large as what segments would read again
     "shifted_update": (60, 48),  # the gradient, stored and added one row further on, and two rows of zeros
     "shared_cotangent": (0, 32),  # s.grad is added to the gradients of a and of b
     "kept_blobs": (32, 32),  # kept parts and their gradients are results of their own
@@ -46,7 +46,7 @@ COPIED = {
     "rows_and_columns": 64,
     "join_input_parameter_and_constant": 112,
     "output_is_read_on": 48,
-    "input_feeds_two": 96,
+    "input_feeds_two": 64,
     "shifted_update": 108,
     "shared_cotangent": 128,
     "loss_on_part_last": 32,
@@ -149,7 +149,7 @@ def test_a_part_that_dies_is_stored_over() -> None:
     _, plan = to_plan(NETS["two_batches"]())
     assert _window(plan, "la.grad") == _window(plan, "ha")
     assert _window(plan, "lb.grad") == _window(plan, "hb")
-    assert plan.bases["arena"].size_bytes == 128 + 128 + 64
+    assert plan.bases["arena"].size_bytes == 128 + 128 + 60
 
 
 def test_remarks_say_where_and_why() -> None:
