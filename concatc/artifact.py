@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from concatc.compiler import LEVELS, Compilation, Lowering, Options
 from concatc.diagnostics import Diagnostic, UsageError
@@ -35,8 +35,10 @@ from concatc.passes.lower_to_loops import LowerToLoops
 from concatc.runtime.module import CompiledModule
 from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.targets import Executable, Lowered
+from concatc.targets.cpu.executable import CpuExecutable, LoadedCode, ObjectCode
 from concatc.targets.cpu.native import host
-from concatc.targets.cpu.target import CpuExecutable, CpuTarget, ObjectCode
+from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.target import CpuTarget
 from concatc.version import __version__
 
 PYCACHE = "__pycache__"
@@ -92,12 +94,12 @@ def write_module(compilation: Compilation, directory: Path) -> None:
 
 def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     lowering = compilation.phase(phase)
-    executable = cast(CpuExecutable, compilation.target.build(lowering))
+    code, generated = CpuTarget().compile_loops(lowering.loops)
     made = {f"{level}.mlir": lowering.dump(level, MACHINE).encode() for level in LEVELS}
-    made["kernels.py"] = executable.text("kernels").encode()
-    made.update((f"code{k}.o", data) for k, data in enumerate(executable.code.objects))
-    made["symbols.json"] = json.dumps(executable.code.symbols, indent=2).encode()
-    return {name: made[name.removeprefix(f"{phase}/")] for name in _names(phase, len(executable.code.objects))}
+    made["kernels.py"] = generated.text("kernels").encode()
+    made.update((f"code{k}.o", data) for k, data in enumerate(code.objects))
+    made["symbols.json"] = json.dumps(code.symbols, indent=2).encode()
+    return {name: made[name.removeprefix(f"{phase}/")] for name in _names(phase, len(code.objects))}
 
 
 def _names(phase: str, objects: int) -> list[str]:
@@ -305,5 +307,6 @@ class WrittenTarget:
     def build(self, lowered: Lowered) -> Executable:
         """Load the code of a phase."""
         if isinstance(lowered, WrittenLowering) and lowered.update is None:
-            return CpuTarget().load(lowered.loops, lowered.code)
+            table = StepNumbers.of(step_table(lowered.loops.main))
+            return CpuExecutable(table, LoadedCode.of(lowered.code), lambda what: "")
         return CpuTarget().build(lowered)

@@ -17,6 +17,7 @@ from llvmlite import ir
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import I1, INDEX, MemRefType
 from concatc.targets.cpu.numba_source import dynamic_strides
+from concatc.targets.cpu.step import kernel_symbol
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
@@ -29,11 +30,6 @@ class Memory:
 
     pointer: Any
     strides: tuple[Any, ...]
-
-
-def kernel_symbol(name: str) -> str:
-    """The name of a kernel with the shared signature."""
-    return f"kernel.{name}"
 
 
 def numba_symbol(name: str) -> str:

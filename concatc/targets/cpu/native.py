@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 
+from concatc.diagnostics import ConcatcError
 from concatc.targets.cpu.cache import digest
 
 
@@ -53,6 +53,8 @@ def host() -> Host:
 @functools.cache
 def build_id(machine: Host) -> str:
     """What generated code depends on besides its source: CPU, versions, and the generator itself."""
+    from importlib import metadata  # code that was compiled before is loaded without it
+
     here = Path(__file__).parent
     generator = [path.read_text() for path in sorted(here.glob("*.py"))]
     versions = [f"{name} {metadata.version(name)}" for name in ("llvmlite", "numba")]
@@ -121,9 +123,10 @@ class Library:
         self._engine.finalize_object()
 
     def address(self, name: str) -> int:
-        """The address of a function."""
+        """The address of a function; raises :class:`ConcatcError` where there is none of that name."""
         found = int(self._engine.get_function_address(name))
-        assert found, f"the object code has no function {name}"
+        if not found:
+            raise ConcatcError(f"the object code has no function {name}")
         return found
 
 

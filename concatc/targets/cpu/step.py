@@ -18,11 +18,17 @@ import numpy as np
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Operation, SymbolRef, Value
 from concatc.ir.types import I1, INDEX, MemRefType, dense_strides
+from concatc.loops.plan import Window
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROW = 7  # kernel, windows, sizes, add, begin, end, scratch
 RUNNER = "run"
 PHASES = ("forward", "backward", "update")
+
+
+def kernel_symbol(name: str) -> str:
+    """The name of a kernel with the signature that all share (`abi.py`)."""
+    return f"kernel.{name}"
 
 
 # `i32 run(i8** bases, row* table, i64 rows)`: 0, or the number of the row whose kernel failed, counted from 1.
@@ -64,7 +70,11 @@ done:
 
 @dataclass(frozen=True)
 class Row:
-    """One launch.  ``starts`` are where each window begins in ``windows``: its base, its offset, its strides."""
+    """One launch.
+
+    ``starts`` are where each window begins in ``windows``: its base, its offset, its strides; ``ends`` one past the
+    last byte of each window in its base.
+    """
 
     kernel: str
     phase: str
@@ -74,6 +84,7 @@ class Row:
     begin: int
     end: int
     starts: tuple[int, ...]
+    ends: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ class _WindowOf:
     base: int
     offset_bytes: int
     strides: tuple[int, ...]
+    end_bytes: int
 
 
 @dataclass
@@ -98,20 +110,21 @@ def step_table(step: FuncOp) -> StepTable:
     for k, arg in enumerate(step.args):
         assert isinstance(arg.type, MemRefType)
         table.bases.append((arg.name, arg.type.shape[0] or 0))
-        values[arg] = _WindowOf(k, 0, (1,))
+        values[arg] = _WindowOf(k, 0, (1,), table.bases[k][1])
     for op in step.ops:
         match op.name:
             case "arith.constant":
                 values[op.result] = op.attributes["value"]
             case "memref.view":
                 source = values[op.operands[0]]
-                values[op.result] = _WindowOf(source.base, source.offset_bytes + values[op.operands[1]], _dense(op))
+                offset = source.offset_bytes + values[op.operands[1]]
+                values[op.result] = _window(op, source.base, offset, _dense(op))
             case "memref.reinterpret_cast":
                 source = values[op.operands[0]]
                 strides, offsets = op.attributes["strides"], op.attributes["offsets"]
                 if not isinstance(strides, tuple) or None in strides or offsets != (0,):
                     raise _unknown(op)
-                values[op.result] = _WindowOf(source.base, source.offset_bytes, tuple(map(int, strides)))  # type: ignore[arg-type]
+                values[op.result] = _window(op, source.base, source.offset_bytes, tuple(map(int, strides)))  # type: ignore[arg-type]
             case "memref.cast":
                 values[op.result] = values[op.operands[0]]
             case "func.call":
@@ -121,6 +134,15 @@ def step_table(step: FuncOp) -> StepTable:
             case _:
                 raise _unknown(op)
     return table
+
+
+def _window(op: Operation, base: int, offset_bytes: int, strides: tuple[int, ...]) -> _WindowOf:
+    type = op.result.type
+    assert isinstance(type, MemRefType)
+    if None in type.shape:
+        raise _unknown(op)
+    shape = tuple(n for n in type.shape if n is not None)
+    return _WindowOf(base, offset_bytes, strides, Window("", offset_bytes, shape, strides, type.dtype).end_bytes)
 
 
 def _dense(op: Operation) -> tuple[int, ...]:
@@ -137,6 +159,7 @@ def _unknown(op: Operation) -> ConcatcError:
 def _row(op: Operation, values: Mapping[Value, Any]) -> Row:
     windows: list[int] = []
     starts: list[int] = []
+    ends: list[int] = []
     numbers: list[int] = []
     add = flags = 0
     for operand in op.operands:
@@ -148,13 +171,14 @@ def _row(op: Operation, values: Mapping[Value, Any]) -> Row:
             flags += 1
         else:
             starts.append(len(windows))
+            ends.append(value.end_bytes)
             windows += [value.base, value.offset_bytes, *value.strides]
     callee, phase = op.attributes["callee"], op.attributes.get("cnet.phase", "forward")
     assert isinstance(callee, SymbolRef)
     if phase not in PHASES:
         raise ConcatcError(Diagnostic(f"`{phase}` is no phase; known are {', '.join(PHASES)}", op.loc))
     begin, end, *sizes = numbers
-    return Row(callee.name, str(phase), tuple(windows), tuple(sizes), add, begin, end, tuple(starts))
+    return Row(callee.name, str(phase), tuple(windows), tuple(sizes), add, begin, end, tuple(starts), tuple(ends))
 
 
 @dataclass(frozen=True)

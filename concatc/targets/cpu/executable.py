@@ -1,0 +1,74 @@
+"""Object code in memory, and the table of launches that runs it: all that a net needs when it is compiled.
+
+    code0.o, code1.o, ..  +  table of launches    ->    one native call a phase
+
+Nothing here generates code, reads IR or imports what does: written modules are loaded by this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from concatc.targets.cpu.native import Library
+from concatc.targets.cpu.step import RUNNER, NativeStep, StepNumbers, kernel_symbol
+
+
+@dataclass(frozen=True)
+class ObjectCode:
+    """What loops compile to: object files, and the symbol of each kernel in them."""
+
+    objects: list[bytes]
+    symbols: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoadedCode:
+    """Object code in memory: the function that runs tables, the address of each kernel, and what keeps them there."""
+
+    runner: int
+    addresses: Mapping[str, int]
+    libraries: tuple[Library, ...]
+
+    @staticmethod
+    def of(code: ObjectCode) -> LoadedCode:
+        """Load object files; raises :class:`ConcatcError` where they lack a kernel."""
+        library = Library(code.objects)
+        addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in code.symbols.items()}
+        return LoadedCode(library.address(RUNNER), addresses, (library,))
+
+    def with_kernels_of(self, other: LoadedCode) -> LoadedCode:
+        """This code, and the kernels of ``other`` besides."""
+        return LoadedCode(self.runner, {**other.addresses, **self.addresses}, (*self.libraries, *other.libraries))
+
+
+class CpuExecutable:
+    """A net's native code, loaded.  ``generated`` gives the text of what was generated, by its kind."""
+
+    def __init__(self, table: StepNumbers, code: LoadedCode, generated: Callable[[str], str]) -> None:
+        self.table = table
+        self._code = code
+        self._generated = generated
+        self._step = NativeStep(table, code.runner, code.addresses)
+
+    def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
+        """Run a phase; see :class:`concatc.targets.Executable`."""
+        self._step.run(bases, phase)
+
+    def with_table(self, table: StepNumbers) -> CpuExecutable:
+        """The same code with another table, of the same kernels."""
+        return CpuExecutable(table, self._code, self._generated)
+
+    def followed_by(self, update: CpuExecutable) -> CpuExecutable:
+        """This net, then an optimizer's update that was compiled apart: its bases are these and maybe more."""
+        return CpuExecutable(
+            self.table.followed_by(update.table, "update"),
+            self._code.with_kernels_of(update._code),
+            lambda what: f"{self.text(what)}\n{update.text(what)}",
+        )
+
+    def text(self, what: str) -> str:
+        """``kernels``, ``llvm`` or ``asm``."""
+        return self._generated(what)
