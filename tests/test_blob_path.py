@@ -69,7 +69,7 @@ def test_each_level_shows_the_join(level: str) -> None:
 def test_the_joint_path_of_the_thread() -> None:
     net = concatc.compile(THREAD)
     found = short(net.ir("joint", blob="h"))
-    assert found == ["(6)", "h", "logits.linear", "(5)", "(5)", "h.grad", "logits.weight.grad", "ha.grad", "(9)"]
+    assert found == ["(6)", "h", "logits.linear", "(5)", "(5)", "logits.weight.grad", "h.grad", "ha.grad", "(9)"]
     assert "// ---- backward ----\n" in net.ir("joint", blob="h")
     assert "backward" not in net.ir("split", blob="h")
 

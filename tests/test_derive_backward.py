@@ -47,9 +47,9 @@ def test_thread_text() -> None:
         %logits.grad = softmax_loss_grad(%logits.use0, %label, %main.grad) \
 {axis=1, reduction=mean, transposes=softmax_loss %main}
         %logits.grad.use0, %logits.grad.use1 = split(%logits.grad) {ways=2, transposes=linear %logits}
-        %h.grad = linear(%logits.grad.use0, %logits.weight) {transpose=True, transposes=linear %logits}
+        %logits.weight.grad = linear_weight_grad(%logits.grad.use0, %h.use0) {transposes=linear %logits}
+        %h.grad = linear(%logits.grad.use1, %logits.weight) {transpose=True, transposes=linear %logits}
         %h.grad.use0, %h.grad.use1 = split(%h.grad) {ways=2, transposes=concat %h}
-        %logits.weight.grad = linear_weight_grad(%logits.grad.use1, %h.use0) {transposes=linear %logits}
         %ha.grad, %hb.grad = slice(%h.grad.use0) {axis=0, sizes=[4, 2], transposes=concat %h}
         %hb.linear.grad = relu_grad(%hb, %hb.grad) {transposes=relu %hb}
         %hb.weight.grad = linear_weight_grad(%hb.linear.grad, %b) {transposes=linear %hb.linear}

@@ -93,8 +93,9 @@ class ConvTranspose(ConvTransposed):
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
         x, w = xs
-        dx = b.conv(dys[0], w, **self.geometry()) if needs[0] else None
+        # dw before dx: it reads x for the last time, so dx may take the bytes of x.
         dw = b.conv_weight_grad(x, dys[0], kernel=w.shape[2:], **self.geometry()) if needs[1] else None
+        dx = b.conv(dys[0], w, **self.geometry()) if needs[0] else None
         return [dx, dw]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:

@@ -78,10 +78,11 @@ class Linear(Op):
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
         x, w = xs
+        # dw before dx: it reads x for the last time, so dx may take the bytes of x.
+        dw = None
+        if needs[1]:
+            dw = b.linear_weight_grad(x, dys[0]) if self.transpose else b.linear_weight_grad(dys[0], x)
         dx = b.linear(dys[0], w, transpose=not self.transpose) if needs[0] else None
-        if not needs[1]:
-            return [dx, None]
-        dw = b.linear_weight_grad(x, dys[0]) if self.transpose else b.linear_weight_grad(dys[0], x)
         return [dx, dw]
 
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:

@@ -33,10 +33,10 @@ module @thread {
     %logits.grad.use0, %logits.grad.use1, %logits.grad.use2 = "cnet.split"(%logits.grad)
         : (!t96x10) -> (!t96x10, !t96x10, !t96x10)  // bias %logits  thread.cnet:13  3 x 3.8 KiB
     %logits.bias.grad = "cnet.sum"(%logits.grad.use0) {axes = [0]} : (!t96x10) -> !t10  // bias %logits  :11
-    %h.grad = "cnet.linear"(%logits.grad.use1, %logits.weight) {transpose}
-        : (!t96x10, !t10x128) -> !t96x128  // linear %logits.linear  thread.cnet:11  48 KiB
-    %logits.weight.grad = "cnet.linear_weight_grad"(%logits.grad.use2, %h)
+    %logits.weight.grad = "cnet.linear_weight_grad"(%logits.grad.use1, %h)
         : (!t96x10, !t96x128) -> !t10x128  // linear %logits.linear  thread.cnet:11  5 KiB
+    %h.grad = "cnet.linear"(%logits.grad.use2, %logits.weight) {transpose}
+        : (!t96x10, !t10x128) -> !t96x128  // linear %logits.linear  thread.cnet:11  48 KiB
     %ha.grad, %hb.grad = "cnet.slice"(%h.grad) {axis = 0}
         : (!t96x128) -> (!t64x128, !t32x128)  // concat %h  :10  rows 0..64, 64..96
     %hb.bias.2.grad = "cnet.relu_grad"(%hb, %hb.grad) : (!t32x128, !t32x128) -> !t32x128  // relu %hb  :9
