@@ -50,7 +50,8 @@ from concatc.passes.verify import verify
 from concatc.plan_trial import try_plan, try_update
 from concatc.rescale import Rescaled, ScaledPhase
 from concatc.runtime.bounds import index_checks
-from concatc.runtime.index_check import state_index_checks
+from concatc.runtime.index_check import IndexCheck, state_index_checks
+from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, Phase, Source, Update
 from concatc.scaling import Scaling
 from concatc.stages import stage
@@ -171,6 +172,16 @@ class Lowering:
         return self.level("kernels")
 
     @cached_property
+    def signature(self) -> Signature:
+        """What the net takes and gives."""
+        return signature_of(self.graph.main)
+
+    @cached_property
+    def index_checks(self) -> list[IndexCheck]:
+        """What labels and indices must be."""
+        return index_checks(self.graph.main)
+
+    @cached_property
     def interface(self) -> Interface:
         """Where arguments and results live."""
         return interface_of(self.joint.main, self._like() if self._like is not None else None)
@@ -199,11 +210,11 @@ class Lowering:
         kernels = self.kernels
         plan = self._timed(PlanMemory.name, lambda: self._planned(kernels))
         plan.net = declaration_of(self.kernels.main, self.interface)
-        state_index_checks(plan.net, index_checks(self.graph.main))
+        state_index_checks(plan.net, self.index_checks)
         if self._options.verify_each:
             verify_plan(plan, self.kernels.main)
         if self._options.verify_plan:
-            self.checked.append(try_plan(plan, kernels.main, index_checks(self.graph.main)))
+            self.checked.append(try_plan(plan, kernels.main, self.index_checks))
         return plan
 
     @cached_property

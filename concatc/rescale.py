@@ -32,7 +32,8 @@ from concatc.passes.dumps import READING, dump_text
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_pieces
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
-from concatc.runtime.index_check import state_index_checks
+from concatc.runtime.index_check import IndexCheck, state_index_checks
+from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
@@ -186,6 +187,16 @@ class RescaledPhase:
         """Where arguments and results live."""
         return self._scaled.slots.at(self._sizes, self.addresses)
 
+    @cached_property
+    def signature(self) -> Signature:
+        """What the net takes and gives."""
+        return signature_of(self.graph.main)
+
+    @cached_property
+    def index_checks(self) -> list[IndexCheck]:
+        """What labels and indices must be."""
+        return index_checks(self.graph.main)
+
     @property
     def arena_bytes(self) -> int:
         """The size of the arena."""
@@ -196,7 +207,7 @@ class RescaledPhase:
         """Level 05: what is run."""
         plan = self._source.base.scaled_plan(self.phase).at(self._source.sizes, self.addresses)
         if plan.net is not None:
-            state_index_checks(plan.net, index_checks(self.graph.main))
+            state_index_checks(plan.net, self.index_checks)
         return plan
 
     @cached_property

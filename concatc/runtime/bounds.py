@@ -8,18 +8,18 @@ call, so an index out of range ends in an error that names the argument, never i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.declaration import BODY
 from concatc.loops.memory import Array
 from concatc.op import is_op, load_all_ops_once, op_of
-from concatc.runtime.index_check import KINDS, IndexCheck, distinct, stated_index_checks
+from concatc.runtime.index_check import KINDS, IndexCheck, distinct, problem_of, stated_index_checks
 
 KNOWN = ("iota", "constant")
 VIEWS = ("split", "slice", "concat", "reshape", "flatten", "transpose")
@@ -105,7 +105,7 @@ class IndexFollower:
             check = IndexCheck(source.kind, source.name, positions, extent, ignored, op.name, op.loc)
             if source.values is None:
                 self._checks.append(check)
-            elif (problem := _problem(check, source.values)) is not None:
+            elif (problem := problem_of(check, source.values)) is not None:
                 self._problems.append(problem)
 
     def checks(self) -> list[IndexCheck]:
@@ -138,35 +138,3 @@ def _ops(block: Block, origins: dict[Value, Array]) -> Iterator[Operation]:
         yield from _ops(inner, origins)
         made = inner.ops[-1].operands
         origins.update({r: origins[v] for r, v in zip(op.results, made, strict=True) if v in origins})
-
-
-def check_indices(checks: Iterable[IndexCheck], arrays: Mapping[str, Mapping[str, Array]]) -> None:
-    """Raise one :class:`UsageError` that names every argument with an index out of range, the first one each.
-
-    ``arrays`` are by kind and name.
-    """
-    problems = [problem for check in checks if (problem := _problem(check, arrays[check.kind][check.name]))]
-    if problems:
-        raise UsageError(problems)
-
-
-def _problem(check: IndexCheck, array: Array) -> Diagnostic | None:
-    flat = array.reshape(-1)
-    values = flat if check.positions is None else flat[check.positions]
-    if values.size == 0 or (values.min() >= 0 and values.max() < check.extent):
-        return None
-    wrong = (values < 0) | (values >= check.extent)
-    if check.ignored is not None:
-        wrong &= values != check.ignored
-    if not wrong.any():
-        return None
-    first = int(np.argmax(wrong))
-    position = first if check.positions is None else int(check.positions[first])
-    at = [int(i) for i in np.unravel_index(position, array.shape)]
-    besides = "" if check.ignored is None else f" or {check.ignored} (ignored)"
-    others = f" ({int(wrong.sum())} elements are out of range)" if wrong.sum() > 1 else ""
-    valid = f"0 to {check.extent - 1}{besides}"
-    return Diagnostic(
-        f"{check.kind} `{check.name}` holds {int(values[first])} at {at}, but must hold {valid}{others}",
-        notes=(f"it indexes {check.op.removeprefix('cnet.')} at {check.loc}",) if check.loc else (),
-    )

@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic, Loc
+from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
 from concatc.ir.core import Attr, FuncOp, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.memory import Array
@@ -34,6 +34,39 @@ class IndexCheck:
     ignored: int | None
     op: str
     loc: Loc | None
+
+
+def check_indices(checks: Iterable[IndexCheck], arrays: Mapping[str, Mapping[str, Array]]) -> None:
+    """Raise one :class:`UsageError` that names every argument with an index out of range, the first one each.
+
+    ``arrays`` are by kind and name.
+    """
+    problems = [problem for check in checks if (problem := problem_of(check, arrays[check.kind][check.name]))]
+    if problems:
+        raise UsageError(problems)
+
+
+def problem_of(check: IndexCheck, array: Array) -> Diagnostic | None:
+    """What is wrong with the indices in ``array``; None where nothing is."""
+    flat = array.reshape(-1)
+    values = flat if check.positions is None else flat[check.positions]
+    if values.size == 0 or (values.min() >= 0 and values.max() < check.extent):
+        return None
+    wrong = (values < 0) | (values >= check.extent)
+    if check.ignored is not None:
+        wrong &= values != check.ignored
+    if not wrong.any():
+        return None
+    first = int(np.argmax(wrong))
+    position = first if check.positions is None else int(check.positions[first])
+    at = [int(i) for i in np.unravel_index(position, array.shape)]
+    besides = "" if check.ignored is None else f" or {check.ignored} (ignored)"
+    others = f" ({int(wrong.sum())} elements are out of range)" if wrong.sum() > 1 else ""
+    valid = f"0 to {check.extent - 1}{besides}"
+    return Diagnostic(
+        f"{check.kind} `{check.name}` holds {int(values[first])} at {at}, but must hold {valid}{others}",
+        notes=(f"it indexes {check.op.removeprefix('cnet.')} at {check.loc}",) if check.loc else (),
+    )
 
 
 def state_index_checks(declaration: FuncOp, checks: Sequence[IndexCheck]) -> None:

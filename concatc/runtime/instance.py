@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
-from concatc.runtime.bounds import check_indices, index_checks
+from concatc.runtime.index_check import check_indices
 from concatc.runtime.optimizers import OptimizerState
 from concatc.runtime.pool import Pool
-from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Phase, Source
 from concatc.runtime.store import Store
 from concatc.targets import Executable
@@ -25,11 +23,11 @@ class Instance:
         self.source = source
         self.phase = phase
         self.lowered = source.phase(phase)
-        self.signature = signature_of(self.lowered.graph.main)
-        self.interface: Interface = self.lowered.interface
+        self.signature = self.lowered.signature
+        self.interface = self.lowered.interface
         self.shapes = {name: spec.type.shape for name, spec in self.signature.inputs.items()}
         self.output_grads = self.names("output_grad")
-        self.checks = index_checks(self.lowered.graph.main)
+        self.checks = self.lowered.index_checks
         self.executable: Executable | None = None  # the one that ran last
         self._store = store
         self._pool = pool

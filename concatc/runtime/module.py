@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,20 +17,21 @@ from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
-from concatc.runtime.bounds import index_checks
 from concatc.runtime.dims import other_parameters, take_dims
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
-from concatc.runtime.memory_report import MemoryReport
 from concatc.runtime.optimizers import Optimizer, OptimizerState
 from concatc.runtime.output_grads import take_output_grads
 from concatc.runtime.pool import Pool
-from concatc.runtime.signature import Input, Signature, signature_of
+from concatc.runtime.signature import Input, Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 from concatc.runtime.watch import Watch
+
+if TYPE_CHECKING:
+    from concatc.runtime.memory_report import MemoryReport
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +116,7 @@ class CompiledModule:
     @property
     def index_checks(self) -> list[IndexCheck]:
         """What labels and indices among the inputs must be."""
-        return [c for c in index_checks(self._source.phase("train").graph.main) if c.kind == "input"]
+        return [c for c in self._source.phase("train").index_checks if c.kind == "input"]
 
     def __repr__(self) -> str:
         dims = ", ".join(f"{name}={value}" for name, value in self.dims.items())
@@ -309,6 +310,8 @@ class CompiledModule:
     @property
     def memory(self) -> MemoryReport:
         """Bytes by base, and the bytes that are copied."""
+        from concatc.runtime.memory_report import MemoryReport  # running a net needs no report
+
         lowered = {phase: self._source.phase(phase) for phase in self._source.phases}
         return MemoryReport.of(self.name, lowered)
 
@@ -355,7 +358,7 @@ class CompiledModule:
 
     def _signature(self, phase: Phase) -> Signature:
         if phase not in self._signatures:
-            self._signatures[phase] = signature_of(self._source.phase(phase).graph.main)
+            self._signatures[phase] = self._source.phase(phase).signature
         return self._signatures[phase]
 
     def _prepare(self, phase: Phase, given: Mapping[str, Any]) -> Instance:
@@ -387,7 +390,7 @@ class CompiledModule:
             check_shapes(signature, arrays, dims)
         at = ", ".join(f"{name}={n}" for name, n in changed.items())
         source = self._at_dims({**self._source.dims, **dims}, changed, phase, f"the arrays given mean {at}")
-        check_shapes(signature_of(source.phase(phase).graph.main), arrays, dims)
+        check_shapes(source.phase(phase).signature, arrays, dims)
         return self._instance(phase, source)
 
     def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, Dim], phase: Phase, why: str) -> Source:
@@ -399,7 +402,7 @@ class CompiledModule:
         try:
             rescaled = next((at for base in self._bases if (at := base.at(dims, phase)) is not None), None)
             source = rescaled or self._source.with_dims(dims)
-            params = signature_of(source.phase(phase if rescaled else "train").graph.main).params
+            params = source.phase(phase if rescaled else "train").signature.params
         except ConcatcError as error:
             first = Diagnostic(f"{why}, and the net does not compile with that")
             raise UsageError([first, *error.diagnostics], error.sources) from None

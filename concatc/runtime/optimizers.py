@@ -16,15 +16,17 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from concatc.diagnostics import UsageError
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES, TensorType
 from concatc.loops.memory import Array, allocate_all, view
 from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
-from concatc.op import Builder
 from concatc.runtime.store import Store
+
+if TYPE_CHECKING:
+    from concatc.op import Builder
 
 HYPER = 8  # scalars a range, one aligned line of float64
 
@@ -265,6 +267,8 @@ class OptimizerState:
         return plan
 
     def _kernel(self, name: str, flat: TensorType) -> FuncOp:
+        from concatc.op import Builder  # a net that is loaded and not trained needs no ops
+
         slots = self._optimizer.live_slots
         types = [flat, flat, *(flat for _ in slots), TensorType((HYPER,), flat.dtype)]
         func = FuncOp(name, types, ["p", "g", *slots, "hyper"])

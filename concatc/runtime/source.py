@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from concatc.diagnostics import Diagnostic
 from concatc.ir.core import Module
+from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
+from concatc.runtime.index_check import IndexCheck
+from concatc.runtime.signature import Signature
 from concatc.targets import Executable, Lowered, Target
 
 Phase = Literal["train", "infer"]
@@ -26,17 +29,36 @@ class Update(Protocol):
         ...
 
 
-class LoweredPhase(Lowered, Protocol):
-    """One phase at every level, with or without an optimizer's update."""
+class RunnablePhase(Protocol):
+    """What running one phase needs to know besides its code.  The runtime reads no level of it."""
 
     @property
-    def graph(self) -> Module:
-        """Level 00."""
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        ...
+
+    @property
+    def interface(self) -> Interface:
+        """Where that lies."""
+        ...
+
+    @property
+    def index_checks(self) -> Sequence[IndexCheck]:
+        """What labels and indices must be."""
         ...
 
     @property
     def arena_bytes(self) -> int:
         """The size of the plan's arena, update or not."""
+        ...
+
+
+class LoweredPhase(Lowered, RunnablePhase, Protocol):
+    """One phase at every level, with or without an optimizer's update."""
+
+    @property
+    def graph(self) -> Module:
+        """Level 00."""
         ...
 
     def with_update(self, update: Plan) -> LoweredPhase:
