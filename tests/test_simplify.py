@@ -74,6 +74,34 @@ CANONICALIZE = {
         "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 3], stride=[2, 2], pad=[0, 1]}\nreturn(%y)",
         "%y.max, %i = max_pool(%x) {kernel=[2, 3], stride=[2, 2], pad=[0, 1]}\n%y = relu(%y.max)\nreturn(%y)",
     ),
+    "max_pool of a concat of relus": (
+        IMAGE + ", %z: tensor<2x1x4x5xf32>",
+        "%r = relu(%x)\n%s = relu(%z)\n%c = concat(%r, %s) {axis=1}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[1, 0]}\nreturn(%y)",
+        "%c.max = concat(%x, %z) {axis=1}\n"
+        "%y.max, %i = max_pool(%c.max) {kernel=[2, 2], stride=[2, 2], pad=[1, 0]}\n%y = relu(%y.max)\nreturn(%y)",
+    ),
+    "max_pool of a concat of not only relus": (
+        IMAGE + ", %z: tensor<2x1x4x5xf32>",
+        "%r = relu(%x)\n%c = concat(%r, %z) {axis=1}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y)",
+        "%r = relu(%x)\n%c = concat(%r, %z) {axis=1}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y)",
+    ),
+    "max_pool of a concat of a relu that others read": (
+        IMAGE,
+        "%r = relu(%x)\n%c = concat(%r, %r) {axis=0}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y)",
+        "%r = relu(%x)\n%c = concat(%r, %r) {axis=0}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y)",
+    ),
+    "max_pool of a concat that others read": (
+        IMAGE + ", %z: tensor<2x1x4x5xf32>",
+        "%r = relu(%x)\n%s = relu(%z)\n%c = concat(%r, %s) {axis=1}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %c)",
+        "%r = relu(%x)\n%s = relu(%z)\n%c = concat(%r, %s) {axis=1}\n"
+        "%y, %i = max_pool(%c) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %c)",
+    ),
     "max_pool of a relu that others read": (
         IMAGE,
         "%r = relu(%x)\n%y, %i = max_pool(%r) {kernel=[2, 2], stride=[2, 2], pad=[0, 0]}\nreturn(%y, %r)",
@@ -156,12 +184,14 @@ def test_canonicalize(name: str) -> None:
 
 
 @pytest.mark.parametrize("pool", ["3, stride=2, pad=1", "2", "3, stride=1, pad=1"])
-def test_gradients_through_max_pool_of_relu(pool: str) -> None:
-    """The same bits with a kept relu, which stays where it is; with ties, zeros and NaN."""
+@pytest.mark.parametrize("pooled", ["relu(moved)", "concat(relu(moved), relu(-moved), axis=1)"])
+def test_gradients_through_max_pool_of_relu(pool: str, pooled: str) -> None:
+    """The same bits where what is pooled is kept, so that all stays where it is; with ties, zeros and NaN."""
     text = f"""net pooled(n = 3) {{
         input image: f32[n, 2, 7, 6]
         param shift: f32[1, 2, 1, 1] = constant(-1)
-        r = relu(image + shift)
+        moved = image + shift
+        r = {pooled}
         y = max_pool(r, {pool})
         loss sum(y * y)
         output y

@@ -154,8 +154,8 @@ class ReluOfRelu(Pattern):
 
 
 class MaxPoolOfRelu(Pattern):
-    """``max_pool(relu(x)) -> relu(max_pool(x))``   when nothing else reads the inner relu, nothing reads where the
-    maxima lie, and images are not empty.
+    """``max_pool(relu(x)) -> relu(max_pool(x))``, ``max_pool(concat(relu(x), relu(y))) -> relu(max_pool(concat(x, y)))``
+    when nothing else reads the inner relus and the concat, nothing reads where the maxima lie, and images are not empty.
 
     Every window holds an element of the image, so its maximum is positive on both sides, at the same place, or relu
     makes it 0 and lets no gradient through.  The backward pass then keeps the small result, not the whole image.
@@ -164,12 +164,19 @@ class MaxPoolOfRelu(Pattern):
     roots = ("cnet.max_pool",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        relu = made_by(rw, op.operands[0], "relu")
+        (x,) = op.operands
         value, index = op.results
-        if relu is None or len(relu.result.uses) > 1 or index.uses or relu.result.tensor.numel == 0:
+        concat = made_by(rw, x, "concat")
+        parts = concat.operands if concat is not None else (x,)
+        if index.uses or x.tensor.numel == 0 or any(len(v.uses) > 1 for v in (x, *parts)):
+            return False
+        relus = [relu for part in parts if (relu := made_by(rw, part, "relu")) is not None]
+        if len(relus) < len(parts):
             return False
         b = builder_before(op, rw)
-        maximum, place = b.emit(op_of(op), relu.operands, [f"{value.name}.max", index.name])
+        before = [relu.operands[0] for relu in relus]
+        image = before[0] if concat is None else b.emit(op_of(concat), before, [f"{x.name}.max"])[0]
+        maximum, place = b.emit(op_of(op), [image], [f"{value.name}.max", index.name])
         rw.replace(op, [b.relu(maximum), place])
         return True
 
