@@ -154,8 +154,9 @@ class ReluOfRelu(Pattern):
 
 
 class MaxPoolOfRelu(Pattern):
-    """``max_pool(relu(x)) -> relu(max_pool(x))``, ``max_pool(concat(relu(x), relu(y))) -> relu(max_pool(concat(x, y)))``
-    when nothing else reads the inner relus and the concat, nothing reads where the maxima lie, and images are not empty.
+    """``max_pool(relu(x)) -> relu(max_pool(x))`` and ``max_pool(concat(relu(x), relu(y))) ->
+    relu(max_pool(concat(x, y)))``   when nothing else reads the inner relus and the concat, nothing reads where the
+    maxima lie, and images are not empty.
 
     Every window holds an element of the image, so its maximum is positive on both sides, at the same place, or relu
     makes it 0 and lets no gradient through.  The backward pass then keeps the small result, not the whole image.
