@@ -41,7 +41,7 @@ from concatc.passes.freeze import freeze, frozen
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.keep_outputs import KeepOutputs
-from concatc.passes.lower_to_loops import LowerToLoops
+from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
@@ -145,6 +145,7 @@ class Lowering:
         self._like = like
         self._passes = PIPELINES[phase](options, graph)
         self.timings: list[Timing] = []
+        self.stacked_chunked: list[tuple[int, int]] = []
         self.checked: list[str] = []  # what was checked of plans, where that is asked for
         self._update_bytes = 0  # what an optimizer holds
         self._is_settled = options.max_memory is None
@@ -243,7 +244,8 @@ class Lowering:
     @cached_property
     def stacked_loops(self) -> Module:
         """The loops of that plan."""
-        return LowerToLoops().run(self.stacked)
+        self.stacked_chunked.clear()
+        return lower_to_loops(self.stacked, self.stacked_chunked)
 
     def level(self, name: str) -> Module:
         """The module of a level."""

@@ -11,7 +11,7 @@ order that pays off for large batches only) the net is compiled for each size as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, cast
 
@@ -29,7 +29,7 @@ from concatc.loops.scaled_layout import Addresses, Layout
 from concatc.loops.scaled_plan import PlanSample, ScaledPlan
 from concatc.loops.scaled_slots import ScaledSlots
 from concatc.passes.dumps import READING, dump_text
-from concatc.passes.lower_to_loops import lower_to_loops, scratch_pieces
+from concatc.passes.lower_to_loops import scratch_pieces
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
 from concatc.runtime.index_check import IndexCheck, state_index_checks
@@ -65,6 +65,11 @@ class SampledPhase(Protocol):
         """The loops of that plan."""
         ...
 
+    @property
+    def stacked_chunked(self) -> Sequence[tuple[int, int]]:
+        """For each launch of them the extent of its outermost loop, and how many iterations are a chunk."""
+        ...
+
 
 @dataclass(frozen=True)
 class ScaledGraph:
@@ -81,7 +86,7 @@ class ScaledGraph:
         found = [(dims, *numbers_of(sample.functions)) for dims, sample in samples]
         if any(r != rest for _, _, r in found):
             raise NotScalableError("another graph at other sizes")
-        made = polynomials(here, [(dims, n) for dims, n, _ in found])
+        made = polynomials(here, [(dims, n) for dims, n, _ in found], numbers)
         if made.at(list(here.values())).tolist() != numbers:
             raise NotScalableError("sizes that do not follow from the dims")
         return ScaledGraph(here, graph, made)
@@ -127,11 +132,19 @@ def scaled_phase(
     sizes = [[dims[name] for name in graph.here] for dims, _ in samples]
     taken = [
         StepSample(
-            dims, step_table(phase.stacked_loops.main), phase.stacked.launches, blocks, plan.layout.at(at).scratch
+            dims,
+            step_table(phase.stacked_loops.main),
+            phase.stacked_chunked,
+            phase.stacked.launches,
+            blocks,
+            plan.layout.at(at).scratch,
         )
         for (dims, phase), blocks, at in zip(samples, plan.blocks, sizes, strict=True)
     ]
     step = scaled_step(graph.here, step_table(loops.main), taken)
+    at_here = plan.layout.at(list(graph.here.values()))
+    if not step.is_at(list(graph.here.values()), replace(at_here, starts=plan.starts), step_table(loops.main)):
+        raise NotScalableError("a table that does not follow from the dims")
     return ScaledPhase(graph, plan.slots, plan.layout, step)
 
 
@@ -169,7 +182,8 @@ class RescaledPhase:
         self.update: Plan | None = None
         self._source = source
         self._scaled = scaled
-        self._sizes = [source.sizes[name] for name in scaled.here]
+        self._at = {name: source.sizes[name] for name in scaled.here}
+        self._sizes = list(self._at.values())
         self.graph = scaled.graph.at(self._sizes)
 
     @cached_property
@@ -210,10 +224,10 @@ class RescaledPhase:
             state_index_checks(plan.net, self.index_checks)
         return plan
 
-    @cached_property
+    @property
     def loops(self) -> Module:
-        """Level 06, of this plan."""
-        return lower_to_loops(self.plan)
+        """Level 06: the code that is run, at the sizes that it was compiled with."""
+        return self._source.base.phase(self.phase).loops
 
     @property
     def joint(self) -> Module:
@@ -225,17 +239,15 @@ class RescaledPhase:
         """Level 04, as the net has it when it is compiled for these dims."""
         return self._source.compiled.phase(self.phase).kernels
 
-    def with_update(self, update: Plan) -> LoweredPhase:
-        """The same phase compiled for these dims; see :meth:`Rescaled.executable` for what is run."""
-        return self._source.compiled.phase(self.phase).with_update(update)
-
     def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
-        """The text of a level: plan and loops as they are run, the others as the net has them at these dims."""
+        """The text of a level: plan and loops as they are run, the others as they are compiled for these dims."""
         if blob is None and level in ("plan", "05"):
             head = comments(plan_report(self.plan)) if style.comments else ""
             return head + dump_text(module_of(self.plan), style)
         if blob is None and level in ("loops", "06"):
-            return dump_text(self.loops, style)
+            dims = [", ".join(f"{name} = {n}" for name, n in at.items()) for at in (self._scaled.here, self._at)]
+            head = f"// the code of {dims[0]}, which runs at {dims[1]} with the numbers of that plan\n"
+            return (head if style.comments else "") + dump_text(self.loops, style)
         return self._source.compiled.phase(self.phase).dump(level, blob=blob)
 
 
@@ -298,7 +310,7 @@ class Rescaled:
             scaled = self.base.scaled(phase)
             try:
                 self._phases[phase] = RescaledPhase(self, phase, scaled) if scaled is not None else None
-            except ConcatcError:
+            except (ConcatcError, NotScalableError):
                 self._phases[phase] = None  # compiling it says what is wrong, and where in the source
         return self._phases[phase]
 

@@ -32,13 +32,14 @@ MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
 
 @dataclass
 class KernelLoops:
-    """The function, and what a call of it passes besides memory: the extent of the chunked loop, the sizes.
+    """The function, and what a call of it passes besides memory: the chunks of the outermost loop, the sizes.
 
-    ``joined`` says for each argument and result which of its axes are one in the function (see ``merge_axes``).
+    ``outer`` is the extent of that loop and how many of its iterations are a chunk.  ``joined`` says for each argument
+    and result which of its axes are one in the function (see ``merge_axes``).
     """
 
     function: FuncOp
-    outer_extent: int
+    outer: tuple[int, int]
     sizes: list[int]
     joined: list[list[bool]]
     scratch: list[TensorType]
@@ -80,8 +81,8 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     outer = arrangement.outer
     writer = _Writer(arrangement, function, memrefs, _sizes_in(program.statements))
     writer.write(kernel)
-    extent = -(-outer.axis.extent // outer.block) if outer is not None and outer.axis is not None else 1
-    return KernelLoops(function, extent, writer.sizes, flags_of, _scratch_types(arrangement))
+    chunked = (outer.axis.extent, outer.block) if outer is not None and outer.axis is not None else (1, 1)
+    return KernelLoops(function, chunked, writer.sizes, flags_of, _scratch_types(arrangement))
 
 
 def merged_window(window: Window, joined: Sequence[bool]) -> Window:

@@ -15,6 +15,7 @@ import numpy as np
 
 DEGREE = 2
 LIMIT = 1 << 62
+TOO_LARGE = "numbers of more than 62 bits"
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -34,24 +35,43 @@ class Polynomials:
     factors: np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
     def at(self, sizes: Sequence[int]) -> Ints:
-        """All numbers at these values of the dims."""
-        powers = np.array([size**d for size in sizes for d in range(1, DEGREE + 1)], np.int64)
+        """All numbers at these values of the dims.
+
+        Raises :class:`NotScalableError` where one is too large.
+        """
+        exact = [size**d for size in sizes for d in range(1, DEGREE + 1)]
+        most = np.abs(self.factors).astype(float) @ np.array(exact, float)
+        if most.max(initial=0.0) >= LIMIT:
+            raise NotScalableError(TOO_LARGE)
+        # A power that is too large has no factor.
+        powers = np.array([power if power < LIMIT else 0 for power in exact], np.int64)
         numbers = self.constant.copy()
         numbers[self.moving] += self.factors @ powers
         return numbers
 
 
-def polynomials(here: Mapping[str, int], samples: Sequence[tuple[Mapping[str, int], Sequence[int]]]) -> Polynomials:
+def polynomials(
+    here: Mapping[str, int], samples: Sequence[tuple[Mapping[str, int], Sequence[int]]], known: Sequence[int] = ()
+) -> Polynomials:
     """The polynomials behind numbers.
 
-    ``here`` are the dims as they are; sample ``k`` is at a large value of dim ``k`` alone, and where there are several
-    dims the last sample is at large values of all, which must agree: no product of two dims is found otherwise.
+    ``here`` are the dims as they are, ``known`` the first numbers there: what is that at every sample too is a
+    constant, however large it is (the key of a dropout).  Sample ``k`` is at a large value of dim ``k`` alone, and
+    where there are several dims the last sample is at large values of all, which must agree: no product of two dims
+    is found otherwise.
     Raises :class:`NotScalableError` where there are no such polynomials.
     """
     names = list(here)
     columns = [_integers(numbers) for _, numbers in samples]
     if len({len(column) for column in columns}) != 1:
         raise NotScalableError("other numbers at other sizes")
+    constant = np.zeros(len(columns[0]), np.int64)
+    constant[: len(known)] = _integers(known)
+    is_constant = np.arange(len(constant)) < len(known)
+    for column in columns:
+        is_constant &= column == constant
+    constant[~is_constant] = 0
+    columns = [column - constant for column in columns]
     digits = [_digits(columns[k], samples[k][0][name]) for k, name in enumerate(names)]
     factors = np.stack([d for digit in digits for d in digit[1:]], axis=1)
     values = np.array([here[name] ** d for name in names for d in range(1, DEGREE + 1)], np.int64)
@@ -63,15 +83,16 @@ def polynomials(here: Mapping[str, int], samples: Sequence[tuple[Mapping[str, in
     if any((constant != constants[0]).any() for constant in constants):
         raise NotScalableError("numbers that are no sum of polynomials in one dim each")
     (moving,) = np.nonzero(factors.any(axis=1))
-    found = Polynomials(constants[0], moving, factors[moving])
-    if len(names) > 1 and (found.at([samples[-1][0][name] for name in names]) != columns[-1]).any():
+    found = Polynomials(constants[0] + constant, moving, factors[moving])
+    at_all = [samples[-1][0][name] for name in names]
+    if len(names) > 1 and (found.at(at_all) != columns[-1] + constant).any():
         raise NotScalableError("numbers that depend on a product of dims")
     return found
 
 
 def _integers(numbers: Sequence[int]) -> Ints:
     if any(not -LIMIT < n < LIMIT for n in numbers):
-        raise NotScalableError("numbers of more than 62 bits")
+        raise NotScalableError(TOO_LARGE)
     return np.array(numbers, np.int64)
 
 

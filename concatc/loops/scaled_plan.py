@@ -17,13 +17,13 @@ from concatc.ir.core import FuncOp
 from concatc.ir.numbers import numbers_of, with_numbers
 from concatc.loops.bases import Interface
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Segment, Window
-from concatc.loops.polynomials import NotScalableError, polynomials
+from concatc.loops.polynomials import Ints, NotScalableError, polynomials
 from concatc.loops.scaled_layout import Addresses, Blocks, Layout, aligned, blocks_of, put_order
 from concatc.loops.scaled_slots import ScaledSlots
 
 Sizes = Mapping[str, int]
 ScratchOf = Callable[[FuncOp], Sequence[int]]
-SCRATCH = "i8"  # the element type of scratch, and of nothing else
+SCRATCH = "i8"  # the element type of scratch
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,13 @@ class ScaledPlan:
             raise NotScalableError("other launches, windows or kernels at other sizes")
         self.window_blocks, self.window_places = found[0].blocks, found[0].places
         self.scratch_of, self.scratch_first = scratch, found[0].scratch_first
-        self.numbers = polynomials(here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)])
+        self.numbers = polynomials(
+            here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)], mine.numbers
+        )
         self.scratch = [f.scratch for f in found]
         self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples])
-        self.layout = self._layout(mine.numbers)
+        self.starts = self._starts(mine.numbers)
+        self.layout = self._layout()
 
     def at(self, dims: Sizes, addresses: Addresses | None = None) -> Plan:
         """The plan at these dims."""
@@ -72,10 +75,10 @@ class ScaledPlan:
         blocks = iter(self.window_blocks)
         buffers = iter(addresses.scratch_bytes.tolist())
 
-        def window(old: Window) -> Window:
+        def window(old: Window, is_scratch: bool = False) -> Window:
             block = next(blocks)
             place = next(numbers) + (int(addresses.starts[block]) if block >= 0 else 0)
-            if old.dtype == SCRATCH:
+            if is_scratch:
                 return Window(old.base, place, (sum(next(buffers) for _ in range(next(numbers))),), (1,), SCRATCH)
             shape, strides = (tuple(next(numbers) for _ in old.shape) for _ in range(2))
             return Window(old.base, place, shape, strides, old.dtype)
@@ -99,8 +102,11 @@ class ScaledPlan:
             made[declared] if declared is not None else None,
         )
 
-    def _layout(self, numbers: Sequence[int]) -> Layout:
-        """``numbers`` are those of the plan here, with offsets in place of places in blocks."""
+    def _starts(self, numbers: Sequence[int]) -> Ints:
+        """Where blocks start here.
+
+        ``numbers`` are those of the plan here, with offsets in place of places in blocks.
+        """
         at_here = self.numbers.at(list(self.here.values())).tolist()
         starts = [-1] * len(self.blocks[0].bases)
         for k, block in zip(self.window_places, self.window_blocks, strict=True):
@@ -112,7 +118,10 @@ class ScaledPlan:
                 at_here[k] = numbers[k]
         if at_here != list(numbers):
             raise NotScalableError("numbers do not follow from the dims")
-        order, below = put_order(self.blocks[0], starts)
+        return np.array(starts, np.int64)
+
+    def _layout(self) -> Layout:
+        order, below = put_order(self.blocks[0], self.starts.tolist())
         ends = [_ends_of(s.plan, b, self.scratch_of) for s, b in zip(self.samples, self.blocks, strict=True)]
         keys = list(dict.fromkeys(zip(*ends, strict=True)))  # windows that end alike at all samples
         columns = [(s.dims, [key[k][1] for key in keys]) for k, s in enumerate(self.samples)]
@@ -133,11 +142,10 @@ class ScaledPlan:
         return layout
 
 
-def _rewritten(launch: Launch, window: Callable[[Window], Window]) -> Launch:
-    reads, writes = tuple(map(window, launch.reads)), tuple(map(window, launch.writes))
-    return replace(
-        launch, reads=reads, writes=writes, scratch=window(launch.scratch) if launch.scratch is not None else None
-    )
+def _rewritten(launch: Launch, window: Callable[[Window, bool], Window]) -> Launch:
+    reads, writes = (tuple(window(w, False) for w in windows) for windows in (launch.reads, launch.writes))
+    scratch = window(launch.scratch, True) if launch.scratch is not None else None
+    return replace(launch, reads=reads, writes=writes, scratch=scratch)
 
 
 @dataclass
@@ -159,18 +167,18 @@ def _numbers_of(plan: Plan, blocks: Blocks | None, scratch: ScratchOf) -> _Numbe
     """In the order in which :meth:`ScaledPlan.at` takes them; without blocks a place is an offset."""
     found = _Numbers(rest=[plan.name, list(plan.bases)])
 
-    def add(window: Window) -> None:
+    def add(window: Window, is_scratch: bool = False) -> None:
         empty = 0 in window.shape
         block, place = blocks.of(window) if blocks is not None else (-1, 0 if empty else window.offset_bytes)
         found.places.append(len(found.numbers))
         found.blocks.append(block)
-        found.numbers += [place, *window.shape, *window.strides] if window.dtype != SCRATCH else [place]
+        found.numbers += [place, *window.shape, *window.strides] if not is_scratch else [place]
         found.rest.append((window.base, len(window.shape), window.dtype, empty))
 
     def add_scratch(window: Window, buffers: Sequence[int]) -> None:
         if window.shape != (sum(map(aligned, buffers)),):
             raise NotScalableError("scratch of another size than its buffers")
-        add(window)
+        add(window, is_scratch=True)
         found.numbers.append(len(buffers))
         found.scratch_first += [len(found.scratch)] * len(buffers)
         found.scratch += buffers

@@ -21,7 +21,7 @@ from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import ELEMENT_BYTES, TensorType
 from concatc.loops.bases import argument_key, result_keys
-from concatc.loops.expr import Ref, loads
+from concatc.loops.expr import Const, Expr, Ref, loads
 from concatc.loops.pieces import Piece
 from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.op import lowered
@@ -176,7 +176,7 @@ def _in_place(kernel: FuncOp, read: int, write: int) -> bool:
 
 
 def _same_index(piece: Piece, operands: set[int], temps: set[int]) -> bool:
-    if piece.combine != "store" or piece.at != piece.axes or piece.where is not None:
+    if piece.combine != "store" or not _is_index(piece.at, piece) or piece.where is not None:
         return False
     if tuple(a.extent for a in piece.axes) != piece.target.shape:
         return False
@@ -184,7 +184,16 @@ def _same_index(piece: Piece, operands: set[int], temps: set[int]) -> bool:
     def follows(ref: Ref) -> bool:
         return ref.index in (operands if ref.kind == "operand" else temps if ref.kind == "temp" else ())
 
-    return all(load.at == piece.axes for load in loads(piece.value) if follows(load.ref))
+    return all(_is_index(load.at, piece) for load in loads(piece.value) if follows(load.ref))
+
+
+def _is_index(at: Sequence[Expr], piece: Piece) -> bool:
+    """Whether ``at`` is the index that the piece runs over; along an axis of one element that is 0."""
+    axes = piece.axes
+    return len(at) == len(axes) and all(
+        x == axis or (axis.extent == 1 and isinstance(x, Const) and x.value == 0)
+        for x, axis in zip(at, axes, strict=True)
+    )
 
 
 def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:

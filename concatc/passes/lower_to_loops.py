@@ -57,16 +57,19 @@ def scratch_pieces(kernel: FuncOp) -> list[int]:
     return [type.size_bytes for type in scratch_of(kernel, lowered)]
 
 
-def lower_to_loops(plan: Plan) -> Module:
+def lower_to_loops(plan: Plan, chunked: list[tuple[int, int]] | None = None) -> Module:
     """The module of a plan: ``@step`` first, then its kernels, then the declaration of the net.
 
+    ``chunked`` gets for each launch the extent of its outermost loop and how many iterations are a chunk.
     Raises :class:`ConcatcError` where a launch has less scratch than it needs.
     """
     step = FuncOp(STEP, [MemRefType((b.size_bytes,), "i8") for b in plan.bases.values()], list(plan.bases))
     module = Module(plan.name, [step])
     lowering = _Lowering(plan, step)
     for launch in plan.launches:
-        lowering.launch(launch)
+        outer = lowering.launch(launch)
+        if chunked is not None:
+            chunked.append(outer)
     lowering.b.finish()
     for function in lowering.functions:
         module.add(function)
@@ -86,7 +89,7 @@ class _Lowering:
         self._names: dict[str, int] = {}
         self._first_use: dict[str, str] = {}  # the kernel of the plan that a function was made for
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: Launch) -> tuple[int, int]:
         windows = [_without_offset_if_empty(w) for w in (*launch.reads, *launch.writes)]
         kernel = self._kernel(launch, windows)
         windows = [merged_window(w, joined) for w, joined in zip(windows, kernel.joined, strict=True)]
@@ -101,7 +104,8 @@ class _Lowering:
             windows += scratch
         b = self.b
         memory = [a for a in kernel.function.args if isinstance(a.type, MemRefType)]
-        operands = [b.index(0), b.index(kernel.outer_extent), *map(b.index, kernel.sizes)]
+        extent, block = kernel.outer
+        operands = [b.index(0), b.index(-(-extent // block)), *map(b.index, kernel.sizes)]
         for window, arg in zip(windows, memory, strict=True):
             assert isinstance(arg.type, MemRefType)
             operands.append(self._window(window, arg.type))
@@ -110,6 +114,7 @@ class _Lowering:
         stands_for = {} if self._first_use[called] == launch.kernel else {"cnet.kernel": launch.kernel}
         call = b.call(called, operands, {"cnet.phase": launch.phase, **stands_for})
         call.loc = launch.loc
+        return kernel.outer
 
     def _kernel(self, launch: Launch, windows: Sequence[Window]) -> KernelLoops:
         layout = [(tuple(s == 1 for s in w.strides), tuple(lie_as_one(w.shape, w.strides))) for w in windows]

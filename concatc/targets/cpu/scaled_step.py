@@ -17,8 +17,9 @@ from concatc.targets.cpu.step import Ints, Row, StepNumbers, StepTable
 class ScaledStep:
     """A table at any sizes.
 
-    ``table`` is the one here; ``numbers`` are its numbers, then the end of each row.  Those at ``offsets`` are places
-    in ``blocks``, those at ``scratch`` the starts of scratch buffers, in order.
+    ``table`` is the one here; ``numbers`` are its numbers, then the extent of the outermost loop of each row, of which
+    ``chunk`` iterations are one chunk: a row ends after the last chunk, whole or not.  Numbers at ``offsets`` are
+    places in ``blocks``, those at ``scratch`` the starts of scratch buffers, in order.
     """
 
     table: StepNumbers
@@ -26,6 +27,7 @@ class ScaledStep:
     offsets: Ints
     blocks: Ints
     scratch: Ints
+    chunk: Ints
 
     def at(self, sizes: Sequence[int], addresses: Addresses) -> StepNumbers:
         """The table at these values of the dims."""
@@ -34,17 +36,25 @@ class ScaledStep:
         found[self.scratch] += addresses.scratch
         count = len(self.table.numbers)
         rest = self.table.rest.copy()
-        rest[:, 2] = found[count:]
+        rest[:, 2] = -(-found[count:] // self.chunk)
         bases = [(name, addresses.size_bytes.get(name, n)) for name, n in self.table.bases]
         return replace(self.table, bases=bases, numbers=found[:count], rest=rest)
+
+    def is_at(self, sizes: Sequence[int], addresses: Addresses, table: StepTable) -> bool:
+        """Whether the table at these values of the dims is that one, where blocks lie as ``addresses`` says."""
+        mine, other = self.at(sizes, addresses), StepNumbers.of(table)
+        return bool((mine.numbers == other.numbers).all() and (mine.rest == other.rest).all())
 
 
 @dataclass(frozen=True)
 class StepSample:
-    """The table of a plan without reuse, its launches, their blocks, and where scratch buffers start."""
+    """The table of a plan without reuse, the extents and chunks of outermost loops, the launches, their blocks, and
+    where scratch buffers start.
+    """
 
     dims: Mapping[str, int]
     table: StepTable
+    chunked: Sequence[tuple[int, int]]
     launches: Sequence[Launch]
     blocks: Blocks
     scratch: Ints
@@ -63,10 +73,13 @@ def scaled_step(here: Mapping[str, int], table: StepTable, samples: Sequence[Ste
         found = [_in_blocks(sample, row, launch, buffers) for row, launch in zip(rows, sample.launches, strict=True)]
         if next(buffers, None) is not None:
             raise NotScalableError("scratch buffers that kernels do not have")
-        columns.append((sample.dims, [n for numbers, _ in found for n in numbers] + [row.end for row in rows]))
+        columns.append((sample.dims, [n for numbers, _ in found for n in numbers] + [n for n, _ in sample.chunked]))
         blocks.append([block for _, of_row in found for block in of_row])
     if any(b != blocks[0] for b in blocks):
         raise NotScalableError("windows lie in other blocks at other sizes")
+    chunks = [[chunk for _, chunk in sample.chunked] for sample in samples]
+    if any(c != chunks[0] for c in chunks):
+        raise NotScalableError("other chunks at other sizes")
     here_numbers = StepNumbers.of(table)
     begins = here_numbers.windows_at.tolist()
     offsets = [begin + at + 1 for begin, row in zip(begins, table.rows, strict=True) for at in row.starts]
@@ -80,10 +93,11 @@ def scaled_step(here: Mapping[str, int], table: StepTable, samples: Sequence[Ste
     moving = in_block >= 0
     return ScaledStep(
         here_numbers,
-        polynomials(here, columns),
+        polynomials(here, columns, here_numbers.numbers.tolist()),
         np.array(offsets, np.int64)[moving],
         in_block[moving],
         np.array(scratch, np.int64),
+        np.array(chunks[0], np.int64),
     )
 
 
