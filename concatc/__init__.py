@@ -205,7 +205,7 @@ def load(directory: str | os.PathLike[str]) -> CompiledModule:
     A written module holds native code, which runs: load only what you trust.  Weights are apart and never run code.
     Raises :class:`UsageError` where the directory is incomplete, changed, of another version or for another CPU.
     """
-    from concatc.artifact import load_module
+    from concatc.written import load_module
 
     return load_module(Path(_checked("directory", directory, (str, os.PathLike), "a path")))
 

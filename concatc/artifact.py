@@ -1,9 +1,4 @@
-"""Modules on disk: what ``concatc compile -o DIR`` writes and :func:`concatc.load` reads.
-
-    DIR/__init__.py      import DIR; net = DIR.load()
-    DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
-    DIR/train/           graph.mlir, joint.mlir, .., loops.mlir, kernels.py (to read), symbols.json, code0.o, ..
-    DIR/infer/           the same for inference
+"""Modules on disk: what ``concatc compile -o DIR`` writes (`manifest.py` lists it) and :func:`concatc.load` reads.
 
 A written module is for the dims that it was compiled with, and runs native code: load only what you trust.  Hashes find
 damage, not malice.  Weights are apart (``net.save``, ``net.load``).
@@ -17,27 +12,31 @@ import keyword
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from concatc.compiler import LEVELS, Compilation, Lowering, Options
+from concatc.compiler import Compilation
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import beside
-from concatc.ir.core import Module
-from concatc.ir.parser import parse_module
+from concatc.ir.levels import LEVELS
 from concatc.ir.printer import MACHINE
-from concatc.loops.plan import Plan
-from concatc.loops.plan_text import module_of, plan_of
-from concatc.manifest import FORMAT, MANIFEST, WRITE_AGAIN, Manifest, read_manifest
-from concatc.passes.lower_to_loops import LowerToLoops
-from concatc.runtime.module import CompiledModule
-from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
-from concatc.targets import Executable, Lowered
-from concatc.targets.cpu.executable import CpuExecutable, LoadedCode, ObjectCode
+from concatc.manifest import (
+    FORMAT,
+    INIT,
+    KERNELS,
+    MANIFEST,
+    NET,
+    STEP,
+    Manifest,
+    level_file,
+    read_files,
+    read_manifest,
+    run_files,
+)
+from concatc.runtime.runnable import data_of
+from concatc.runtime.source import Phase
 from concatc.targets.cpu.native import host
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import step_table
+from concatc.targets.cpu.step_text import table_text
 from concatc.targets.cpu.target import CpuTarget
 from concatc.version import __version__
 
@@ -70,7 +69,7 @@ def write_module(compilation: Compilation, directory: Path) -> None:
         hint = f"{name} would be one" if name.isidentifier() and not keyword.iskeyword(name) else None
         raise UsageError(Diagnostic(f"`{directory.name}` is no name that Python can import", help=hint))
     phases = compilation.phases
-    files = {"__init__.py": LOADER.format(name=compilation.name, version=__version__).encode()}
+    files = {INIT: LOADER.format(name=compilation.name, version=__version__).encode()}
     objects: dict[str, int] = {}
     for phase in phases:
         written = _phase_files(compilation, phase)
@@ -95,17 +94,13 @@ def write_module(compilation: Compilation, directory: Path) -> None:
 def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     lowering = compilation.phase(phase)
     code, generated = CpuTarget().compile_loops(lowering.loops)
-    made = {f"{level}.mlir": lowering.dump(level, MACHINE).encode() for level in LEVELS}
-    made["kernels.py"] = generated.text("kernels").encode()
+    made = {level_file(level): lowering.dump(level, MACHINE).encode() for level in LEVELS}
+    made[KERNELS] = generated.text("kernels").encode()
+    made[NET] = (json.dumps(data_of(lowering), indent=1) + "\n").encode()
+    made[STEP] = "".join(table_text(step_table(lowering.loops.main), code.symbols)).encode()
     made.update((f"code{k}.o", data) for k, data in enumerate(code.objects))
-    made["symbols.json"] = json.dumps(code.symbols, indent=2).encode()
-    return {name: made[name.removeprefix(f"{phase}/")] for name in _names(phase, len(code.objects))}
-
-
-def _names(phase: str, objects: int) -> list[str]:
-    """The files of a phase."""
-    code = [f"code{k}.o" for k in range(objects)]
-    return [f"{phase}/{n}" for n in (*(f"{level}.mlir" for level in LEVELS), "kernels.py", *code, "symbols.json")]
+    names = (*run_files(phase, len(code.objects)), *read_files(phase))
+    return {name: made[name.removeprefix(f"{phase}/")] for name in names}
 
 
 def _check_replaceable(directory: Path) -> None:
@@ -169,144 +164,3 @@ def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def load_module(directory: Path) -> CompiledModule:
-    """Load a written module.
-
-    Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
-    """
-    manifest = read_manifest(directory)
-    if manifest.concatc != __version__:
-        raise UsageError(
-            Diagnostic(
-                f"{directory} was written by concatc {manifest.concatc}, this is {__version__}", help=WRITE_AGAIN
-            )
-        )
-    _check_machine(directory, manifest)
-    needed = ["__init__.py", *(name for phase, count in manifest.objects.items() for name in _names(phase, count))]
-    absent = [name for name in needed if name not in manifest.files]
-    if absent:
-        raise UsageError(
-            Diagnostic(f"{directory / MANIFEST} is damaged: it does not list {', '.join(absent)}", help=WRITE_AGAIN)
-        )
-    return CompiledModule(WrittenModule(manifest, {n: _file(directory, n, manifest.files[n]) for n in needed}))
-
-
-def _check_machine(directory: Path, manifest: Manifest) -> None:
-    needed = {f for f in manifest.cpu["features"].split(",") if f.startswith("+")}
-    missing = sorted(f.removeprefix("+") for f in needed - set(host().features.split(",")))
-    if missing:
-        raise UsageError(
-            Diagnostic(
-                f"{directory} was compiled for {manifest.cpu['name']}; this CPU lacks {', '.join(missing)}",
-                help="compile the net on this machine",
-            )
-        )
-
-
-def _file(directory: Path, name: str, digest: str) -> bytes:
-    path = directory / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(Diagnostic(f"{directory} is incomplete: {name}: {error.strerror}", help=WRITE_AGAIN)) from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise UsageError(Diagnostic(f"{path} was changed or damaged after it was written", help=WRITE_AGAIN))
-    return data
-
-
-class WrittenModule:
-    """The source behind a loaded module: levels from their files, code from its object files, one choice of dims."""
-
-    def __init__(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        self.name = manifest.net
-        self.dims: dict[str, Dim] = dict(manifest.dims)
-        self._files = files
-        self._options = Options(dtype=manifest.dtype)
-        self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
-        self._lowerings: dict[Phase, WrittenLowering] = {}
-        self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
-        self.target = WrittenTarget()
-
-    @property
-    def no_inference(self) -> Diagnostic | None:
-        """What was written can be run."""
-        return None
-
-    def phase(self, phase: Phase) -> WrittenLowering:
-        """The net in one phase."""
-        if phase not in self.phases:
-            raise UsageError(f"the module was written without the phase `{phase}`")
-        if phase not in self._lowerings:
-            like = None if phase == "train" else lambda: self.phase("train").interface
-            files = {n.removeprefix(f"{phase}/"): d for n, d in self._files.items() if n.startswith(f"{phase}/")}
-            graph = parse_module(files["graph.mlir"].decode(), f"{phase}/graph.mlir")
-            self._lowerings[phase] = WrittenLowering(graph, phase, self._options, like, files)
-        return self._lowerings[phase]
-
-    def executable(self, phase: Phase, update: Update | None) -> Executable:
-        """The code of a phase, as it was written; an optimizer's update is compiled."""
-        key = (phase, update.key if update is not None else None)
-        if key not in self._executables:
-            lowering = self.phase(phase)
-            self._executables[key] = self.target.build(
-                lowering if update is None else lowering.with_update(update.plan())
-            )
-        return self._executables[key]
-
-    def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
-        """A written module has one choice of dims."""
-        return None
-
-    def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
-        """A written module has one choice of dims."""
-        at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
-        raise UsageError(Diagnostic(f"the module was written for {at}", help="compile the net anew for other sizes"))
-
-
-class WrittenLowering(Lowering):
-    """Levels are read, not made."""
-
-    def __init__(self, graph: Module, phase: Phase, options: Options, like: Any, files: Mapping[str, bytes]) -> None:
-        super().__init__(graph, phase, options, like)
-        self.files = files
-
-    def level(self, name: str) -> Module:
-        """The module of a level, as it was written."""
-        if self.update is not None and name in ("plan", "loops"):
-            return module_of(self.plan) if name == "plan" else self.loops
-        if name not in self._levels:
-            self._levels[name] = parse_module(self.files[f"{name}.mlir"].decode(), f"{self.phase}/{name}.mlir")
-        return self._levels[name]
-
-    @cached_property
-    def net_plan(self) -> Plan:
-        """The plan as it was written."""
-        return plan_of(self.level("plan"))
-
-    @cached_property
-    def loops(self) -> Module:
-        """The loops as they were written; with an optimizer's update they are made."""
-        return self.level("loops") if self.update is None else LowerToLoops().run(self.plan)
-
-    @property
-    def code(self) -> ObjectCode:
-        """The object code, in order."""
-        objects = [data for name, data in self.files.items() if name.endswith(".o")]
-        return ObjectCode(objects, json.loads(self.files["symbols.json"]))
-
-
-@dataclass(frozen=True)
-class WrittenTarget:
-    """Loads object code; compiles only what was not written (the update of an optimizer)."""
-
-    name: str = "cpu"
-    runs_plan: bool = True
-
-    def build(self, lowered: Lowered) -> Executable:
-        """Load the code of a phase."""
-        if isinstance(lowered, WrittenLowering) and lowered.update is None:
-            table = StepNumbers.of(step_table(lowered.loops.main))
-            return CpuExecutable(table, LoadedCode.of(lowered.code), lambda what: "")
-        return CpuTarget().build(lowered)

@@ -14,12 +14,11 @@ from typing import Any, TypeVar, cast
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
-from concatc.inspect.blob_path import path_text
-from concatc.inspect.memory import plan_report
-from concatc.inspect.memory_text import comments
+from concatc.inspect.level_text import level_text
 from concatc.inspect.over_budget import over_budget
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Attr, Module
+from concatc.ir.levels import LEVELS
 from concatc.ir.passes import Pass, PassManager, Timing
 from concatc.ir.printer import Style
 from concatc.loops.bases import Interface, interface_of
@@ -35,7 +34,7 @@ from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
-from concatc.passes.dumps import READING, dump_text
+from concatc.passes.dumps import READING
 from concatc.passes.fit_budget import Candidate, Search, budget_attribute, fit_budget, planned_bytes
 from concatc.passes.freeze import freeze, frozen
 from concatc.passes.fuse import Fuse
@@ -58,8 +57,6 @@ from concatc.stages import stage
 from concatc.targets import Executable, Target
 
 R = TypeVar("R")
-LEVELS = ("graph", "split", "joint", "optimized", "kernels", "plan", "loops")
-BLOB_LEVELS = LEVELS[:-1]  # where values have the names of blobs
 TARGETS = ("cpu", "reference")
 DTYPES = ("f32", "f64")
 RECOMPUTE = ("none", "auto", "max")
@@ -279,13 +276,7 @@ class Lowering:
 
     def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
         """The text of a level, by name (``split``) or number (``01``), or of one blob's path in it."""
-        name = level_name(level)
-        if blob is None:
-            head = comments(plan_report(self.plan)) if name == "plan" and style.comments else ""
-            return head + dump_text(self.level(name), style)
-        if name not in BLOB_LEVELS:
-            raise UsageError(Diagnostic(f"the {name} hold no blobs", help=f"there are {', '.join(BLOB_LEVELS)}"))
-        return path_text(self.level(name), blob, style)
+        return level_text(self, level, style, blob)
 
     def _lowered(self, plan: Plan) -> Module:
         step = LowerToLoops()
@@ -365,16 +356,6 @@ def _with_choice(passes: dict[str, tuple[Pass, ...]], chosen: Candidate) -> dict
         optimized.append(chosen.recompute)
     kernels = [OrderKernels(chosen.order) if isinstance(p, OrderKernels) else p for p in passes["kernels"]]
     return {**passes, "optimized": tuple(optimized), "kernels": tuple(kernels)}
-
-
-def level_name(level: str) -> str:
-    """The name of a level that is given by name or number."""
-    if level.isdecimal() and int(level) < len(LEVELS):
-        return LEVELS[int(level)]
-    if level not in LEVELS:
-        hint = did_you_mean(level, LEVELS) or f"there are {', '.join(LEVELS)}"
-        raise UsageError(Diagnostic(f"no level `{level}`", help=hint))
-    return level
 
 
 def merge_plans(plan: Plan, update: Plan) -> Plan:

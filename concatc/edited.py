@@ -20,9 +20,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from concatc.compiler import LEVELS, Compilation, Lowering, Options
+from concatc.compiler import Compilation, Lowering, Options
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
 from concatc.ir.core import FuncOp, Module
+from concatc.ir.levels import LEVELS
 from concatc.loops.append_step import append_step
 from concatc.loops.bases import Interface, interface_of, result_keys
 from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems

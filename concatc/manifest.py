@@ -1,4 +1,11 @@
-"""The manifest of a written module: what it holds, for whom, and the hash of every file."""
+"""The manifest of a written module: what it holds, for whom, and the hash of every file.
+
+DIR/__init__.py      import DIR; net = DIR.load()
+DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
+DIR/train/           to run:   net.json (`runtime/runnable.py`), step.jsonl (`targets/cpu/step_text.py`), code0.o, ..
+                     to read:  graph.mlir, split.mlir, joint.mlir, .., loops.mlir, kernels.py
+DIR/infer/           the same for inference
+"""
 
 from __future__ import annotations
 
@@ -9,10 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.ir.levels import LEVELS
 from concatc.runtime.source import PHASES, Dim
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+FORMAT = 2
+MANIFEST, INIT = "manifest.json", "__init__.py"
+NET, STEP, KERNELS = "net.json", "step.jsonl", "kernels.py"
 MAX_MANIFEST_BYTES = 1 << 20
 WRITE_AGAIN = "remove it and write it again: `concatc compile NET -o DIR`"
 
@@ -72,6 +81,21 @@ SHAPE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "cpu": (_is_cpu, "the name and the features of a CPU"),
     "files": (_is_files, "a hash for each file inside the module"),
 }
+
+
+def run_files(phase: str, objects: int) -> list[str]:
+    """The files that a phase with so many object files needs to run."""
+    return [f"{phase}/{name}" for name in (NET, STEP, *(f"code{k}.o" for k in range(objects)))]
+
+
+def read_files(phase: str) -> list[str]:
+    """The files of a phase that are for reading."""
+    return [f"{phase}/{name}" for name in (*map(level_file, LEVELS), KERNELS)]
+
+
+def level_file(level: str) -> str:
+    """The file of a level."""
+    return f"{level}.mlir"
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -9,9 +9,10 @@ import pytest
 
 import concatc
 from concatc.cli.main import exit_code
-from concatc.compiler import BLOB_LEVELS, compile_net
+from concatc.compiler import compile_net
 from concatc.diagnostics import UsageError
 from concatc.inspect.blob_path import path_text
+from concatc.ir.levels import BLOB_LEVELS
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import PLAIN
 from tests.test_docs import ROOT

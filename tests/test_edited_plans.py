@@ -11,10 +11,11 @@ import pytest
 
 import concatc
 from concatc.cli.main import run
-from concatc.compiler import LEVELS, Options, compile_net
+from concatc.compiler import Options, compile_net
 from concatc.edited import EditedDump
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Module
+from concatc.ir.levels import LEVELS
 from concatc.ir.printer import PLAIN, print_module
 from tests.test_edited import NET, batch
 

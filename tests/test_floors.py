@@ -38,6 +38,7 @@ FLOORS: dict[str, float] = {
     "concatc.compiler": 6,
     "concatc.manifest": 6,
     "concatc.artifact": 6.5,
+    "concatc.written": 6.5,
     "concatc.edited": 6.5,
     "concatc": 7,
     "concatc.cli": 7,

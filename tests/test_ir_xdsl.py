@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from concatc.compiler import LEVELS, Options, compile_net
+from concatc.compiler import Options, compile_net
+from concatc.ir.levels import LEVELS
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE, PLAIN, print_module
 from concatc.passes.dumps import READING

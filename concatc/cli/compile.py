@@ -165,8 +165,8 @@ def _emitted(compilation: Compilation, what: str, level: str | None, phase: str,
 
 
 def _dump(compilation: Compilation, phase: str, directory: Path, plain: bool, blob: str | None) -> None:
-    from concatc.compiler import BLOB_LEVELS, LEVELS
     from concatc.inspect.blob_path import has_blob
+    from concatc.ir.levels import BLOB_LEVELS, LEVELS
     from concatc.ir.printer import PLAIN
     from concatc.passes.dumps import READING
 

@@ -112,7 +112,7 @@ def _attribute(check: IndexCheck) -> Attr:
     if check.ignored is not None:
         entry["ignored"] = check.ignored
     if check.positions is not None:
-        entry["at"] = tuple(_ranges(check.positions))
+        entry["at"] = tuple(ranges_of(check.positions))
     return entry
 
 
@@ -125,13 +125,14 @@ def _check(arg: Value, entry: Attr) -> IndexCheck | None:
         return None
     positions = None
     if "at" in entry:
-        positions = _positions(entry["at"], arg.tensor.numel)
+        positions = positions_of(entry["at"], arg.tensor.numel)
         if positions is None:
             return None
     return IndexCheck(str(kind), str(name), positions, extent, ignored, op, None)
 
 
-def _positions(ranges: Attr, numel: int) -> Array | None:
+def positions_of(ranges: Attr, numel: int) -> Array | None:
+    """The positions that ranges list; None where these are no ranges of ``numel`` elements."""
     if not isinstance(ranges, tuple):
         return None
     parts = []
@@ -145,7 +146,7 @@ def _positions(ranges: Attr, numel: int) -> Array | None:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _ranges(positions: Array) -> Iterator[tuple[int, int, int]]:
+def ranges_of(positions: Array) -> Iterator[tuple[int, int, int]]:
     """Ascending positions as ranges, each as long as it goes on by one step."""
     at = 0
     while at < len(positions):

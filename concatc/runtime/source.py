@@ -54,15 +54,11 @@ class RunnablePhase(Protocol):
 
 
 class LoweredPhase(Lowered, RunnablePhase, Protocol):
-    """One phase at every level, with or without an optimizer's update."""
+    """One phase at every level."""
 
     @property
     def graph(self) -> Module:
         """Level 00."""
-        ...
-
-    def with_update(self, update: Plan) -> LoweredPhase:
-        """The same phase, its plan followed by the launches of ``update``."""
         ...
 
     def dump(self, level: str, *, blob: str | None = None) -> str:

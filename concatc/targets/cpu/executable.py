@@ -7,21 +7,13 @@ Nothing here generates code, reads IR or imports what does: written modules are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from concatc.targets.cpu.native import Library
 from concatc.targets.cpu.step import RUNNER, NativeStep, StepNumbers, kernel_symbol
-
-
-@dataclass(frozen=True)
-class ObjectCode:
-    """What loops compile to: object files, and the symbol of each kernel in them."""
-
-    objects: list[bytes]
-    symbols: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -33,10 +25,10 @@ class LoadedCode:
     libraries: tuple[Library, ...]
 
     @staticmethod
-    def of(code: ObjectCode) -> LoadedCode:
-        """Load object files; raises :class:`ConcatcError` where they lack a kernel."""
-        library = Library(code.objects)
-        addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in code.symbols.items()}
+    def of(objects: Iterable[bytes], symbols: Mapping[str, str]) -> LoadedCode:
+        """Load object files, which hold each kernel under its symbol.  Raises :class:`ConcatcError` where one lacks."""
+        library = Library(objects)
+        addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in symbols.items()}
         return LoadedCode(library.address(RUNNER), addresses, (library,))
 
     def with_kernels_of(self, other: LoadedCode) -> LoadedCode:

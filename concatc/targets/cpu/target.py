@@ -16,10 +16,18 @@ from concatc.ir.core import Module
 from concatc.stages import stage
 from concatc.targets import Lowered
 from concatc.targets.cpu.cache import Cache, default_directory
-from concatc.targets.cpu.executable import CpuExecutable, LoadedCode, ObjectCode
+from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
 from concatc.targets.cpu.step import StepNumbers, step_table
 from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, object_of, units_of
+
+
+@dataclass(frozen=True)
+class ObjectCode:
+    """What loops compile to: object files, and the symbol of each kernel in them."""
+
+    objects: list[bytes]
+    symbols: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class CpuTarget:
         """Compile and load a loops module."""
         code, generated = self.compile_loops(loops)
         with stage("load"):
-            return CpuExecutable(StepNumbers.of(step_table(loops.main)), LoadedCode.of(code), generated.text)
+            loaded = LoadedCode.of(code.objects, code.symbols)
+            return CpuExecutable(StepNumbers.of(step_table(loops.main)), loaded, generated.text)
 
     def compile_loops(self, loops: Module) -> tuple[ObjectCode, Generated]:
         """The object code of a loops module, compiled where the cache does not hold it, and what it was made of."""

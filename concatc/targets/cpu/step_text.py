@@ -1,0 +1,153 @@
+"""The table of a step as text, and back: one launch a line, so that a table is read without being held as text.
+
+    {"bases": [["inputs", 196672], ["arena", 326080]], "symbols": {"k0_relu": "k0_relu"}}
+    ["k0_relu", "forward", 0, 0, 8, [[0, 0, 196608, 6144, 256, 16, 1], [1, 64, 196672, 6144, 256, 16, 1]], [24, 16]]
+
+The first line names the bases with their bytes, and the symbol of each kernel in the object code.  A launch is its
+kernel, its phase, its ``add`` bits, where its chunk begins and ends, its windows and its sizes; a window is the number
+of its base, where it begins and ends there in bytes, and its strides in elements.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from concatc.targets.cpu.step import PHASES, StepNumbers, StepTable
+
+LARGEST = (1 << 62) - 1
+
+
+class TableError(Exception):
+    """The text is no table of a step; says which line is wrong, and how."""
+
+
+def table_text(table: StepTable, symbols: dict[str, str]) -> Iterator[str]:
+    """The lines of a table."""
+    yield json.dumps({"bases": table.bases, "symbols": symbols}) + "\n"
+    for row in table.rows:
+        stops = [*row.starts[1:], len(row.windows)]
+        windows = [
+            [*row.windows[at : at + 2], end, *row.windows[at + 2 : stop]]
+            for at, stop, end in zip(row.starts, stops, row.ends, strict=True)
+        ]
+        yield json.dumps([row.kernel, row.phase, row.add, row.begin, row.end, windows, row.sizes]) + "\n"
+
+
+def read_table(lines: Iterable[str | bytes]) -> tuple[StepNumbers, dict[str, str]]:
+    """The table, and the symbols of its kernels.
+
+    Raises :class:`TableError` for text of another form, for launches of kernels without a symbol, and for windows that
+    do not lie in their base.
+    """
+    reader: _Reader | None = None
+    for number, line in enumerate(lines, 1):
+        try:
+            data = json.loads(line)
+            if reader is None:
+                reader = _Reader.of(data)
+            else:
+                reader.add(data)
+        except (ValueError, RecursionError) as error:
+            why = str(error) if isinstance(error, _WrongError) else "it is no JSON"
+            raise TableError(f"line {number}: {why}") from None
+    if reader is None:
+        raise TableError("it is empty")
+    return reader.table(), reader.symbols
+
+
+class _WrongError(ValueError):
+    """What is wrong in a line."""
+
+
+@dataclass
+class _Reader:
+    """What was read so far: names, and all numbers one behind the other."""
+
+    bases: list[tuple[str, int]]
+    symbols: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self._names = {kernel: kernel for kernel in self.symbols}  # one text for all launches of a kernel
+        self._forms: dict[str, list[int]] = {}
+        self._kernels: list[str] = []
+        self._phases: list[str] = []
+        self._numbers, self._at, self._rest = array("q"), array("q"), array("q")
+
+    @staticmethod
+    def of(data: Any) -> _Reader:
+        """The first line."""
+        if not isinstance(data, dict) or set(data) != {"bases", "symbols"}:
+            raise _WrongError("not the bases and symbols of a table")
+        bases, symbols = data["bases"], data["symbols"]
+        if not isinstance(bases, list) or not all(_is_base(base) for base in bases):
+            raise _WrongError("bases are names, each with its bytes")
+        if not isinstance(symbols, dict) or not all(isinstance(symbol, str) for symbol in symbols.values()):
+            raise _WrongError("symbols are a name for each kernel")
+        return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols)
+
+    def add(self, data: Any) -> None:
+        """A launch."""
+        if not isinstance(data, list) or len(data) != 7:
+            raise _WrongError("not a launch")
+        kernel, phase, *rest, windows, sizes = data
+        if not isinstance(kernel, str) or kernel not in self._names:
+            raise _WrongError("a kernel without a symbol")
+        if phase not in PHASES:
+            raise _WrongError("an unknown phase")
+        if not (all(map(_is_size, rest)) and rest[1] <= rest[2]):
+            raise _WrongError("what is added, or where the chunk begins and ends, is wrong")
+        if not isinstance(windows, list) or not isinstance(sizes, list) or not all(map(_is_size, sizes)):
+            raise _WrongError("not windows and sizes")
+        form = [len(sizes), *(len(window) if isinstance(window, list) else 0 for window in windows)]
+        if self._forms.setdefault(kernel, form) != form:
+            raise _WrongError(f"the kernel {kernel} takes other windows and sizes")
+        self._at.append(len(self._numbers))
+        for window in windows:
+            self._add_window(window)
+        self._at.append(len(self._numbers))
+        self._numbers.extend(sizes)
+        self._rest.extend(rest)
+        self._kernels.append(self._names[kernel])
+        self._phases.append(PHASES[PHASES.index(phase)])
+
+    def _add_window(self, window: Any) -> None:
+        if not isinstance(window, list) or len(window) < 3 or not all(map(_is_integer, window)):
+            raise _WrongError("not a window")
+        base, begin, end, *strides = window
+        if not 0 <= base < len(self.bases):
+            raise _WrongError("a window of an unknown base")
+        name, size_bytes = self.bases[base]
+        if not 0 <= begin <= end <= size_bytes:
+            raise _WrongError(f"bytes {begin} to {end} are not all in {name}, which has {size_bytes}")
+        self._numbers.extend((base, begin, *strides))
+
+    def table(self) -> StepNumbers:
+        """The table."""
+        at = np.array(self._at, np.int64).reshape(-1, 2)
+        return StepNumbers(
+            self.bases,
+            tuple(self._kernels),
+            tuple(self._phases),
+            np.array(self._numbers, np.int64),
+            at[:, 0],
+            at[:, 1],
+            np.array(self._rest, np.int64).reshape(-1, 3),
+        )
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -LARGEST <= value <= LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
+def _is_base(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and _is_size(value[1])

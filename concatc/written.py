@@ -1,0 +1,333 @@
+"""Written modules, read: what :func:`concatc.load` makes of a directory that ``concatc compile -o DIR`` wrote.
+
+    net.json, step.jsonl, code0.o, ..   ->   a module that runs;    graph.mlir, .., loops.mlir   only when asked for
+
+Every file is compared with its hash in the manifest: what runs when the module is loaded and again when it is read, a
+level when it is read.  What the files say is checked besides (`runtime/runnable.py`, `targets/cpu/step_text.py`), as
+far as it says anything about memory.  That finds damage, not malice: a written module is code, and object code that
+somebody changed together with its hash runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.loops.bases import Interface
+from concatc.loops.plan import Base
+from concatc.manifest import (
+    INIT,
+    KERNELS,
+    MANIFEST,
+    NET,
+    STEP,
+    WRITE_AGAIN,
+    Manifest,
+    level_file,
+    read_files,
+    read_manifest,
+    run_files,
+)
+from concatc.runtime.index_check import IndexCheck
+from concatc.runtime.module import CompiledModule
+from concatc.runtime.runnable import DataError, Runnable, from_data
+from concatc.runtime.signature import Signature
+from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
+from concatc.runtime.store import SHARED_BASES
+from concatc.targets import Executable, Lowered
+from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
+from concatc.targets.cpu.native import host
+from concatc.targets.cpu.step_text import TableError, read_table
+from concatc.version import __version__
+
+if TYPE_CHECKING:
+    from concatc.ir.core import Module
+    from concatc.loops.plan import Plan
+
+CHUNK_BYTES = 1 << 16
+MAX_FILE_BYTES = 1 << 30
+
+
+def load_module(directory: Path) -> CompiledModule:
+    """Load a written module.
+
+    Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
+    """
+    manifest = read_manifest(directory)
+    if manifest.concatc != __version__:
+        raise UsageError(
+            Diagnostic(
+                f"{directory} was written by concatc {manifest.concatc}, this is {__version__}", help=WRITE_AGAIN
+            )
+        )
+    _check_machine(directory, manifest)
+    files = WrittenFiles(directory, manifest.files)
+    to_run = [INIT, *(name for phase, count in manifest.objects.items() for name in run_files(phase, count))]
+    to_read = [name for phase in manifest.objects for name in read_files(phase)]
+    absent = [name for name in (*to_run, *to_read) if name not in manifest.files]
+    if absent:
+        raise UsageError(
+            Diagnostic(f"{directory / MANIFEST} is damaged: it does not list {', '.join(absent)}", help=WRITE_AGAIN)
+        )
+    files.check(to_run)
+    files.check_there(to_read)
+    return CompiledModule(WrittenModule(manifest, files))
+
+
+def _check_machine(directory: Path, manifest: Manifest) -> None:
+    needed = {f for f in manifest.cpu["features"].split(",") if f.startswith("+")}
+    missing = sorted(f.removeprefix("+") for f in needed - set(host().features.split(",")))
+    if missing:
+        raise UsageError(
+            Diagnostic(
+                f"{directory} was compiled for {manifest.cpu['name']}; this CPU lacks {', '.join(missing)}",
+                help="compile the net on this machine",
+            )
+        )
+
+
+@dataclass(frozen=True)
+class WrittenFiles:
+    """The files of a written module, each compared with its hash when it is read; none is held."""
+
+    directory: Path
+    digests: Mapping[str, str]
+
+    def check(self, names: list[str]) -> None:
+        """Compare files with their hashes; raises :class:`UsageError` for the first that is another."""
+        for name in names:
+            for _ in self._chunks(name):
+                pass
+
+    def check_there(self, names: list[str]) -> None:
+        """Raises :class:`UsageError` for the first file that is not there; opens none."""
+        for name in names:
+            try:
+                (self.directory / name).stat()
+            except OSError as error:
+                raise self._incomplete(name, error) from None
+
+    def read(self, name: str) -> bytes:
+        """A file.  Raises :class:`UsageError` where it is not there or not as it was written."""
+        return b"".join(self._chunks(name))
+
+    def text(self, name: str) -> str:
+        """A file that holds text."""
+        return self.read(name).decode()
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """A file by lines; whether it is as it was written is known behind the last one."""
+        rest = b""
+        for chunk in self._chunks(name):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+
+    def damaged(self, name: str, why: str) -> UsageError:
+        """The error for a file that holds something wrong."""
+        return UsageError(Diagnostic(f"{self.directory / name} is damaged: {why}", help=WRITE_AGAIN))
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        path, hasher = self.directory / name, hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_size > MAX_FILE_BYTES:
+                    raise self.damaged(name, "it is too large to be a part of a module")
+                while chunk := file.read(CHUNK_BYTES):
+                    hasher.update(chunk)
+                    yield chunk
+        except OSError as error:
+            raise self._incomplete(name, error) from None
+        if hasher.hexdigest() != self.digests[name]:
+            raise UsageError(Diagnostic(f"{path} was changed or damaged after it was written", help=WRITE_AGAIN))
+
+    def _incomplete(self, name: str, error: OSError) -> UsageError:
+        return UsageError(Diagnostic(f"{self.directory} is incomplete: {name}: {error.strerror}", help=WRITE_AGAIN))
+
+
+class WrittenModule:
+    """The source behind a loaded module: data and object code from files, levels too where somebody asks for them."""
+
+    def __init__(self, manifest: Manifest, files: WrittenFiles) -> None:
+        self.name = manifest.net
+        self.dims: dict[str, Dim] = dict(manifest.dims)
+        self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
+        self.target = WrittenTarget()
+        self._objects = manifest.objects
+        self._files = files
+        self._executables: dict[tuple[Phase, tuple[object, ...] | None], CpuExecutable] = {}
+        self._phases: dict[Phase, WrittenPhase] = {}
+        for phase in self.phases:
+            self._phases[phase] = WrittenPhase(files, phase, self._phases.get("train"))
+
+    @property
+    def no_inference(self) -> Diagnostic | None:
+        """What was written can be run."""
+        return None
+
+    def phase(self, phase: Phase) -> WrittenPhase:
+        """The net in one phase."""
+        if phase not in self._phases:
+            raise UsageError(f"the module was written without the phase `{phase}`")
+        return self._phases[phase]
+
+    def executable(self, phase: Phase, update: Update | None) -> Executable:
+        """The code of a phase, as it was written; an optimizer's update is compiled, and runs behind it."""
+        key = (phase, update.key if update is not None else None)
+        if key not in self._executables:
+            self._executables[key] = self._loaded(phase) if update is None else self._with_update(phase, update)
+        return self._executables[key]
+
+    def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
+        """A written module has one choice of dims."""
+        return None
+
+    def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
+        """A written module has one choice of dims."""
+        at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
+        raise UsageError(Diagnostic(f"the module was written for {at}", help="compile the net anew for other sizes"))
+
+    def _loaded(self, phase: Phase) -> CpuExecutable:
+        written, step = self.phase(phase), f"{phase}/{STEP}"
+        try:
+            table, symbols = read_table(self._files.lines(step))
+        except TableError as error:
+            raise self._files.damaged(step, str(error)) from None
+        if table.bases != [(name, base.size_bytes) for name, base in written.bases.items()]:
+            raise self._files.damaged(step, f"its bases are not those of {NET}")
+        objects = (self._files.read(name) for name in run_files(phase, self._objects[phase]) if name.endswith(".o"))
+        try:
+            code = LoadedCode.of(objects, symbols)
+        except ConcatcError as error:
+            raise self._files.damaged(step, str(error)) from None
+        return CpuExecutable(table, code, written.generated)
+
+    def _with_update(self, phase: Phase, update: Update) -> CpuExecutable:
+        from concatc.passes.lower_to_loops import lower_to_loops
+        from concatc.targets.cpu.target import CpuTarget
+
+        code = self._executables.get((phase, None)) or self._loaded(phase)
+        plan = update.plan()
+        loops = lower_to_loops(replace(plan, bases={**self.phase(phase).bases, **plan.bases}))
+        return code.followed_by(CpuTarget().build_loops(loops))
+
+
+class WrittenPhase:
+    """One phase of a written module.  What is run is there at once; levels are read when they are asked for."""
+
+    def __init__(self, files: WrittenFiles, phase: Phase, train: WrittenPhase | None) -> None:
+        self.name = phase
+        self.update: Plan | None = None
+        self._files = files
+        self._levels: dict[str, Module] = {}
+        self._runnable = self._read(train)
+
+    @property
+    def signature(self) -> Signature:
+        """What the net takes and gives."""
+        return self._runnable.signature
+
+    @property
+    def interface(self) -> Interface:
+        """Where arguments and results live."""
+        return self._runnable.interface
+
+    @property
+    def index_checks(self) -> tuple[IndexCheck, ...]:
+        """What labels and indices must be."""
+        return self._runnable.index_checks
+
+    @property
+    def arena_bytes(self) -> int:
+        """The size of the arena."""
+        return self._runnable.arena_bytes
+
+    @property
+    def bases(self) -> dict[str, Base]:
+        """What its launches read and write."""
+        return {**self.interface.bases, "arena": Base("arena", self.arena_bytes)}
+
+    @property
+    def graph(self) -> Module:
+        """Level 00."""
+        return self.level("graph")
+
+    @property
+    def joint(self) -> Module:
+        """Level 02."""
+        return self.level("joint")
+
+    @property
+    def kernels(self) -> Module:
+        """Level 04."""
+        return self.level("kernels")
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Level 05 as data."""
+        from concatc.loops.plan_text import plan_of
+
+        return plan_of(self.level("plan"))
+
+    @property
+    def loops(self) -> Module:
+        """Level 06."""
+        return self.level("loops")
+
+    def level(self, name: str) -> Module:
+        """The module of a level, as it was written."""
+        from concatc.ir.parser import parse_module
+
+        if name not in self._levels:
+            file = f"{self.name}/{level_file(name)}"
+            self._levels[name] = parse_module(self._files.text(file), file)
+        return self._levels[name]
+
+    def dump(self, level: str, *, blob: str | None = None) -> str:
+        """The text of a level, by name (``split``) or number (``01``), or of one blob's path in it."""
+        from concatc.inspect.level_text import level_text
+        from concatc.passes.dumps import READING
+
+        return level_text(self, level, READING, blob)
+
+    def generated(self, what: str) -> str:
+        """``kernels`` as they were written; ``llvm`` and ``asm`` are generated from the loops."""
+        from concatc.targets.cpu.target import CpuTarget
+
+        if what == "kernels":
+            return self._files.text(f"{self.name}/{KERNELS}")
+        return CpuTarget().compile_loops(self.loops)[1].text(what)
+
+    def _read(self, train: WrittenPhase | None) -> Runnable:
+        file = f"{self.name}/{NET}"
+        try:
+            runnable = from_data(json.loads(self._files.read(file)))
+        except (ValueError, RecursionError):
+            raise self._files.damaged(file, "it is no JSON") from None
+        except DataError as error:
+            raise self._files.damaged(file, str(error)) from None
+        bases = runnable.interface.bases
+        if train is not None and any(bases[name] != train.bases[name] for name in SHARED_BASES):
+            raise self._files.damaged(file, "its parameters and states are not those of training")
+        return runnable
+
+
+@dataclass(frozen=True)
+class WrittenTarget:
+    """What runs written modules.  It compiles only what was not written."""
+
+    name: str = "cpu"
+    runs_plan: bool = True
+
+    def build(self, lowered: Lowered) -> Executable:
+        """Compile a net from its loops."""
+        from concatc.targets.cpu.target import CpuTarget
+
+        return CpuTarget().build(lowered)
