@@ -140,9 +140,8 @@ def test_pieces_are_well_formed(sample: Sample) -> None:
     for piece in pieces:
         assert len({a.name for a in piece.axes}) == len(piece.axes), "two axes of one name"
         assert len(piece.at) == len(piece.target.shape)
-        wanted = "i32" if piece.combine == "argmax" else piece.value.dtype
-        assert piece.target.dtype == wanted
         assert (piece.index is not None) == (piece.combine == "argmax")
+        assert piece.target.dtype == (piece.value if piece.index is None else piece.index).dtype
         assert piece.combine != "store" or not piece.reduce
 
 

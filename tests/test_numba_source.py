@@ -9,6 +9,7 @@ import pytest
 
 from concatc.ir.core import Module
 from concatc.ir.parser import parse_module
+from concatc.ir.types import ELEMENT_BYTES
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.numba_source import numba_module
@@ -23,7 +24,7 @@ def source_of(*kernels: object) -> str:
 
 def module_with(body: str, dtype: str = "i32") -> Module:
     """A module whose only kernel reads x[i], y[i] and writes z[i], eight elements each."""
-    size = 8 * (8 if dtype in ("f64", "i64") else 4)
+    size = 8 * ELEMENT_BYTES[dtype]
     memory = f"memref<8x{dtype}>"
     views = "\n".join(
         f"    %{n} = memref.view %arena[%o{k}][] : memref<{3 * size}xi8> to {memory}" for k, n in enumerate("xyz")
@@ -83,6 +84,33 @@ def test_shifts_are_unsigned(name: str, tmp_path: Path) -> None:
       %d = arith.andi %b, %c : i32
       %r = arith.{name} %a, %d : i32"""
     got, want = both(module_with(body), *INTEGERS, tmp_path)
+    np.testing.assert_array_equal(got, want)
+
+
+BYTES = (
+    np.array([0, 1, -1, 127, -128, 100, -100, 2], np.int8),
+    np.array([1, -1, -128, 1, -1, 100, 56, 7], np.int8),
+)
+
+
+@pytest.mark.parametrize("name", ["addi", "muli", "xori", "maxsi", "shrui"])
+def test_bytes_wrap(name: str, tmp_path: Path) -> None:
+    body = f"""      %c = arith.constant 7 : i8
+      %d = arith.andi %b, %c : i8
+      %r = arith.{name} %a, {"%d" if name == "shrui" else "%b"} : i8"""
+    got, want = both(module_with(body, "i8"), *BYTES, tmp_path)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["extsi", "extui"])
+def test_bytes_are_extended(name: str, tmp_path: Path) -> None:
+    body = f"""      %c = arith.{name} %a : i8 to i32
+      %d = arith.{name} %b : i8 to i32
+      %e = arith.addi %c, %d : i32
+      %n = arith.constant 100 : i32
+      %m = arith.cmpi slt, %e, %n : i32
+      %r = arith.select %m, %a, %b : i8"""
+    got, want = both(module_with(body, "i8"), *BYTES, tmp_path)
     np.testing.assert_array_equal(got, want)
 
 

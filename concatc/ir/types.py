@@ -17,7 +17,7 @@ NUMPY_DTYPES: dict[str, np.dtype] = {
     "i32": np.dtype(np.int32),
     "i64": np.dtype(np.int64),
     "i1": np.dtype(np.bool_),
-    "i8": np.dtype(np.uint8),
+    "i8": np.dtype(np.int8),
 }
 FLOATS = ("f32", "f64")
 INTEGERS = ("i32", "i64")

@@ -27,6 +27,11 @@ class PoolOp(Op, abstract=True):
         """The shared attributes, to hand on to the gradient op."""
         return {"kernel": self.kernel, "stride": self.stride, "pad": self.pad, "ceil": self.ceil}
 
+    @property
+    def place_dtype(self) -> str:
+        """The element type of a place within a window, counted row by row."""
+        return "i8" if self.kernel[0] * self.kernel[1] <= 128 else "i32"
+
     def slides(self, image: Sequence[int]) -> tuple[Slide, Slide]:
         """The windows along height and width."""
         y, x = (

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from concatc.ir.core import Value
-from concatc.ir.types import TensorType
+from concatc.ir.types import NUMPY_DTYPES, TensorType
 from concatc.loops.expr import Axis, Ref, cast, select
 from concatc.loops.pieces import Piece, axes_for
 from concatc.loops.windows import guarded
-from concatc.op import Builder, CallSite, Sample, f32, i32
+from concatc.op import Builder, CallSite, Sample, f32
 from concatc.ops._pooling import Pair, PoolOp, covering_axes
 
 
@@ -25,8 +25,8 @@ class MaxPool(PoolOp):
     the kernel, where it keeps a window without elements.  ``stride`` defaults to ``kernel``; ``kernel``, ``stride`` and
     ``pad`` (less than the kernel) are a number or a pair ``[height, width]``.
 
-    The op has a second result, ``index``: ``a * kernel width + b`` of the maximum (i32), the first one in row order at
-    ties.  The gradient goes to that element alone (``max_pool_grad``); where a window holds nothing but minus infinity,
+    The op has a second result, ``index``: ``a * kernel width + b`` of the maximum, the first one in row order at ties;
+    i8 where a window has at most 128 places, else i32.  The gradient goes to that element alone (``max_pool_grad``); where a window holds nothing but minus infinity,
     to its first place, which may be padding.
     """
 
@@ -49,7 +49,7 @@ class MaxPool(PoolOp):
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         y = self.pooled(xs[0])
-        return [y, TensorType(y.shape, "i32")]
+        return [y, TensorType(y.shape, self.place_dtype)]
 
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
@@ -58,12 +58,12 @@ class MaxPool(PoolOp):
         canvas[:, :, *self.inner(image)] = x
         counts = [slide.count for slide in self.slides(image)]
         y = np.full((*x.shape[:2], *counts), -np.inf, x.dtype)
-        index = np.zeros(y.shape, np.int32)
+        index = np.zeros(y.shape, NUMPY_DTYPES[self.place_dtype])
         for (a, b), window in self.taps(image):
             value = canvas[:, :, *window]
             better = (value > y) | (np.isnan(value) & ~np.isnan(y))
             y = np.where(better, value, y)
-            index = np.where(better, np.int32(a * self.kernel[1] + b), index)
+            index = np.where(better, index.dtype.type(a * self.kernel[1] + b), index)
         return [y, index]
 
     def vjp(
@@ -81,7 +81,7 @@ class MaxPool(PoolOp):
         value = guarded(x, (n, c), (rows.source(i, a), columns.source(j, b)), other=float("-inf"))
         axes, at = (n, c, i, j, a, b), (n, c, i, j)
         yield Piece(ys[0], axes, at, value, combine="max")
-        yield Piece(ys[1], axes, at, value, combine="argmax", index=cast(a * columns.kernel + b, "i32"))
+        yield Piece(ys[1], axes, at, value, combine="argmax", index=cast(a * columns.kernel + b, ys[1].dtype))
 
     @classmethod
     def samples(cls) -> Iterator[Sample]:
@@ -93,6 +93,8 @@ class MaxPool(PoolOp):
             (cls(kernel=(2, 3), stride=(3, 4), pad=(1, 2), ceil=True), (1, 1, 5, 7)),
             (cls(kernel=(3, 5), stride=(3, 5)), (2, 1, 3, 5)),
             (cls(kernel=(2, 2), stride=(2, 2)), (0, 3, 4, 4)),
+            (cls(kernel=(16, 8), stride=(2, 3)), (1, 1, 18, 9)),
+            (cls(kernel=(3, 43), stride=(1, 1)), (1, 2, 4, 44)),
         ):
             yield Sample(op, (f32(*shape),), data=_without_ties(shape))
 
@@ -127,7 +129,8 @@ class MaxPoolGrad(PoolOp):
         windows = (rows.covering(i, r), columns.covering(j, s))
         (o, _), (p, _) = windows
         position = (i + rows.pad - o * rows.stride) * columns.kernel + (j + columns.pad - p * columns.stride)
-        chosen = guarded(index, (n, c), windows, other=-1).eq(cast(position, "i32"))
+        # As i32: of a window that does not cover the element the position may be beyond those of i8.
+        chosen = cast(guarded(index, (n, c), windows, other=-1), "i32").eq(cast(position, "i32"))
         value = select(chosen, guarded(dy, (n, c), windows), 0.0)
         yield Piece(ys[0], (n, c, i, j, *loops), (n, c, i, j), value, combine="add" if loops else "store")
 
@@ -135,9 +138,9 @@ class MaxPoolGrad(PoolOp):
     def samples(cls) -> Iterator[Sample]:
         for sample in MaxPool.samples():
             assert isinstance(sample.op, MaxPool)
-            x, (y, _) = sample.types[0], sample.op.infer(sample.types)
+            x, (y, index) = sample.types[0], sample.op.infer(sample.types)
             op = cls(image=(x.shape[2], x.shape[3]), **sample.op.geometry())
-            yield Sample(op, (i32(*y.shape), y), data=_index_and_gradient(sample))
+            yield Sample(op, (index, y), data=_index_and_gradient(sample))
 
 
 def _without_ties(shape: tuple[int, ...]) -> Callable[[np.random.Generator], list[np.ndarray]]:

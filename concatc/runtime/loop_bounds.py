@@ -400,7 +400,7 @@ def _conjuncts(condition: Value) -> Iterator[Value]:
 
 _SAME = ("arith.index_cast", "arith.index_castui", "arith.extsi", "arith.extui", "arith.trunci")
 _SIGNED = ("arith.cmpi", "arith.maxsi", "arith.minsi")
-_RANGES = {"i1": (0, 1), "i32": (-(1 << 31), (1 << 31) - 1)}
+_RANGES = {"i1": (0, 1), "i8": (-128, 127), "i32": (-(1 << 31), (1 << 31) - 1)}
 
 
 def _select(condition: Array, yes: Array, no: Array) -> Array:

@@ -19,12 +19,13 @@ from concatc.ir.core import Operation
 from concatc.targets.cpu.native import Host
 
 BIT = ir.IntType(1)
-I32, I64 = ir.IntType(32), ir.IntType(64)
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = ir.PointerType()
 LLVM_TYPES: dict[str, Any] = {
     "f32": ir.FloatType(),
     "f64": ir.DoubleType(),
     "i1": BIT,
+    "i8": I8,
     "i32": I32,
     "i64": I64,
     "index": I64,
@@ -303,4 +304,4 @@ class LaneBuilder:
 
 
 def _bytes_of(dtype: str) -> int:
-    return {"f32": 4, "i32": 4, "f64": 8, "i64": 8, "i1": 1}[dtype]
+    return {"f32": 4, "i32": 4, "f64": 8, "i64": 8, "i8": 1, "i1": 1}[dtype]

@@ -385,6 +385,6 @@ def _supported(op: Operation) -> bool:
     if op.name in ("memref.load", "memref.store"):
         memory = op.operands[op.name == "memref.store"].type
         return isinstance(memory, MemRefType) and all(v.type == INDEX for v in op.operands[2:] if v.type != memory)
-    if any(r.type not in (INDEX, I1) and str(r.type) not in (*FLOATS, "i32", "i64") for r in op.results):
+    if any(r.type not in (INDEX, I1) and str(r.type) not in (*FLOATS, "i8", "i32", "i64") for r in op.results):
         return False
     return op.name in SUPPORTED or op.name in ("scf.yield", "func.return")

@@ -51,7 +51,7 @@ def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapp
 
 
 def _signature(kernel: FuncOp, types: Any) -> tuple[Any, ...]:
-    scalars = {"f32": types.float32, "f64": types.float64, "i32": types.int32, "i64": types.int64, "i8": types.uint8}
+    scalars = {"f32": types.float32, "f64": types.float64, "i8": types.int8, "i32": types.int32, "i64": types.int64}
     found: list[Any] = []
     for arg in kernel.args:
         if isinstance(arg.type, MemRefType):

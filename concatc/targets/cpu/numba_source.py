@@ -42,14 +42,15 @@ from concatc.targets.cpu.intrinsics import (
     tanh,
 )
 
-f32, f64, i32, i64, u32, u64 = np.float32, np.float64, np.int32, np.int64, np.uint32, np.uint64
+f32, f64, i8, i32, i64 = np.float32, np.float64, np.int8, np.int32, np.int64
+u8, u32, u64 = np.uint8, np.uint32, np.uint64
 '''
 RESERVED = (
     *("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt"),
     "tanh",
-    *("np", "f32", "f64", "i32", "i64", "u32", "u64", "range", "inf", "nan"),
+    *("np", "f32", "f64", "i8", "i32", "i64", "u8", "u32", "u64", "range", "inf", "nan"),
 )
-_CONSTANT = re.compile(r"[fi]\d\d_")  # how the module's constants are named
+_CONSTANT = re.compile(r"[fi]\d\d?_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own
 
 _CALLS = {
@@ -339,7 +340,7 @@ class _FunctionPrinter:
         predicate = str(op.attributes["predicate"])
         left, right = (self._use(v, _COMPARISON + 1) for v in op.operands)
         if op.name == "arith.cmpi" and predicate in _UNSIGNED_PREDICATES:
-            width = "u32" if str(op.operands[0].type) == "i32" else "u64"
+            width = _unsigned(str(op.operands[0].type))
             return _Text(f"{width}({left}) {_UNSIGNED_PREDICATES[predicate]} {width}({right})", _COMPARISON)
         if predicate not in _PREDICATES:
             raise unsupported(op, f"the comparison `{predicate}`")
@@ -350,7 +351,7 @@ class _FunctionPrinter:
         source = str(op.operands[0].type)
         x = self._use(op.operands[0])
         y = self._use(op.operands[1]) if len(op.operands) > 1 else ""
-        unsigned = "u32" if type == "i32" else "u64"
+        unsigned = _unsigned(type)
         match op.name:
             case "arith.andi" | "arith.ori" | "arith.xori":
                 sign = {"andi": "&", "ori": "|", "xori": "^"}[op.name.removeprefix("arith.")]
@@ -373,10 +374,17 @@ class _FunctionPrinter:
             case "arith.index_cast" | "arith.index_castui" | "arith.extsi" | "arith.extui" | "arith.trunci":
                 if (source, type) in (("i64", "index"), ("index", "i64")):
                     return self.texts[op.operands[0]]
+                if op.name.endswith("ui") and source != "i1":
+                    x = f"{_unsigned(source)}({x})"
                 return _Text(f"{'i64' if type == 'index' else type}({x})")
             case "arith.sitofp" | "arith.uitofp" | "arith.extf" | "arith.truncf" | "arith.fptosi":
                 return _Text(f"{type}({x})")
         raise unsupported(op, f"`{op.name}`")
+
+
+def _unsigned(type: str) -> str:
+    """How the unsigned integers of a type's width are called."""
+    return {"i8": "u8", "i32": "u32"}.get(type, "u64")
 
 
 def unsupported(op: Operation, what: str) -> ConcatcError:

@@ -23,7 +23,7 @@ from llvmlite import ir
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
-from concatc.targets.cpu.abi import I8, Memory
+from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.lanes import BIT, I64, LLVM_TYPES, LaneBuilder, Lanes
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
@@ -380,8 +380,7 @@ class Stage:
                     step += value.step * known
                 else:
                     step = b.add(I64(step) if isinstance(step, int) else step, b.mul(I64(value.step), stride))
-        element = LLVM_TYPES[memory.type.dtype] if memory.type.dtype != "i8" else I8
-        pointer = b.gep(where.pointer, [start], source_etype=element)
+        pointer = b.gep(where.pointer, [start], source_etype=LLVM_TYPES[memory.type.dtype])
         if spread is None:
             return pointer, step
         if not (isinstance(step, int) and step == 0):
