@@ -164,8 +164,6 @@ class WrittenModule:
         self._files = files
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], CpuExecutable] = {}
         self._phases: dict[Phase, WrittenPhase] = {}
-        for phase in self.phases:
-            self._phases[phase] = WrittenPhase(files, phase, self._phases.get("train"))
 
     @property
     def no_inference(self) -> Diagnostic | None:
@@ -174,8 +172,10 @@ class WrittenModule:
 
     def phase(self, phase: Phase) -> WrittenPhase:
         """The net in one phase."""
-        if phase not in self._phases:
+        if phase not in self.phases:
             raise UsageError(f"the module was written without the phase `{phase}`")
+        if phase not in self._phases:
+            self._phases[phase] = WrittenPhase(self._files, phase, None if phase == "train" else self.phase("train"))
         return self._phases[phase]
 
     def executable(self, phase: Phase, update: Update | None) -> Executable:

@@ -178,10 +178,9 @@ def test_a_module_that_was_not_initialised_starts_as_seed_0() -> None:
 
 
 def test_initial_values_have_the_moments_that_they_promise() -> None:
-    from concatc.ir.types import TensorType
-    from concatc.runtime.init import initial_value
+    from concatc.runtime.init import initialise
 
-    type = TensorType((200, 300))
+    value = np.empty((200, 300), np.float32)
     # 60,000 samples: the standard error of a mean is std/245, of a standard deviation about std/346
     for init, mean, std in (
         ("gaussian(1.0, 2.0)", 1.0, 2.0),
@@ -189,13 +188,28 @@ def test_initial_values_have_the_moments_that_they_promise() -> None:
         ("xavier()", 0.0, (1 / 300) ** 0.5),
         ("msra()", 0.0, (2 / 300) ** 0.5),
     ):
-        value = initial_value(init, type, "w", seed=0)
+        initialise(value, init, "w", seed=0)
         assert abs(value.mean() - mean) < 5 * std / 245
         assert abs(value.std() / std - 1) < 5 / 346
-    assert np.array_equal(initial_value("constant(0.5)", type, "w", 0), np.full((200, 300), 0.5))
-    assert initial_value("msra()", TensorType((0, 3)), "w", 0).shape == (0, 3)
+    initialise(value, "constant(0.5)", "w", 0)
+    assert (value == 0.5).all()
+    initialise(value[:0], "msra()", "w", 0)
     with pytest.raises(concatc.ConcatcError, match="no way to start"):
-        initial_value("magic()", type, "w", 0)
+        initialise(value, "magic()", "w", 0)
+
+
+def test_initial_values_are_those_of_the_whole_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concatc.runtime import init
+
+    def made(text: str, numel: int) -> np.ndarray:
+        value = np.empty(numel)
+        init.initialise(value, text, "w", 3)
+        return value
+
+    cases = [(text, numel) for text in ("msra()", "xavier()") for numel in (1, 2, 7, 8, 9, 31, 100)]
+    whole = [made(*case) for case in cases]
+    monkeypatch.setattr(init, "BLOCK", 8)
+    assert all(np.allclose(made(*case), value, rtol=1e-12) for case, value in zip(cases, whole, strict=True))
 
 
 def test_dropout_differs_from_step_to_step_and_repeats_with_the_seed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate_all, view
 from concatc.loops.plan import Window, interface_key
-from concatc.runtime.init import initial_value
+from concatc.runtime.init import initialise
 from concatc.runtime.signature import Signature
 
 SHARED_BASES = ("params", "grads", "states")
@@ -32,9 +32,9 @@ class Store:
     def initialise(self, seed: int) -> None:
         """Give every parameter and state its first value; gradients become 0."""
         for name, parameter in self.signature.params.items():
-            self.params[name][...] = initial_value(parameter.init, parameter.type, name, seed, parameter.fan_in)
+            initialise(self.params[name], parameter.init, name, seed, parameter.fan_in)
         for name, state in self.signature.states.items():
-            self.states[name][...] = initial_value(state.init, state.type, name, seed)
+            initialise(self.states[name], state.init, name, seed)
         self.bases["grads"][...] = 0
 
     def _views(self, kind: str, names: Mapping[str, object]) -> dict[str, Array]:

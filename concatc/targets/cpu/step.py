@@ -239,7 +239,7 @@ class NativeStep:
     def __init__(self, table: StepNumbers, runner: int, addresses: Mapping[str, int]) -> None:
         self.table = table
         self._run = _RUN(runner)
-        self._numbers = np.append(table.numbers, 0)  # rows point into it
+        self._numbers = np.ascontiguousarray(table.numbers, np.int64)  # rows point into it
         start, step = self._numbers.ctypes.data, self._numbers.itemsize
         cells = np.zeros((len(table.kernels), ROW), np.int64)
         cells[:, 0] = [addresses[kernel] for kernel in table.kernels]
