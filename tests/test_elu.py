@@ -1,4 +1,4 @@
-"""``elu`` near 0, where ``exp(x) - 1`` loses the digits of ``x``; C functions behind a contraction."""
+"""``elu`` near 0, where ``exp(x) - 1`` loses the digits of ``x``; functions behind a contraction."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_elu_keeps_its_digits_near_zero(target: str, dtype: str) -> None:
 def test_a_function_behind_a_contraction(name: str, exact: object, dtype: str) -> None:
     text = BEHIND.replace("FUNCTION", name)
     _, kernel, _ = compile_net(text, "behind.cnet", Options(dtype=dtype)).phase("infer").loops.functions
-    assert recognize(kernel) is not None  # vectors of lanes; the functions are called lane by lane
+    assert recognize(kernel) is not None  # vectors of lanes
     net = concatc.compile_source(text, dtype=dtype)
     net.init(seed=0)
     x = np.array(NEAR_ZERO, KIND[dtype])

@@ -1,7 +1,8 @@
 """The functions that generated Numba kernels call: scalar operations that Python has no word for.
 
-Each is one LLVM instruction or intrinsic, without a branch, so that loops over them become vector code.  Generated
-source imports this module; it is imported only where something is compiled, since it imports Numba.
+Each is one LLVM instruction or intrinsic, or a function of :mod:`concatc.targets.cpu.functions`, without a branch, so
+that loops over them become vector code.  Generated source imports this module; it is imported only where something is
+compiled, since it imports Numba.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from concatc.targets.cpu.functions import symbol_of
 
 
 @intrinsic
@@ -52,13 +55,13 @@ def plus(typingctx: Any, total: Any, term: Any) -> Any:
 @intrinsic
 def exp(typingctx: Any, x: Any) -> Any:
     """Natural exponential."""
-    return _unary(x, "llvm.exp")
+    return _own(x, "exp")
 
 
 @intrinsic
 def log(typingctx: Any, x: Any) -> Any:
     """Natural logarithm."""
-    return _unary(x, "llvm.log")
+    return _own(x, "log")
 
 
 @intrinsic
@@ -81,26 +84,26 @@ def absolute(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def tanh(typingctx: Any, x: Any) -> Any:
-    """Hyperbolic tangent, of the C library."""
-    return _c_function(x, "tanh")
+    """Hyperbolic tangent."""
+    return _own(x, "tanh")
 
 
 @intrinsic
 def expm1(typingctx: Any, x: Any) -> Any:
-    """``exp(x) - 1``, of the C library."""
-    return _c_function(x, "expm1")
+    """``exp(x) - 1``."""
+    return _own(x, "expm1")
 
 
 @intrinsic
 def log1p(typingctx: Any, x: Any) -> Any:
-    """``log(1 + x)``, of the C library."""
-    return _c_function(x, "log1p")
+    """``log(1 + x)``."""
+    return _own(x, "log1p")
 
 
 @intrinsic
 def erf(typingctx: Any, x: Any) -> Any:
-    """Error function, of the C library."""
-    return _c_function(x, "erf")
+    """Error function."""
+    return _own(x, "erf")
 
 
 def _call(name: str, arity: int) -> Any:
@@ -129,5 +132,5 @@ def _binary(a: Any, b: Any, name: str) -> Any:
     return a(a, b), _call(f"{name}.{_suffix(a)}", 2)
 
 
-def _c_function(x: Any, name: str) -> Any:
-    return x(x), _call(name + ("f" if _suffix(x) == "f32" else ""), 1)
+def _own(x: Any, name: str) -> Any:
+    return x(x), _call(symbol_of(name, _suffix(x)), 1)  # `units.py` links the code

@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from concatc.ir.core import Operation
+from concatc.targets.cpu.functions import FUNCTIONS, call_function, suffix_of
 from concatc.targets.cpu.native import Host
 
 BIT = ir.IntType(1)
@@ -57,13 +58,9 @@ _INTRINSICS = {
     "arith.maximumf": "llvm.maximum",
     "arith.minimumf": "llvm.minimum",
     "math.absf": "llvm.fabs",
-    "math.exp": "llvm.exp",
-    "math.log": "llvm.log",
     "math.sqrt": "llvm.sqrt",
     "math.floor": "llvm.floor",
 }
-# Functions of the C library, called lane by lane; so does LLVM with `llvm.exp`.
-_LIBRARY = {"math.expm1": "expm1", "math.log1p": "log1p", "math.tanh": "tanh", "math.erf": "erf"}
 _ORDERED = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "one": "!="}
 _UNORDERED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">=", "ueq": "==", "une": "!="}
 _SIGNED = {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
@@ -122,33 +119,18 @@ class LaneBuilder:
 
     # -- operations ------------------------------------------------------------------------------------------------
     def intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        """Call a function of LLVM, or of the C library."""
+        """Call a function of LLVM."""
         function = self.module.globals.get(name)
         if function is None:
             type = ir.FunctionType(result, [a.type for a in arguments])
             function = ir.Function(self.module, type, name)
         return self.b.call(function, arguments)
 
-    def suffix(self, type: Any) -> str:
-        """``f32``, ``v16f32``: how intrinsics name a type."""
-        if isinstance(type, ir.VectorType):
-            return f"v{type.count}{self.suffix(type.element)}"
-        return {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(type) or f"i{type.width}"
-
-    def c_function(self, name: str, x: Any) -> Any:
-        """Call a function of the C library on each lane."""
-        if not isinstance(x.type, ir.VectorType):
-            return self.intrinsic(name + ("f" if x.type == ir.FloatType() else ""), x.type, [x])
-        result = ir.Constant(x.type, ir.Undefined)
-        for k in range(x.type.count):
-            result = self.b.insert_element(result, self.c_function(name, self.b.extract_element(x, I32(k))), I32(k))
-        return result
-
     def multiply_add(self, a: Any, b: Any, total: Any) -> Any:
         """``a * b + total``, rounded once where the host can."""
         name = "llvm.fma" if self.host.fma else "llvm.fmuladd"
         a, b, total = self.together(a, b, total)
-        return self.intrinsic(f"{name}.{self.suffix(total.type)}", total.type, [a, b, total])
+        return self.intrinsic(f"{name}.{suffix_of(total.type)}", total.type, [a, b, total])
 
     def add(self, total: Any, term: Any) -> Any:
         """``total + term``."""
@@ -185,9 +167,9 @@ class LaneBuilder:
         if name in _INTEGER_OPS:
             return getattr(self.b, _INTEGER_OPS[name])(*args)
         if name in _INTRINSICS:
-            return self.intrinsic(f"{_INTRINSICS[name]}.{self.suffix(args[0].type)}", args[0].type, args)
-        if name in _LIBRARY:
-            return self.c_function(_LIBRARY[name], args[0])
+            return self.intrinsic(f"{_INTRINSICS[name]}.{suffix_of(args[0].type)}", args[0].type, args)
+        if name.removeprefix("math.") in FUNCTIONS:
+            return call_function(self.module, self.b, name.removeprefix("math."), args[0], self.host.fma)
         if name == "arith.negf":
             return self.b.fneg(*args)
         if name == "arith.select":
@@ -271,7 +253,7 @@ class LaneBuilder:
         align = _bytes_of(dtype)
         if mask is None:
             return self.b.load(pointer, typ=type, align=align)
-        name = f"llvm.masked.load.{self.suffix(type)}.p0"
+        name = f"llvm.masked.load.{suffix_of(type)}.p0"
         return self.intrinsic(name, type, [pointer, I32(align), self.vector(mask), self.zero(dtype)])
 
     def store(self, value: Any, pointer: Any, dtype: str, mask: Any) -> None:
@@ -280,7 +262,7 @@ class LaneBuilder:
         if mask is None:
             self.b.store(value, pointer, align=align)
             return
-        name = f"llvm.masked.store.{self.suffix(value.type)}.p0"
+        name = f"llvm.masked.store.{suffix_of(value.type)}.p0"
         self.intrinsic(name, ir.VoidType(), [value, pointer, I32(align), self.vector(mask)])
 
     def pointers(self, pointer: Any, offsets: Any, dtype: str) -> Any:
@@ -293,13 +275,13 @@ class LaneBuilder:
         """Elements from anywhere; 0 where the mask is off."""
         type = ir.VectorType(LLVM_TYPES[dtype], self.lanes)
         mask = self.vector(ir.Constant(BIT, 1) if mask is None else mask)
-        name = f"llvm.masked.gather.{self.suffix(type)}.v{self.lanes}p0"
+        name = f"llvm.masked.gather.{suffix_of(type)}.v{self.lanes}p0"
         return self.intrinsic(name, type, [pointers, I32(_bytes_of(dtype)), mask, self.zero(dtype)])
 
     def scatter(self, value: Any, pointers: Any, dtype: str, mask: Any) -> None:
         """Store elements anywhere where the mask is on."""
         mask = self.vector(ir.Constant(BIT, 1) if mask is None else mask)
-        name = f"llvm.masked.scatter.{self.suffix(value.type)}.v{self.lanes}p0"
+        name = f"llvm.masked.scatter.{suffix_of(value.type)}.v{self.lanes}p0"
         self.intrinsic(name, ir.VoidType(), [value, pointers, I32(_bytes_of(dtype)), mask])
 
 

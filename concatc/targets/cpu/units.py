@@ -16,6 +16,7 @@ from concatc.stages import stage
 from concatc.targets.cpu.abi import adapters
 from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
+from concatc.targets.cpu.functions import definitions
 from concatc.targets.cpu.native import Host, build_id, link, object_code
 from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
 from concatc.targets.cpu.numba_source import numba_module
@@ -156,7 +157,7 @@ class NumbaUnit:
 
             text = numba_ir(self.source, self.path(cache), self.kernels, self.functions)
         with stage("LLVM"):
-            return link(text, adapters(self.kernels))
+            return link(text, adapters(self.kernels), definitions(self.host.fma))
 
 
 def _signature(kernel: FuncOp) -> str:
