@@ -111,16 +111,16 @@ class Scaling:
         if not self.names:
             raise NotScalableError("no dim is the first axis of an input")
         mine, samples = self.net.phase(phase), self._samples(phase)
-        if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self._large):
+        if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self.looked_at):
             raise NotScalableError("the net decides something by its batch size")
         graph = ScaledGraph.of(self.here, mine.graph, [(dims, sample.graph) for dims, sample in samples])
         return scaled_phase(graph, self.plan(phase), mine.net_loops, samples)
 
     def _samples(self, phase: Phase) -> list[tuple[Sizes, SampledPhase]]:
-        return [(dims, net.phase(phase)) for dims, net in self._large]
+        return [(dims, net.phase(phase)) for dims, net in self.looked_at]
 
     @cached_property
-    def _large(self) -> list[tuple[Sizes, LookedAt]]:
+    def looked_at(self) -> list[tuple[Sizes, LookedAt]]:
         """The net at large values of each dim alone, and of all where there are several."""
         for values in LARGE[:-1]:
             try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.declaration import BODY
@@ -72,7 +72,11 @@ class IndexFollower:
         """The origins of a new source: an argument, or integers that compilation knows."""
         begin = self._sources[-1].end if self._sources else 0
         self._sources.append(_Source(kind, name, begin, begin + value.tensor.numel, values))
-        return np.arange(begin, begin + value.tensor.numel).reshape(value.shape)
+        try:
+            return np.arange(begin, begin + value.tensor.numel).reshape(value.shape)
+        except MemoryError:
+            what = f"the {value.tensor.numel:,} indices of {kind} `{name}`"
+            raise UsageError(Diagnostic(f"no memory for {what}", help="a smaller batch")) from None
 
     def run(self, block: Block, origins: dict[Value, Array]) -> None:
         """Follow the ops of a block; ``origins`` holds those of its arguments, and gets those of its values."""
