@@ -146,9 +146,9 @@ class _Floats:
         """An integer constant as wide as the floats."""
         return self._constant(self.integer, value)
 
-    def power_of_two(self, shifted: Any) -> Any:
-        """2^n from ``n + magic``."""
-        exponent = self.b.shl(self.bits(shifted), self.int(self.at.mantissa_bits))
+    def power_of_two(self, bits: Any) -> Any:
+        """2^n from bits whose last ones are n: those of ``n + magic``, or of half of it."""
+        exponent = self.b.shl(bits, self.int(self.at.mantissa_bits))
         return self.of_bits(self.b.add(exponent, self.int(self.one_bits)))
 
     def _intrinsic(self, name: str, *arguments: Any) -> Any:
@@ -160,32 +160,33 @@ class _Floats:
 
 
 def _reduced(m: _Floats, x: Any) -> tuple[Any, Any, Any]:
-    """``n`` as a float, ``r`` with x = n log 2 + r, and ``exp(r) - 1 - r``."""
-    n = m.sub(m.fma(x, 1.0 / math.log(2.0), m.magic), m.magic)
+    """``n + magic`` and ``r`` with x = n log 2 + r, and ``exp(r) - 1 - r``."""
+    shifted = m.fma(x, 1.0 / math.log(2.0), m.magic)
+    n = m.sub(shifted, m.magic)
     r = m.fma(n, -m.at.log2_low, m.fma(n, -m.at.log2_high, x))
-    return n, r, m.mul(m.mul(r, r), m.horner(m.at.exp, r))
+    return shifted, r, m.mul(m.mul(r, r), m.horner(m.at.exp, r))
 
 
-def _halves(m: _Floats, n: Any) -> tuple[Any, Any]:
+def _halves(m: _Floats, shifted: Any) -> tuple[Any, Any]:
     """2^i and 2^j with i + j = n: 2^n itself may be too large, or denormal."""
-    shifted = m.fma(n, 0.5, m.magic)
-    rest = m.sub(n, m.sub(shifted, m.magic))
-    return m.power_of_two(shifted), m.power_of_two(m.add(rest, m.magic))
+    bits = m.bits(shifted)
+    half = m.b.lshr(bits, m.int(1))  # the bits of magic are even, so this is half of them, plus n // 2
+    return m.power_of_two(half), m.power_of_two(m.b.sub(bits, half))
 
 
 def _exp(m: _Floats, x: Any) -> Any:
     x = m.where(x, "<", m.at.exp_low, m.at.exp_low, x)
     x = m.where(x, ">", m.at.exp_high, m.at.exp_high, x)
-    n, r, rest = _reduced(m, x)
-    first, second = _halves(m, n)
+    shifted, r, rest = _reduced(m, x)
+    first, second = _halves(m, shifted)
     return m.mul(m.mul(m.add(m.add(r, rest), 1.0), first), second)
 
 
 def _expm1(m: _Floats, x: Any) -> Any:
     bounded = m.where(x, "<", m.at.expm1_low, m.at.expm1_low, x)
     bounded = m.where(bounded, ">", m.at.exp_high, m.at.exp_high, bounded)
-    n, r, rest = _reduced(m, bounded)
-    first, second = _halves(m, n)
+    shifted, r, rest = _reduced(m, bounded)
+    first, second = _halves(m, shifted)
     # first * (second * (1 + r + rest) - 1 / first), the difference of powers of two first: it is exact, or all but 1.
     inverse = m.of_bits(m.b.sub(m.int(2 * m.one_bits), m.bits(first)))
     value = m.fma(second, rest, m.fma(second, r, m.sub(second, inverse)))
@@ -209,7 +210,7 @@ def _log1p(m: _Floats, x: Any) -> Any:
     lost = m.where(x, "<", 1.0, m.sub(x, m.sub(u, 1.0)), m.sub(1.0, m.sub(u, x)))
     lost = m.where(x, "<", 2.0 ** (m.at.mantissa_bits + 1), lost, 0.0)
     e, f = _split(m, u)
-    scale = m.power_of_two(m.add(m.where(x, "<", 2.0 ** (m.at.mantissa_bits + 1), m.sub(0.0, e), 0.0), m.magic))
+    scale = m.power_of_two(m.bits(m.sub(m.magic, m.where(x, "<", 2.0 ** (m.at.mantissa_bits + 1), e, 0.0))))
     value = _log_of_split(m, e, m.fma(lost, scale, f))
     value = m.with_sign_of(m.where(x, "<", math.inf, value, x), x)
     value = m.where(x, "==", -1.0, -math.inf, value)
@@ -237,8 +238,8 @@ def _log_of_split(m: _Floats, e: Any, f: Any) -> Any:
 def _tanh(m: _Floats, x: Any) -> Any:
     a = m.abs(x)
     a = m.where(a, ">", m.at.tanh_high, m.at.tanh_high, a)
-    n, r, rest = _reduced(m, m.add(a, a))
-    power = m.power_of_two(m.add(n, m.magic))
+    shifted, r, rest = _reduced(m, m.add(a, a))
+    power = m.power_of_two(m.bits(shifted))
     t = m.fma(power, rest, m.fma(power, r, m.sub(power, 1.0)))
     return m.with_sign_of(m.div(t, m.add(t, 2.0)), x)
 
@@ -250,7 +251,7 @@ def _erf(m: _Floats, x: Any) -> Any:
     exponent = m.horner(m.at.erf_outer, a)  # 1 - erf is 2^exponent
     shifted = m.add(exponent, m.magic)
     r = m.sub(exponent, m.sub(shifted, m.magic))
-    outer = m.sub(1.0, m.mul(m.power_of_two(shifted), m.fma(r, m.horner(m.at.exp2, r), 1.0)))
+    outer = m.sub(1.0, m.mul(m.power_of_two(m.bits(shifted)), m.fma(r, m.horner(m.at.exp2, r), 1.0)))
     return m.with_sign_of(m.where(a, "<", ERF_CUT, inner, outer), x)
 
 
