@@ -451,7 +451,14 @@ class Compilation:
     @cached_property
     def scaling(self) -> Scaling:
         """How the net follows from its batch sizes."""
-        return Scaling(self)
+        from concatc.targets.cpu.cache import Cache, default_directory
+
+        return Scaling(self, Cache(default_directory()))
+
+    @property
+    def settings(self) -> object:
+        """What plans depend on besides the graph; its ``repr`` says it all."""
+        return self.options
 
     def scaled(self, phase: Phase) -> ScaledPhase | None:
         """The phase at any batch size; None where it must be compiled for each: budgets are met size by size."""

@@ -24,7 +24,7 @@ from concatc.ir.printer import Style
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
-from concatc.loops.polynomials import NotScalableError, Polynomials, polynomials
+from concatc.loops.polynomials import Ints, NotScalableError, Polynomials, polynomials
 from concatc.loops.scaled_layout import Addresses, Layout
 from concatc.loops.scaled_plan import PlanSample, ScaledPlan
 from concatc.loops.scaled_slots import ScaledSlots
@@ -37,7 +37,7 @@ from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import StepNumbers, StepTable, step_table
 
 Sizes = Mapping[str, int]
 
@@ -101,12 +101,20 @@ class ScaledGraph:
 
 @dataclass(frozen=True)
 class ScaledPhase:
-    """All that running one phase of a net at other sizes needs."""
+    """All that running one phase of a net at other sizes needs.  ``starts`` are where its blocks lie here."""
 
     graph: ScaledGraph
     slots: ScaledSlots
     layout: Layout
     step: ScaledStep
+    starts: Ints
+
+    def is_at_home(self, interface: Interface, table: StepTable) -> bool:
+        """Whether slots and table here are these."""
+        here = list(self.here.values())
+        at_here = self.layout.at(here)
+        slots = self.slots.at(here, at_here)
+        return slots == interface and self.step.is_at(here, replace(at_here, starts=self.starts), table)
 
     @property
     def here(self) -> Sizes:
@@ -141,11 +149,11 @@ def scaled_phase(
         )
         for (dims, phase), blocks, at in zip(samples, plan.blocks, sizes, strict=True)
     ]
-    step = scaled_step(graph.here, step_table(loops.main), taken)
-    at_here = plan.layout.at(list(graph.here.values()))
-    if not step.is_at(list(graph.here.values()), replace(at_here, starts=plan.starts), step_table(loops.main)):
-        raise NotScalableError("a table that does not follow from the dims")
-    return ScaledPhase(graph, plan.slots, plan.layout, step)
+    table = step_table(loops.main)
+    made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), plan.starts)
+    if not made.is_at_home(plan.interface, table):
+        raise NotScalableError("slots or launches that do not follow from the dims")
+    return made
 
 
 def _kernels(loops: Module) -> list[FuncOp]:

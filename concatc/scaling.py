@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError
 from concatc.ir.core import Module
+from concatc.ir.numbers import numbers_of
 from concatc.loops.declaration import plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
@@ -24,7 +25,10 @@ from concatc.loops.scaled_plan import ScaledPlan
 from concatc.rescale import SampledPhase, ScaledGraph, ScaledPhase, Sizes, scaled_phase, scaled_plan
 from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Dim, Phase
+from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
+from concatc.targets.cpu.cache import Cache
+from concatc.targets.cpu.step import step_table
 
 # Far above every coefficient of a net's numbers, and below what its tensors may hold: the first at which the net can be
 # made is taken.  Odd, so that no half of one is an integer.
@@ -54,6 +58,11 @@ class LookedAt(Protocol):
         """The value of every dim."""
         ...
 
+    @property
+    def settings(self) -> object:
+        """What plans depend on besides the graph; its ``repr`` says it all."""
+        ...
+
     def phase(self, phase: Phase) -> LookedAtPhase:
         """One phase."""
         ...
@@ -70,8 +79,9 @@ class LookedAt(Protocol):
 class Scaling:
     """How the phases of a net follow from its batch sizes."""
 
-    def __init__(self, net: LookedAt) -> None:
+    def __init__(self, net: LookedAt, cache: Cache) -> None:
         self.net = net
+        self._cache = cache
         self.reasons: dict[Phase, str] = {}  # why a phase does not follow
         self._phases: dict[Phase, ScaledPhase | None] = {}
         self._plans: dict[Phase, ScaledPlan] = {}
@@ -114,7 +124,19 @@ class Scaling:
         if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self.looked_at):
             raise NotScalableError("the net decides something by its batch size")
         graph = ScaledGraph.of(self.here, mine.graph, [(dims, sample.graph) for dims, sample in samples])
-        return scaled_phase(graph, self.plan(phase), mine.net_loops, samples)
+        table = step_table(mine.net_loops.main)
+        graphs = [numbers_of(g.functions) for g in (mine.graph, *(sample.graph for _, sample in samples))]
+        store = ScaledStore(self._cache, (phase, self.net.settings, self.here, graphs, mine.interface.slots))
+        known = store.load(graph, mine.interface, table)
+        if known is not None:
+            return known
+        try:
+            made = scaled_phase(graph, self.plan(phase), mine.net_loops, samples)
+        except NotScalableError as error:
+            store.save(str(error))
+            raise
+        store.save(made)
+        return made
 
     def _samples(self, phase: Phase) -> list[tuple[Sizes, SampledPhase]]:
         return [(dims, net.phase(phase)) for dims, net in self.looked_at]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
@@ -133,7 +134,7 @@ class CompiledModule:
         memory is taken at the first step.  Other dims are compiled anew.  Raises UsageError where a dim is unknown, no
         value for it, or a part of a parameter's shape.
         """
-        with self._lock:
+        with self._lock, collector_paused():
             given = take_dims(self.name, self.dims, dims)
             changed = {name: n for name, n in given.items() if n != self.dims[name]}
             other = object.__new__(CompiledModule)
