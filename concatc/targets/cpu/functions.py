@@ -14,16 +14,16 @@ Errors in units in the last place of the result, at most, f32 and f64 alike (``t
     ==========  =====  ====================================================================
     exp         1.1    x = n log 2 + r, |r| <= log(2) / 2; 2^n times a polynomial in r
     expm1       1.5    the same, and 2^n - 1 added first
-    log         0.9    x = 2^e (1 + f), 1 + f near 1; a polynomial in f, plus e log 2
+    log         1.0    x = 2^e (1 + f), 1 + f near 1; a polynomial in f, plus e log 2
     log1p       1.6    log of 1 + x, with what rounding 1 + x lost
-    tanh        2.5    t / (t + 2) with t = expm1(2 |x|)
+    tanh        2.7    t / (t + 2) with t = expm1(2 |x|)
     erf         1.8    |x| < 7/8: odd polynomial; else 1 - 2^(polynomial in |x|)
     ==========  =====  ====================================================================
 
 n log 2 is taken off in two parts (W. J. Cody, W. Waite: Software Manual for the Elementary Functions, 1980); the
 polynomials are minimax (:mod:`concatc.targets.cpu.coefficients`).  NaN stays NaN, zeros keep their sign, denormal
-numbers are exact or rounded like others; exp(-inf) = 0, log(0) = -inf, log of a negative number is NaN.  exp of f32
-never falls from one number to the next.
+numbers are exact or rounded like others; exp(-inf) = 0, log(0) = -inf, log of a negative number is NaN.  exp, log
+and log1p of f32 never fall from one number to the next.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def call_function(module: Any, builder: Any, name: str, x: Any, fma: bool) -> An
     return builder.call(function, [x])
 
 
-def definitions(fma: bool) -> str:
-    """LLVM IR of all functions on scalars, for code that declares them (``intrinsics.py``)."""
+def definitions(text: str, fma: bool) -> str:
+    """LLVM IR of the functions on scalars that ``text`` declares (see ``intrinsics.py``)."""
     module = ir.Module("functions")
     for name in FUNCTIONS:
         for type in (ir.FloatType(), ir.DoubleType()):
-            _define(module, name, type, fma).linkage = "linkonce_odr"
+            if symbol_of(name, suffix_of(type)) in text:
+                _define(module, name, type, fma).linkage = "linkonce_odr"
     return str(module)
 
 

@@ -157,7 +157,7 @@ class NumbaUnit:
 
             text = numba_ir(self.source, self.path(cache), self.kernels, self.functions)
         with stage("LLVM"):
-            return link(text, adapters(self.kernels), definitions(self.host.fma))
+            return link(text, adapters(self.kernels), definitions(text, self.host.fma))
 
 
 def _signature(kernel: FuncOp) -> str:
