@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc import scaling
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.frontend import cnet
 from concatc.frontend.cnet import parser
 from concatc.targets.cpu import native, numba_compile, target
+from concatc.targets.cpu.cache import Cache
 from tests.example_nets import CASES, NETS, Case
 from tests.example_nets import inputs_of as example_inputs
 from tests.nets.batch_check import BatchNet
@@ -145,9 +147,9 @@ def test_arrays_of_another_batch_size_compile_nothing(compiled: list[str]) -> No
 
 
 def test_another_batch_size_of_densenet40_is_there_at_once() -> None:
-    """With everything that a first step needs, inference too; the median of five sizes, each asked for once.
+    """Less than 50 ms, with everything that a first step needs, inference too: the median of five sizes.
 
-    On a machine of its own it takes about 20 ms.  The bar is twice the 50 ms of the issue, as tests run beside others.
+    In CPU time of this thread, so that what else runs here does not count; about 20 ms on a machine of its own.
     """
     net = concatc.compile(NETS / "densenet40.cnet", dims={"n": 2})
     arrays = inputs_of(net)
@@ -156,12 +158,12 @@ def test_another_batch_size_of_densenet40_is_there_at_once() -> None:
     net.eval(image=arrays["image"])
     taken = []
     for n in (3, 16, 7, 64, 5):
-        start = time.perf_counter()
+        start = time.thread_time()
         other = net.with_dims(n=n)
-        taken.append(time.perf_counter() - start)
+        taken.append(time.thread_time() - start)
         instances = [i for i in net._instances.values() if i.source.dims == other.dims]
         assert sorted((i.phase, len(i.built)) for i in instances) == [("infer", 1), ("train", 1)]
-    assert statistics.median(taken) < 0.1, taken
+    assert statistics.median(taken) < 0.05, taken
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -522,3 +524,35 @@ def test_with_dims_of_the_same_dims_is_the_same_net() -> None:
     same = net.with_dims(n=4)
     assert same.dims == net.dims and same._source is net._source
     np.testing.assert_array_equal(same.forward(inputs_of(net))["logits"], net.forward(inputs_of(net))["logits"])
+
+
+# -- what is kept beside the object code -------------------------------------------------------------------------------
+def test_how_a_net_follows_is_read_when_it_was_found_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = small()
+    first.train_step(inputs_of(first))
+    monkeypatch.setattr(scaling, "scaled_phase", None)  # another look would fail
+    again = small()
+    again.train_step(inputs_of(again))
+    tables = [net.with_dims(n=7)._source.phase("train").table for net in (first, again)]
+    np.testing.assert_array_equal(tables[0].numbers, tables[1].numbers)
+    np.testing.assert_array_equal(tables[0].rest, tables[1].rest)
+    plans = [net.with_dims(n=7).ir("plan") for net in (first, again)]
+    assert plans[0] == plans[1]
+
+
+def test_what_does_not_give_this_net_is_found_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry that another planner wrote under this key: its numbers are not those of the net."""
+    monkeypatch.setenv("CONCATC_CACHE_DIR", str(tmp_path))
+    first = small()
+    first.train_step(inputs_of(first))
+    load = Cache.load
+
+    def other_numbers(cache: Cache, key: str) -> bytes | None:
+        found = load(cache, key)
+        return found.replace(b'"array": [', b'"array": [1', 1) if found is not None and found[:1] == b"{" else found
+
+    monkeypatch.setattr(Cache, "load", other_numbers)
+    again = small()
+    again.train_step(inputs_of(again))
+    tables = [net.with_dims(n=7)._source.phase("train").table for net in (first, again)]
+    np.testing.assert_array_equal(tables[0].numbers, tables[1].numbers)
