@@ -13,7 +13,9 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from concatc import scaled_data
 from concatc.compiler import Compilation
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import beside
@@ -25,6 +27,7 @@ from concatc.manifest import (
     KERNELS,
     MANIFEST,
     NET,
+    SIZES,
     STEP,
     Manifest,
     level_file,
@@ -97,10 +100,21 @@ def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     made = {level_file(level): lowering.dump(level, MACHINE).encode() for level in LEVELS}
     made[KERNELS] = generated.text("kernels").encode()
     made[NET] = (json.dumps(data_of(lowering), indent=1) + "\n").encode()
+    made[SIZES] = (json.dumps(_sizes(compilation, phase)) + "\n").encode()
     made[STEP] = "".join(table_text(step_table(lowering.loops.main), code.symbols)).encode()
     made.update((f"code{k}.o", data) for k, data in enumerate(code.objects))
     names = (*run_files(phase, len(code.objects)), *read_files(phase))
     return {name: made[name.removeprefix(f"{phase}/")] for name in names}
+
+
+def _sizes(compilation: Compilation, phase: Phase) -> dict[str, Any]:
+    """How the phase follows from its batch sizes, or why it does not."""
+    scaled = compilation.scaled(phase)
+    if scaled is not None:
+        return scaled_data.data_of(scaled)
+    if compilation.options.max_memory is not None:
+        return {"reason": "a memory budget is met size by size"}
+    return {"reason": compilation.scaling.reasons[phase]}
 
 
 def _check_replaceable(directory: Path) -> None:

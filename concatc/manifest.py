@@ -3,6 +3,7 @@
 DIR/__init__.py      import DIR; net = DIR.load()
 DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
 DIR/train/           to run:   net.json (`runtime/runnable.py`), step.jsonl (`targets/cpu/step_text.py`), code0.o, ..
+                     for other batch sizes: sizes.json (`scaled_data.py`)
                      to read:  graph.mlir, split.mlir, joint.mlir, .., loops.mlir, kernels.py
 DIR/infer/           the same for inference
 """
@@ -21,7 +22,7 @@ from concatc.runtime.source import PHASES, Dim
 
 FORMAT = 2
 MANIFEST, INIT = "manifest.json", "__init__.py"
-NET, STEP, KERNELS = "net.json", "step.jsonl", "kernels.py"
+NET, STEP, SIZES, KERNELS = "net.json", "step.jsonl", "sizes.json", "kernels.py"
 MAX_MANIFEST_BYTES = 1 << 20
 WRITE_AGAIN = "remove it and write it again: `concatc compile NET -o DIR`"
 
@@ -89,8 +90,8 @@ def run_files(phase: str, objects: int) -> list[str]:
 
 
 def read_files(phase: str) -> list[str]:
-    """The files of a phase that are for reading."""
-    return [f"{phase}/{name}" for name in (*map(level_file, LEVELS), KERNELS)]
+    """The files of a phase that running it at its dims does not read."""
+    return [f"{phase}/{name}" for name in (SIZES, *map(level_file, LEVELS), KERNELS)]
 
 
 def level_file(level: str) -> str:

@@ -37,7 +37,7 @@ from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
-from concatc.targets.cpu.step import StepNumbers, StepTable, step_table
+from concatc.targets.cpu.step import StepNumbers, step_table
 
 Sizes = Mapping[str, int]
 
@@ -86,10 +86,14 @@ class ScaledGraph:
         found = [(dims, *numbers_of(sample.functions)) for dims, sample in samples]
         if any(r != rest for _, _, r in found):
             raise NotScalableError("another graph at other sizes")
-        made = polynomials(here, [(dims, n) for dims, n, _ in found], numbers)
-        if made.at(list(here.values())).tolist() != numbers:
+        made = ScaledGraph(here, graph, polynomials(here, [(dims, n) for dims, n, _ in found], numbers))
+        if not made.is_at_home():
             raise NotScalableError("sizes that do not follow from the dims")
-        return ScaledGraph(here, graph, made)
+        return made
+
+    def is_at_home(self) -> bool:
+        """Whether the numbers here are those of the graph."""
+        return self.numbers.at(list(self.here.values())).tolist() == numbers_of(self.graph.functions)[0]
 
     def at(self, sizes: Sequence[int]) -> Module:
         """The graph; raises :class:`ConcatcError` where an op does not take these sizes."""
@@ -109,12 +113,14 @@ class ScaledPhase:
     step: ScaledStep
     starts: Ints
 
-    def is_at_home(self, interface: Interface, table: StepTable) -> bool:
+    def is_at_home(self, interface: Interface, table: StepNumbers) -> bool:
         """Whether slots and table here are these."""
         here = list(self.here.values())
         at_here = self.layout.at(here)
         slots = self.slots.at(here, at_here)
-        return slots == interface and self.step.is_at(here, replace(at_here, starts=self.starts), table)
+        if (slots.slots, slots.bases) != (interface.slots, interface.bases):
+            return False
+        return self.step.is_at(here, replace(at_here, starts=self.starts), table)
 
     @property
     def here(self) -> Sizes:
@@ -151,7 +157,7 @@ def scaled_phase(
     ]
     table = step_table(loops.main)
     made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), plan.starts)
-    if not made.is_at_home(plan.interface, table):
+    if not made.is_at_home(plan.interface, made.step.table):
         raise NotScalableError("slots or launches that do not follow from the dims")
     return made
 

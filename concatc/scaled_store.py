@@ -10,21 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from concatc.loops.bases import Interface
-from concatc.loops.polynomials import NotScalableError, Polynomials
-from concatc.loops.scaled_layout import Layout
-from concatc.loops.scaled_slots import ScaledSlots
+from concatc.loops.polynomials import NotScalableError
 from concatc.rescale import ScaledGraph, ScaledPhase
+from concatc.scaled_data import data_of, from_data
 from concatc.targets.cpu.cache import Cache, digest
-from concatc.targets.cpu.scaled_step import ScaledStep
-from concatc.targets.cpu.step import StepNumbers, StepTable
+from concatc.targets.cpu.step import StepNumbers
 
 
 @functools.cache
@@ -46,14 +41,10 @@ class ScaledStore:
 
     def save(self, phase: ScaledPhase | str) -> None:
         """Store how a phase follows, or why it does not."""
-        data = (
-            {"reason": phase}
-            if isinstance(phase, str)
-            else {part: _plain(getattr(phase, part)) for part in ("slots", "layout", "step", "starts")}
-        )
+        data = {"reason": phase} if isinstance(phase, str) else data_of(phase)
         self.cache.store(self.key, json.dumps(data).encode())
 
-    def load(self, graph: ScaledGraph, interface: Interface, table: StepTable) -> ScaledPhase | None:
+    def load(self, graph: ScaledGraph, interface: Interface, table: StepNumbers) -> ScaledPhase | None:
         """The phase whose slots and table here are these, or None where it is not known.
 
         Raises :class:`NotScalableError` where it is known that there is none.
@@ -64,31 +55,5 @@ class ScaledStore:
         data = json.loads(stored)
         if "reason" in data:
             raise NotScalableError(data["reason"])
-        step = _made(ScaledStep, {**data["step"], "table": StepNumbers.of(table)})
-        phase = ScaledPhase(
-            graph, _made(ScaledSlots, data["slots"]), _made(Layout, data["layout"]), step, _made_of(data["starts"])
-        )
+        phase = replace(from_data(data, graph.graph, table), graph=graph)
         return phase if phase.is_at_home(interface, table) else None
-
-
-def _plain(value: Any) -> Any:
-    """Data that JSON can hold."""
-    if isinstance(value, np.ndarray):
-        return {"array": value.ravel().tolist(), "shape": value.shape}
-    if isinstance(value, Polynomials | Layout | ScaledSlots | ScaledStep):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "table"}
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _made(cls: type[Any], data: Mapping[str, Any]) -> Any:
-    return cls(**{name: _made_of(value) for name, value in data.items()})
-
-
-def _made_of(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_made_of(item) for item in value)
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return np.array(value["array"], np.int64).reshape(value["shape"])
-    return _made(Polynomials, value) if "moving" in value else value

@@ -26,6 +26,7 @@ from concatc.manifest import (
     KERNELS,
     MANIFEST,
     NET,
+    SIZES,
     STEP,
     WRITE_AGAIN,
     Manifest,
@@ -49,6 +50,8 @@ from concatc.version import __version__
 if TYPE_CHECKING:
     from concatc.ir.core import Module
     from concatc.loops.plan import Plan
+    from concatc.loops.scaled_plan import ScaledPlan
+    from concatc.rescale import ScaledPhase
 
 CHUNK_BYTES = 1 << 16
 MAX_FILE_BYTES = 1 << 30
@@ -164,6 +167,8 @@ class WrittenModule:
         self._files = files
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], CpuExecutable] = {}
         self._phases: dict[Phase, WrittenPhase] = {}
+        self._scaled: dict[Phase, ScaledPhase | None] = {}
+        self._reasons: dict[Phase, str] = {}
 
     @property
     def no_inference(self) -> Diagnostic | None:
@@ -178,7 +183,7 @@ class WrittenModule:
             self._phases[phase] = WrittenPhase(self._files, phase, None if phase == "train" else self.phase("train"))
         return self._phases[phase]
 
-    def executable(self, phase: Phase, update: Update | None) -> Executable:
+    def executable(self, phase: Phase, update: Update | None) -> CpuExecutable:
         """The code of a phase, as it was written; an optimizer's update is compiled, and runs behind it."""
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
@@ -186,13 +191,54 @@ class WrittenModule:
         return self._executables[key]
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
-        """A written module has one choice of dims."""
-        return None
+        """The same net at other batch sizes, on the same code; None where it must be compiled."""
+        from concatc.rescale import Rescaled
+
+        changed = {name: n for name, n in dims.items() if self.dims.get(name) != n}
+        scaled = self.scaled(phase)
+        if scaled is None or any(type(n) is not int or n < 1 or name not in scaled.here for name, n in changed.items()):
+            return None
+        return Rescaled(self, dims)
+
+    def scaled(self, phase: Phase) -> ScaledPhase | None:
+        """The phase at any batch size, as it was written; None where it must be compiled for each."""
+        if phase not in self._scaled:
+            self._scaled[phase] = self._read_scaled(phase)
+        return self._scaled[phase]
+
+    def scaled_plan(self, phase: Phase) -> ScaledPlan:
+        """Plans at other sizes are not written: what runs there are launches."""
+        raise UsageError(
+            Diagnostic("a written module holds its plan and levels for its own dims only", help="compile the net there")
+        )
 
     def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
-        """A written module has one choice of dims."""
+        """What does not follow from what was written is not compiled here."""
         at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
-        raise UsageError(Diagnostic(f"the module was written for {at}", help="compile the net anew for other sizes"))
+        notes = tuple(
+            f"why no other size follows from it: {reason}" for reason in dict.fromkeys(self._reasons.values())
+        )
+        raise UsageError(
+            Diagnostic(f"the module was written for {at}", notes=notes, help="compile the net anew for other sizes")
+        )
+
+    def _read_scaled(self, phase: Phase) -> ScaledPhase | None:
+        from concatc.loops.polynomials import NotScalableError
+        from concatc.scaled_data import from_data
+
+        file, written = f"{phase}/{SIZES}", self.phase(phase)
+        try:
+            data = json.loads(self._files.read(file))
+            if "reason" in data:
+                self._reasons[phase] = str(data["reason"])
+                return None
+            table = self.executable(phase, None).table
+            scaled = from_data(data, written.graph, table)
+            if not (scaled.graph.is_at_home() and scaled.is_at_home(written.interface, table)):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError, NotScalableError):
+            raise self._files.damaged(file, "it is not of this net") from None
+        return scaled
 
     def _loaded(self, phase: Phase) -> CpuExecutable:
         written, step = self.phase(phase), f"{phase}/{STEP}"

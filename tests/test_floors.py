@@ -34,6 +34,7 @@ FLOORS: dict[str, float] = {
     "concatc.runtime": 5,
     "concatc.plan_trial": 5.5,
     "concatc.rescale": 5.6,
+    "concatc.scaled_data": 5.62,
     "concatc.scaled_store": 5.65,
     "concatc.scaling": 5.7,
     "concatc.compiler": 6,

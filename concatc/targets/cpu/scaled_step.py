@@ -40,10 +40,10 @@ class ScaledStep:
         bases = [(name, addresses.size_bytes.get(name, n)) for name, n in self.table.bases]
         return replace(self.table, bases=bases, numbers=found[:count], rest=rest)
 
-    def is_at(self, sizes: Sequence[int], addresses: Addresses, table: StepTable) -> bool:
+    def is_at(self, sizes: Sequence[int], addresses: Addresses, table: StepNumbers) -> bool:
         """Whether the table at these values of the dims is that one, where blocks lie as ``addresses`` says."""
-        mine, other = self.at(sizes, addresses), StepNumbers.of(table)
-        return bool((mine.numbers == other.numbers).all() and (mine.rest == other.rest).all())
+        mine = self.at(sizes, addresses)
+        return bool((mine.numbers == table.numbers).all() and (mine.rest == table.rest).all())
 
 
 @dataclass(frozen=True)

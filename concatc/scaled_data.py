@@ -1,0 +1,65 @@
+"""How a phase follows from its batch sizes, as plain data: the cache holds it, and written modules.
+
+    ScaledPhase   <->   {"graph": {"here": {"n": 64}, "numbers": ..}, "slots": .., "layout": .., "step": .., ..}
+
+The graph itself and the table of launches are not in it: they stand beside it, as level 00 and as `step.jsonl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from concatc.ir.core import Module
+from concatc.loops.polynomials import Polynomials
+from concatc.loops.scaled_layout import Layout
+from concatc.loops.scaled_slots import ScaledSlots
+from concatc.rescale import ScaledGraph, ScaledPhase
+from concatc.targets.cpu.scaled_step import ScaledStep
+from concatc.targets.cpu.step import StepNumbers
+
+
+def data_of(phase: ScaledPhase) -> dict[str, Any]:
+    """A phase as data that JSON takes."""
+    parts = {part: _plain(getattr(phase, part)) for part in ("slots", "layout", "step", "starts")}
+    return {"graph": {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}, **parts}
+
+
+def from_data(data: Mapping[str, Any], graph: Module, table: StepNumbers) -> ScaledPhase:
+    """The phase that :func:`data_of` gave, of that graph and table here.
+
+    Data of another form ends in KeyError, TypeError or ValueError; whether it is of this graph and table is for the
+    caller to ask (`ScaledPhase.is_at_home`).
+    """
+    return ScaledPhase(
+        ScaledGraph(data["graph"]["here"], graph, _made_of(data["graph"]["numbers"])),
+        _made(ScaledSlots, data["slots"]),
+        _made(Layout, data["layout"]),
+        _made(ScaledStep, {**data["step"], "table": table}),
+        _made_of(data["starts"]),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"array": value.ravel().tolist(), "shape": value.shape}
+    if isinstance(value, Polynomials | Layout | ScaledSlots | ScaledStep):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "table"}
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _made(cls: type[Any], data: Mapping[str, Any]) -> Any:
+    return cls(**{name: _made_of(value) for name, value in data.items()})
+
+
+def _made_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_made_of(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.array(value["array"], np.int64).reshape(value["shape"])
+    return _made(Polynomials, value) if "moving" in value else value
