@@ -43,6 +43,7 @@ from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
+from concatc.passes.placement import joins_inputs
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
@@ -58,6 +59,7 @@ from concatc.targets import Executable, Target
 
 R = TypeVar("R")
 TARGETS = ("cpu", "reference")
+RUN_PLANS = ("cpu",)
 DTYPES = ("f32", "f64")
 RECOMPUTE = ("none", "auto", "max")
 
@@ -181,8 +183,19 @@ class Lowering:
 
     @cached_property
     def interface(self) -> Interface:
-        """Where arguments and results live."""
+        """Where arguments and results live; inputs that the plan has in concats lie there."""
+        return self.slots.as_planned(self.net_plan) if self._stages else self.slots
+
+    @cached_property
+    def slots(self) -> Interface:
+        """Where arguments and results live if no input is a part of something else."""
         return interface_of(self.joint.main, self._like() if self._like is not None else None)
+
+    @cached_property
+    def _stages(self) -> bool:
+        """Whether inputs may lie in concats: where a plan is run, and is the same with and without an update."""
+        options = self._options
+        return options.target in RUN_PLANS and options.max_memory is None and joins_inputs(self.joint.main)
 
     @cached_property
     def plan(self) -> Plan:
@@ -207,7 +220,7 @@ class Lowering:
             return self.net_plan
         kernels = self.kernels
         plan = self._timed(PlanMemory.name, lambda: self._planned(kernels))
-        plan.net = declaration_of(self.kernels.main, self.interface)
+        plan.net = declaration_of(self.kernels.main, self.slots.as_planned(plan))
         state_index_checks(plan.net, self.index_checks)
         if self._options.verify_each:
             verify_plan(plan, self.kernels.main)
@@ -234,8 +247,8 @@ class Lowering:
     @cached_property
     def stacked(self) -> Plan:
         """The plan without reuse of memory, which tells its blocks apart."""
-        plan = place_scratch(PlanMemory(self.interface, reuse=False).plan(self.kernels))
-        plan.net = plain_declaration(declaration_of(self.kernels.main, self.interface))
+        plan = place_scratch(PlanMemory(self.slots, reuse=False, stage=self._stages).plan(self.kernels))
+        plan.net = plain_declaration(declaration_of(self.kernels.main, self.slots.as_planned(plan)))
         return plan
 
     @cached_property
@@ -283,7 +296,7 @@ class Lowering:
         return self._timed(step.name, lambda: step.run(plan))
 
     def _planned(self, kernels: Module) -> Plan:
-        return place_scratch(PlanMemory(self.interface).plan(kernels))
+        return place_scratch(PlanMemory(self.slots, stage=self._stages).plan(kernels))
 
     def _settle(self) -> None:
         """Choose more recomputation and another order, where that is needed to keep the budget; once."""
@@ -424,7 +437,7 @@ class Compilation:
             graph, _ = self._load(phase)
             train = self._lowerings["train"]
             self._check_arguments(graph)
-            self._lowerings[phase] = Lowering(graph, phase, self.options, lambda: train.interface)
+            self._lowerings[phase] = Lowering(graph, phase, self.options, lambda: train.slots)
         return self._lowerings[phase]
 
     @property

@@ -27,11 +27,11 @@ from concatc.ir.levels import LEVELS
 from concatc.loops.append_step import append_step
 from concatc.loops.bases import Interface, interface_of, result_keys
 from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems
-from concatc.loops.plan import Base, Plan
+from concatc.loops.plan import Base, Plan, Segment
 from concatc.loops.plan_text import STEP, plan_of
 from concatc.op import is_op
 from concatc.passes.check_lattice import overlap
-from concatc.passes.check_plan import check_plan
+from concatc.passes.check_plan import check_places, check_plan
 from concatc.passes.check_step import step_bases, step_calls, written_arguments
 from concatc.passes.dumps import load_dump
 from concatc.passes.graph import is_backward
@@ -182,7 +182,7 @@ class GraphDump(Lowering):
     """Levels from that of the dump on; ``graph`` and ``joint`` stand for the dump where it is behind them."""
 
     def __init__(self, module: Module, level: str, phase: Phase, options: Options, train: Lowering | None) -> None:
-        super().__init__(module, phase, options, None if train is None else lambda: train.interface)
+        super().__init__(module, phase, options, None if train is None else lambda: train.slots)
         self._first = level
         self._levels = {level: module}
 
@@ -197,8 +197,8 @@ class GraphDump(Lowering):
         return self.level("joint") if self._first in ("graph", "split", "joint") else self.graph
 
     @cached_property
-    def interface(self) -> Interface:
-        """Where arguments and results live."""
+    def slots(self) -> Interface:
+        """Where arguments and results live if no input is a part of something else."""
         return interface_of(self.joint.main, self._like() if self._like is not None else None)
 
     def level(self, name: str) -> Module:
@@ -254,6 +254,7 @@ class LoopsDump(Lowering):
         net = _declared_net(module, declaration_in(module))
         interface = declared_interface(net, bases)
         problems = [Diagnostic(problem, net.loc) for problem in slot_problems(interface)]
+        problems = problems or [replace(problem, loc=net.loc) for problem in check_places(_places(bases, interface))]
         if problems:
             raise ConcatcError(problems)
         calls, problems = step_calls(module, bases)
@@ -319,6 +320,14 @@ def _declared_net(module: Module, declaration: FuncOp | None) -> FuncOp:
             Diagnostic(lacks, module.main.loc, help="dump the net anew: `concatc compile net.cnet --dump-ir DIR`")
         )
     return net_of(declaration)
+
+
+def _places(bases: Mapping[str, Base], interface: Interface) -> Plan:
+    """What loops say of their plan: where arguments and results lie."""
+    values: dict[str, tuple[Segment, ...]] = {
+        key: (Segment((0,) * len(slot.shape), slot),) for key, slot in interface.slots.items()
+    }
+    return Plan("", bases=dict[str, Base](bases), values=values)
 
 
 def _unwritten(plan: Plan, net: FuncOp, interface: Interface) -> Iterator[Diagnostic]:

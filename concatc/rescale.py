@@ -22,6 +22,7 @@ from concatc.ir.core import FuncOp, Module
 from concatc.ir.numbers import numbers_of, with_numbers
 from concatc.ir.printer import Style
 from concatc.loops.bases import Interface
+from concatc.loops.declaration import declare_staged
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.loops.polynomials import Ints, NotScalableError, Polynomials, polynomials
@@ -51,8 +52,8 @@ class SampledPhase(Protocol):
         ...
 
     @property
-    def interface(self) -> Interface:
-        """Where arguments and results live."""
+    def slots(self) -> Interface:
+        """Where arguments and results live if no input is staged elsewhere."""
         ...
 
     @property
@@ -132,7 +133,7 @@ def scaled_plan(
     here: Sizes, plan: Plan, interface: Interface, samples: Sequence[tuple[Sizes, SampledPhase]]
 ) -> ScaledPlan:
     """The plan at any sizes."""
-    taken = [PlanSample(dims, phase.stacked, phase.interface) for dims, phase in samples]
+    taken = [PlanSample(dims, phase.stacked, phase.slots.as_planned(phase.stacked)) for dims, phase in samples]
     return ScaledPlan(here, plan, interface, taken, scratch_pieces)
 
 
@@ -235,6 +236,7 @@ class RescaledPhase:
         """Level 05: what is run."""
         plan = self._source.base.scaled_plan(self.phase).at(self._source.sizes, self.addresses)
         if plan.net is not None:
+            declare_staged(plan.net, self.interface)
             state_index_checks(plan.net, self.index_checks)
         return plan
 

@@ -18,6 +18,7 @@ from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError
 from concatc.ir.core import Module
 from concatc.ir.numbers import numbers_of
+from concatc.loops.bases import Interface
 from concatc.loops.declaration import plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
@@ -38,6 +39,11 @@ MOST_DIMS = 2
 
 class LookedAtPhase(SampledPhase, Protocol):
     """One phase of the net here, or at other dims."""
+
+    @property
+    def interface(self) -> Interface:
+        """Where arguments and results live."""
+        ...
 
     @property
     def net_plan(self) -> Plan:

@@ -56,14 +56,14 @@ def kernels(net: FuncOp) -> list[list[str]]:
 def test_a_map_reads_segments() -> None:
     """A value of two segments: its parts lie where they were, and no byte of it is copied."""
     n = NetBuilder()
-    x, w = n.input("x", 4, 3), n.param("w", 4, 2)
+    x, w = n.state("x", 4, 3), n.param("w", 4, 2)
     c = n.named("c", n.b.concat(x, n.b.exp(x), w, axis=1))
     n.output("y", n.b.tanh(c))
     net, plan = checked(n)
     assert moved(plan) == (0, 0)
     assert kernels(net) == [["exp"], ["tanh"], ["tanh"], ["tanh"]]
     assert [(s.start, s.window.base, s.window.shape) for s in plan.values["c"]] == [
-        ((0, 0), "inputs", (4, 3)),
+        ((0, 0), "states", (4, 3)),
         ((0, 3), "arena", (4, 3)),
         ((0, 6), "params", (4, 2)),
     ]
@@ -71,7 +71,7 @@ def test_a_map_reads_segments() -> None:
 
 def test_a_value_of_segments_goes_through_text() -> None:
     n = NetBuilder()
-    x = n.input("x", 4, 3)
+    x = n.state("x", 4, 3)
     n.output("y", n.b.tanh(n.named("c", n.b.concat(x, n.b.exp(x), axis=1))))
     _, plan = to_plan(n.module())
     text = print_module(module_of(plan), MACHINE)
@@ -84,7 +84,7 @@ def test_a_value_of_segments_goes_through_text() -> None:
 def test_a_contraction_adds_up_segments_of_what_it_sums() -> None:
     """No epilogue: the first segment stores, the others add (beta)."""
     n = NetBuilder()
-    x, z = n.input("x", 16, 32), n.input("z", 16, 64)
+    x, z = n.state("x", 16, 32), n.state("z", 16, 64)
     n.output("y", n.b.linear(n.b.concat(x, z, n.b.exp(x), axis=1), n.param("w", 2, 128)))
     net, plan = checked(n)
     assert moved(plan) == (0, 0)
@@ -96,7 +96,7 @@ def test_a_contraction_adds_up_segments_of_what_it_sums() -> None:
 def test_the_epilogue_is_the_last_segments() -> None:
     """``relu(a + b)`` is not ``relu(a) + relu(b)``: the last segment takes the sum of the others."""
     n = NetBuilder()
-    x, w, b = n.input("x", 16, 64), n.param("w", 2, 128), n.param("b", 2)
+    x, w, b = n.state("x", 16, 64), n.param("w", 2, 128), n.param("b", 2)
     h = n.b.linear(n.b.concat(x, n.b.exp(x), axis=1), w)
     n.output("y", n.b.relu(n.b.bias(h, b, axis=1)))
     net, plan = checked(n)
@@ -107,7 +107,7 @@ def test_the_epilogue_is_the_last_segments() -> None:
 
 def test_a_convolution_adds_up_segments_of_channels() -> None:
     n = NetBuilder()
-    x = n.input("x", 2, 6, 4, 4)
+    x = n.state("x", 2, 6, 4, 4)
     y = n.b.conv(n.b.concat(x, n.b.exp(x), axis=1), n.param("k", 1, 12, 3, 3), pad=(1, 1))
     n.loss(n.call("sum", n.b.square(y)))
     net, plan = checked(n)
@@ -118,7 +118,7 @@ def test_a_convolution_adds_up_segments_of_channels() -> None:
 
 def test_rows_of_a_batch_are_segments_of_maps() -> None:
     n = NetBuilder()
-    x = n.input("x", 4, 3)
+    x = n.state("x", 4, 3)
     c = n.b.concat(x, n.b.exp(x), axis=0)
     n.output("y", n.b.linear(c, n.param("w", 5, 3)))
     net, plan = checked(n)
@@ -128,7 +128,7 @@ def test_rows_of_a_batch_are_segments_of_maps() -> None:
 
 def test_a_concat_of_a_concat_is_flattened() -> None:
     n = NetBuilder()
-    x = n.input("x", 4, 8)
+    x = n.state("x", 4, 8)
     c = n.b.concat(x, n.b.exp(x), axis=1)
     n.output("y", n.b.tanh(c))
     n.output("z", n.b.sqrt(n.b.square(n.b.concat(c, c, axis=1))))
@@ -138,11 +138,11 @@ def test_a_concat_of_a_concat_is_flattened() -> None:
 
 def test_a_small_operand_is_copied_where_segments_would_move_more() -> None:
     n = NetBuilder()
-    x = n.input("x", 2, 3)
+    x = n.state("x", 2, 3)
     n.output("y", n.b.relu(n.b.linear(n.b.concat(x, n.b.exp(x), axis=1), n.param("w", 64, 6))))
     _, plan = checked(n)
     assert moved(plan) == (24, 0)
-    assert [r.message for r in plan.remarks] == ["concat copies %x: it is the input x"]
+    assert [r.message for r in plan.remarks] == ["concat copies %x: it is the state x"]
 
 
 # -- segmented writes, sums, second stores -----------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def test_page(pinned_file: Callable[[Path, str], None]) -> None:
 
 
 def _compilation(source: str) -> Compilation:
-    return Compilation(source, "net.cnet" if "tiny" not in source else "tiny.cnet", Options(target="reference"))
+    return Compilation(source, "net.cnet" if "tiny" not in source else "tiny.cnet", Options())
 
 
 def _plan(source: str) -> Plan:

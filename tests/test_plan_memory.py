@@ -30,9 +30,9 @@ MOVED = {
     "one_blob_in_two_concats": (0, 32),  # a lies in both; its two gradients are views
     "concat_with_itself": (0, 32),
     "rows_and_columns": (0, 32),
-    "join_input_parameter_and_constant": (56, 0),  # the input and the parameter: z is as small as they are
-    "output_is_read_on": (24, 24),  # the returned input; the second return of a
-    "input_feeds_two": (64, 0),  # the input; its gradient by the concat, as large as what segments would read again
+    "join_input_parameter_and_constant": (32, 0),  # the parameter: z is as small as it is
+    "output_is_read_on": (0, 24),  # the second return of a
+    "input_feeds_two": (32, 0),  # its gradient by the concat, as large as what segments would read again
     "shifted_update": (60, 48),  # the gradient, stored and added one row further on, and two rows of zeros
     "shared_cotangent": (0, 32),  # s.grad is added to the gradients of a and of b
     "kept_blobs": (32, 32),  # kept parts and their gradients are results of their own
@@ -44,9 +44,9 @@ COPIED = {
     "concat_with_itself": 64,
     "tree_of_concats": 64,
     "rows_and_columns": 64,
-    "join_input_parameter_and_constant": 112,
-    "output_is_read_on": 48,
-    "input_feeds_two": 64,
+    "join_input_parameter_and_constant": 88,
+    "output_is_read_on": 24,
+    "input_feeds_two": 32,
     "shifted_update": 108,
     "shared_cotangent": 128,
     "loss_on_part_last": 32,

@@ -58,8 +58,8 @@ def test_edited_text_is_another_plan() -> None:
 BAD = {
     "no step": (lambda t: t.replace("@step", "@other"), "a plan has a function @step; module @two_batches has none"),
     "no kernel": (
-        lambda t: t.replace("kernel = @k7_linear,", "kernel = @k7_linea,"),
-        "no function @k7_linea in the plan",
+        lambda t: t.replace("kernel = @k7_linear_weight_grad,", "kernel = @k7_linear_weight_gra,"),
+        "no function @k7_linear_weight_gra in the plan",
     ),
     "phase": (lambda t: t.replace('phase = "backward"', 'phase = "backwards"', 1), "`backwards` is no phase"),
     "add": (
@@ -97,7 +97,7 @@ def test_bad_plans_are_diagnosed(name: str) -> None:
 def test_all_errors_are_told_at_once() -> None:
     _, plan = to_plan(NETS["two_batches"]())
     text = print_module(module_of(plan), PLAIN)
-    edited = text.replace("kernel = @k7_linear,", "kernel = @k7_linea,").replace(
+    edited = text.replace("kernel = @k7_linear_weight_grad,", "kernel = @k7_linear_weight_gra,").replace(
         "kernel = @k6_sum,", "kernel = @k6_su,"
     )
     with pytest.raises(ConcatcError) as error:

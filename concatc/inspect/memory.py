@@ -14,6 +14,7 @@ from typing import get_args
 from concatc.diagnostics import Loc
 from concatc.ir.core import Attr
 from concatc.ir.types import ELEMENT_BYTES
+from concatc.loops.bases import is_staged
 from concatc.loops.plan import Launch, Plan, Remark, RemarkKind, Window
 
 
@@ -171,8 +172,14 @@ class _Trace:
         for name, segments in plan.values.items():
             for segment in segments:
                 self.names.setdefault(segment.window, []).append(name)
-        self.stored: list[Stored] = []
-        self.visible: list[Stored] = []  # not covered by a later store, the newest last
+        # Inputs that the caller puts in the arena are there from the first launch on.
+        self.stored: list[Stored] = [
+            Stored(self._next_name(window), window, 0, 0)
+            for key, segments in plan.values.items()
+            for window in (s.window for s in segments)
+            if is_staged(key, window) and window.base == "arena"
+        ]
+        self.visible = list(self.stored)  # not covered by a later store, the newest last
         self.in_place: dict[int, int] = {}  # bytes that a launch stores over what it reads last
 
     def launch(self, k: int, launch: Launch) -> None:
@@ -187,11 +194,14 @@ class _Trace:
             if window in launch.reads:
                 self.in_place[k] = self.in_place.get(k, 0) + _numel(window) * ELEMENT_BYTES[window.dtype]
             self.visible = [s for s in self.visible if not _covers(window, s.window)]
-            names = self.names.get(window, [])
-            name = names.pop(0) if len(names) > 1 else (names or [f"arena+{window.offset_bytes}"])[0]
-            made = Stored(name, window, k, k, launch.loc)
+            made = Stored(self._next_name(window), window, k, k, launch.loc)
             self.visible.append(made)
             self.stored.append(made)
+
+    def _next_name(self, window: Window) -> str:
+        names = self.names.get(window, [])
+        name = names.pop(0) if len(names) > 1 else (names or [f"arena+{window.offset_bytes}"])[0]
+        return name.removeprefix("input:")
 
     def sources(self, window: Window) -> list[Stored]:
         """The stored values whose bytes a window shows, the newest first, until all its elements are found."""

@@ -4,7 +4,9 @@
     inputs   a, b, label, loss_weights, random, output_grads     outputs: outputs, losses, total, kept, input gradients
     states   bn.mean, bn.var (read as argument, written as result)
 
-Parameters and gradients lie at equal offsets, so an optimizer is one loop over both.
+Parameters and gradients lie at equal offsets, so an optimizer is one loop over both.  A plan may have an input elsewhere,
+as a part of a concat in the arena or in outputs: the caller's array is then put there, and in the arena it lives as long
+as the plan reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from concatc.ir.core import FuncOp, Value
-from concatc.loops.plan import ALIGN_BYTES, Base, BaseKind, Window, interface_key
+from concatc.ir.types import TensorType
+from concatc.loops.plan import ALIGN_BYTES, Base, BaseKind, Plan, Window, interface_key
 
 ARGUMENT_BASES: dict[str, BaseKind] = {
     "input": "inputs",
@@ -48,12 +51,40 @@ class Interface:
         order: tuple[BaseKind, ...] = ("inputs", "params", "grads", "states", "outputs")
         return {name: Base(name, self.size_bytes.get(name, 0)) for name in order}
 
-    def reserve(self, base: BaseKind, key: str, value: Value) -> None:
-        """Give ``value`` the next aligned slot of ``base``."""
+    @property
+    def staged(self) -> dict[str, Window]:
+        """The inputs that lie elsewhere than in ``inputs``."""
+        return {key: slot for key, slot in self.slots.items() if is_staged(key, slot)}
+
+    def reserve(self, base: BaseKind, key: str, type: TensorType) -> None:
+        """Give a value the next aligned slot of ``base``."""
         start = self.size_bytes.get(base, 0)
-        self.slots[key] = Window.dense(base, start, value.tensor)
-        end = start + value.tensor.size_bytes
+        self.slots[key] = Window.dense(base, start, type)
+        end = start + type.size_bytes
         self.size_bytes[base] = -(-end // ALIGN_BYTES) * ALIGN_BYTES
+
+    def with_staged(self, staged: Mapping[str, Window]) -> Interface:
+        """The same with these inputs elsewhere; the other inputs close up."""
+        made = Interface(size_bytes={base: n for base, n in self.size_bytes.items() if base != "inputs"})
+        for key, slot in self.slots.items():
+            if key in staged:
+                made.slots[key] = staged[key]
+            elif slot.base == "inputs":
+                made.reserve("inputs", key, TensorType(slot.shape, slot.dtype))
+            else:
+                made.slots[key] = slot
+        return made
+
+    def as_planned(self, plan: Plan) -> Interface:
+        """The same with inputs where ``plan`` has them."""
+        windows = {key: plan.values[key][0].window for key in self.slots}
+        staged = {key: window for key, window in windows.items() if is_staged(key, window)}
+        return self.with_staged(staged) if staged else self
+
+
+def is_staged(key: str, slot: Window) -> bool:
+    """Whether an argument or result is an input that lies elsewhere than in ``inputs``."""
+    return slot.base != "inputs" and key.startswith("input:")
 
 
 def argument_key(arg: Value) -> str:
@@ -87,9 +118,9 @@ def interface_of(net: FuncOp, like: Interface | None = None) -> Interface:
         if key in shared and kind in ("param", "state"):
             interface.slots[key] = shared[key]
             continue
-        interface.reserve(ARGUMENT_BASES[kind], key, arg)
+        interface.reserve(ARGUMENT_BASES[kind], key, arg.tensor)
         if kind == "param" and has_grads:
-            interface.reserve("grads", interface_key("grad", name), arg)
+            interface.reserve("grads", interface_key("grad", name), arg.tensor)
     for key, value in zip(wanted, net.ret.operands, strict=True):
         kind, _, name = key.partition(":")
         if key in interface.slots:
@@ -97,7 +128,7 @@ def interface_of(net: FuncOp, like: Interface | None = None) -> Interface:
         if key in shared and kind == "grad":
             interface.slots[key] = shared[key]
             continue
-        interface.reserve(RESULT_BASES[kind], key, value)
+        interface.reserve(RESULT_BASES[kind], key, value.tensor)
     frozen = [key for key in interface.slots if key.startswith("grad:") and key not in wanted]
     for key in frozen:
         del interface.slots[key]

@@ -5,22 +5,28 @@
         attributes {cnet.net = "thread", cnet.dims = {x = 64 : i64}}
 
 The attributes are those of the net's function (`docs/ARCHITECTURE.md`), and ``cnet.offset`` where an argument or result
-lies elsewhere in its base than :func:`interface_of` puts it (inference shares the memory of training).
+lies elsewhere in its base than :func:`interface_of` puts it (inference shares the memory of training).  An input that a
+plan has elsewhere says where: ``cnet.base = "arena", cnet.offset = 4096 : i64, cnet.strides = array<i64: 96, 1>``.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from concatc.ir.clone import clone_function
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
-from concatc.loops.bases import Interface, argument_key, interface_of, result_keys
-from concatc.loops.plan import ALIGN_BYTES, Base, interface_key
+from concatc.ir.types import ELEMENT_BYTES
+from concatc.loops.bases import Interface, argument_key, interface_of, is_staged, result_keys
+from concatc.loops.plan import ALIGN_BYTES, Base, BaseKind, Window, interface_key
 
 # No kernel and no step has this name.
 DECLARED = "net"
 NET, DIMS, OFFSET = "cnet.net", "cnet.dims", "cnet.offset"
+# Where an input lies that is staged elsewhere than in ``inputs``, with its offset.
+BASE, STRIDES = "cnet.base", "cnet.strides"
+STAGED_IN: tuple[BaseKind, ...] = ("arena", "outputs")
 # What was chosen on the way to the plan.
 CHOICES = ("cnet.order", "cnet.order_bytes", "cnet.budget")
 # What stands for the body of the net: a plan or loops.
@@ -29,7 +35,7 @@ BODY = "cnet.step"
 
 def declaration_of(net: FuncOp, interface: Interface) -> FuncOp:
     """The declaration of a net's function whose arguments and results lie as ``interface`` says."""
-    usual = interface_of(net).slots
+    usual = interface_of(net).with_staged(interface.staged).slots
     results = net.ret.operands
     declared = FuncOp(
         DECLARED,
@@ -57,15 +63,30 @@ def declaration_of(net: FuncOp, interface: Interface) -> FuncOp:
     for given in declared.result_attrs:
         if given["cnet.kind"] == "state":
             given.pop(OFFSET, None)
+    declare_staged(declared, interface)
     return declared
 
 
+def declare_staged(declaration: FuncOp, interface: Interface) -> None:
+    """Say where inputs lie that are staged elsewhere than in ``inputs``."""
+    staged = interface.staged
+    for arg in declaration.args:
+        slot = staged.get(argument_key(arg))
+        if slot is not None:
+            arg.attrs.update({BASE: slot.base, OFFSET: slot.offset_bytes, STRIDES: slot.strides})
+
+
 def plain_declaration(declaration: FuncOp) -> FuncOp:
-    """A copy without what was chosen for the sizes, and without what indices must be: that follows from the graph."""
+    """A copy without what was chosen for the sizes, and without what follows from graph and plan: what indices must
+    be, and where inputs are staged.
+    """
     copied = clone_function(declaration)
     copied.attributes = {k: v for k, v in copied.attributes.items() if k in (NET, DIMS)}
     for arg in copied.args:
         arg.attrs.pop("cnet.index", None)
+        if BASE in arg.attrs:
+            for key in (BASE, OFFSET, STRIDES):
+                arg.attrs.pop(key)
     return copied
 
 
@@ -103,9 +124,11 @@ def _result_name(attrs: Mapping[str, Attr], index: int) -> str:
 def declared_interface(net: FuncOp, bases: Mapping[str, Base]) -> Interface:
     """Where the arguments and results of :func:`net_of` lie, in bases of the sizes that a step has."""
     interface = interface_of(net)
+    staged = {argument_key(arg): window for arg in net.args if (window := _staged(arg)) is not None}
+    interface = interface.with_staged(staged)
     for key, value, attrs in _declared(net):
         offset = attrs.get(OFFSET)
-        if isinstance(offset, int) and not isinstance(offset, bool):
+        if key not in staged and isinstance(offset, int) and not isinstance(offset, bool):
             slot = interface.slots[key]
             interface.slots[key] = type(slot).dense(slot.base, offset, value.tensor)
     interface.size_bytes = {base.name: base.size_bytes for base in bases.values()}
@@ -113,14 +136,20 @@ def declared_interface(net: FuncOp, bases: Mapping[str, Base]) -> Interface:
 
 
 def slot_problems(interface: Interface) -> Iterator[str]:
-    """Slots that leave their base, are not aligned, share bytes, or gradients that do not lie as their parameters."""
+    """Slots that leave their base, are not aligned, share bytes, or gradients that do not lie as their parameters.
+
+    Whether inputs that are staged elsewhere share bytes, the checker of plans finds.
+    """
     by_base: dict[str, list[tuple[int, int, str]]] = {}
     for key, slot in interface.slots.items():
-        limit = interface.bases[slot.base].size_bytes
+        limit = interface.size_bytes.get(cast(BaseKind, slot.base), 0)
         if slot.offset_bytes < 0 or slot.end_bytes > limit:
             yield f"{key} is bytes {slot.offset_bytes} to {slot.end_bytes} of {slot.base}, which has {limit}"
-        if slot.offset_bytes % ALIGN_BYTES:
-            yield f"{key} starts at byte {slot.offset_bytes} of {slot.base}, which is no multiple of {ALIGN_BYTES}"
+        unit = ELEMENT_BYTES[slot.dtype] if is_staged(key, slot) else ALIGN_BYTES
+        if slot.offset_bytes % unit:
+            yield f"{key} starts at byte {slot.offset_bytes} of {slot.base}, which is no multiple of {unit}"
+        if is_staged(key, slot):
+            continue
         by_base.setdefault(slot.base, []).append((slot.offset_bytes, slot.end_bytes, key))
         kind, _, name = key.partition(":")
         of = interface.slots.get(interface_key("param", name)) if kind == "grad" else None
@@ -131,6 +160,14 @@ def slot_problems(interface: Interface) -> Iterator[str]:
         for (_, end, key), (start, _, other) in itertools.pairwise(places):
             if start < end:
                 yield f"{key} and {other} share bytes"
+
+
+def _staged(arg: Value) -> Window | None:
+    """Where an input lies that says so (`check_interface` refuses what is malformed)."""
+    base, offset, strides = (arg.attrs.get(key) for key in (BASE, OFFSET, STRIDES))
+    if base not in STAGED_IN or type(offset) is not int or not isinstance(strides, tuple):
+        return None
+    return Window(str(base), offset, arg.shape, tuple(s for s in strides if isinstance(s, int)), arg.dtype)
 
 
 def _declared(net: FuncOp) -> Iterator[tuple[str, Value, Mapping[str, Attr]]]:

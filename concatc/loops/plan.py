@@ -53,6 +53,11 @@ class Window:
         return replace(self, offset_bytes=offset, shape=tuple(shape))
 
     @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie row-major without gaps."""
+        return self.strides == dense_strides(self.shape)
+
+    @property
     def end_bytes(self) -> int:
         """One past the last byte touched; ``offset_bytes`` where the window is empty."""
         if 0 in self.shape:

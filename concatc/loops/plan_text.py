@@ -23,6 +23,7 @@ from concatc.diagnostics import ConcatcError, Sink, did_you_mean
 from concatc.ir.clone import clone_function
 from concatc.ir.core import Attr, Block, FuncOp, Module, Operation, SymbolRef, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType, TensorType, Type
+from concatc.loops.bases import is_staged
 from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems
 from concatc.loops.plan import Base, BaseKind, Launch, Plan, Remark, RemarkKind, Segment, Window
 
@@ -70,6 +71,10 @@ class _Writer:
                     queue[0].append(name)
                     continue
                 queue.append([name])
+        for name, segments in plan.values.items():
+            # The caller puts these inputs there before the first launch.
+            if _is_whole(segments) and is_staged(name, segments[0].window):
+                self.window(segments[0].window)
 
     def window(self, window: Window, store: bool = False) -> Value:
         waiting = self.waiting.get(window, [])
@@ -224,7 +229,8 @@ class _Reader:
             if key not in self.plan.values:
                 self.sink.error(f"no window holds {key}, which @{DECLARED} declares", net.loc)
             elif self.plan.values[key] != (Segment((0,) * len(slot.shape), slot),):
-                wanted = f"{slot.base}+{slot.offset_bytes} {list(slot.shape)}, dense"
+                strides = "dense" if slot.is_dense else f"strides {list(slot.strides)}"
+                wanted = f"{slot.base}+{slot.offset_bytes} {list(slot.shape)}, {strides}"
                 self.sink.error(f"{key} must lie at {wanted}, as @{DECLARED} declares", self.placed_by[key].loc)
         for key in self.plan.values:
             if ":" in key and key not in interface.slots:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from concatc.loops.bases import Interface
+from concatc.loops.bases import Interface, is_staged
 from concatc.loops.plan import ALIGN_BYTES, BaseKind, Launch, Plan, Window
 from concatc.loops.polynomials import Ints, NotScalableError, Polynomials
 
@@ -65,6 +65,7 @@ def blocks_of(plan: Plan, interface: Interface) -> Blocks:
     end_of_time = len(plan.launches)
     spans = [(w, t, t) for t, launch in enumerate(plan.launches) for w in windows_of(launch)]
     spans += [(s.window, end_of_time, -1) for segments in plan.values.values() for s in segments]
+    spans += [(window, -1, -1) for window in interface.staged.values()]  # the caller writes it before the first launch
     in_arena = [(w.offset_bytes, w.end_bytes, a, b) for w, a, b in spans if w.base == "arena" and 0 not in w.shape]
     found: list[tuple[str, int, str, int, int]] = []
     end = -1
@@ -76,7 +77,7 @@ def blocks_of(plan: Plan, interface: Interface) -> Blocks:
             found[-1] = (base, start, key, min(earliest, first), max(latest, last))
         end = max(end, stop)
     for key, slot in interface.slots.items():
-        if slot.base in OWN and 0 not in slot.shape:
+        if slot.base in OWN and 0 not in slot.shape and not is_staged(key, slot):
             found.append((slot.base, slot.offset_bytes, key, 0, end_of_time))
     found.sort(key=lambda block: block[:2])
     columns = list(zip(*found, strict=True)) or [(), (), (), (), ()]

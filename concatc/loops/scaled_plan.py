@@ -63,7 +63,7 @@ class ScaledPlan:
             here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)], mine.numbers
         )
         self.scratch = [f.scratch for f in found]
-        self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples])
+        self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples], self.blocks)
         self.starts = self._starts(mine.numbers)
         self.layout = self._layout()
 

@@ -34,12 +34,18 @@ class Step:
     loc: Loc | None
 
 
-def assign_blocks(steps: Sequence[Step], reuse: bool = True) -> tuple[dict[Root, int], int]:
+# Before the first launch, when inputs are put where the plan reads them.
+STAGING = -1
+
+
+def assign_blocks(
+    steps: Sequence[Step], staged: Sequence[Place] = (), reuse: bool = True
+) -> tuple[dict[Root, int], int]:
     """Offsets in bytes of all roots of the arena that the steps touch, and the size of the arena.
 
-    Without ``reuse`` the blocks lie one behind the other.
+    ``staged`` are written before the first step.  Without ``reuse`` the blocks lie one behind the other.
     """
-    sharing = _Sharing(steps)
+    sharing = _Sharing(steps, staged)
     for k, step in enumerate(steps):
         if step.op is not None:
             sharing.visit(k, step, step.op)
@@ -59,8 +65,10 @@ _Use = tuple[int, int, int]  # step, first byte and one past the last, in the bl
 class _Sharing:
     """Lets results of kernels lie over operands that die there."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[Step], staged: Sequence[Place]) -> None:
         self.uses: dict[Root, list[_Use]] = {}
+        for place in staged:
+            self.uses.setdefault(place.root, []).append((STAGING, *_extent_bytes(place)))
         for k, step in enumerate(steps):
             for place in (*step.reads, *step.writes):
                 if place.root.slot is None and place.root.numel:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concatc.diagnostics import Diagnostic, did_you_mean
 from concatc.ir.core import Attr, FuncOp, Value
 from concatc.ir.types import TensorType
-from concatc.loops.declaration import DECLARED, net_of
+from concatc.loops.declaration import BASE, DECLARED, OFFSET, STAGED_IN, STRIDES, net_of
 from concatc.op import parse_init
 from concatc.passes.graph import is_backward
 
@@ -53,6 +53,8 @@ def interface_problems(function: FuncOp) -> Iterator[Diagnostic]:
             yield Diagnostic(f"{where} is a tensor, not {value.type}", function.loc)
             continue
         for message in _attributes(what, kind, attrs):
+            yield Diagnostic(f"{where}: {message}", function.loc)
+        for message in _staging(what, str(kind), attrs, value.type):
             yield Diagnostic(f"{where}: {message}", function.loc)
         if what == "result" and kind in OF_ARGUMENT:
             yield from _source(function, str(kind), name, value, by_kind[OF_ARGUMENT[str(kind)]])
@@ -124,6 +126,25 @@ def _attributes(what: str, kind: Attr, attrs: Mapping[str, Attr]) -> Iterator[st
         parse_init(init)
     except ValueError as error:
         yield str(error)
+
+
+def _staging(what: str, kind: str, attrs: Mapping[str, Attr], type: TensorType) -> Iterator[str]:
+    """An input that is staged elsewhere than in ``inputs`` says base, offset and strides."""
+    if BASE not in attrs:
+        return
+    base, offset, strides = attrs[BASE], attrs.get(OFFSET), attrs.get(STRIDES)
+    if (what, kind) != ("argument", "input"):
+        yield f"`{BASE}` is for inputs, not for {what}s of kind {kind}"
+    elif base not in STAGED_IN:
+        yield f"an input is staged in {' or '.join(STAGED_IN)}, not in `{base}`"
+    elif isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        yield f"`{OFFSET}` must say at which byte of {base} it lies"
+    elif not isinstance(strides, tuple) or len(strides) != type.rank or not all(_is_stride(s) for s in strides):
+        yield f"`{STRIDES}` must be {type.rank} whole numbers, in elements"
+
+
+def _is_stride(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _source(

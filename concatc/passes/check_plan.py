@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import ELEMENT_BYTES, TensorType
-from concatc.loops.bases import argument_key, result_keys
+from concatc.loops.bases import ARGUMENT_BASES, argument_key, result_keys
 from concatc.loops.expr import Const, Expr, Ref, loads
 from concatc.loops.pieces import Piece
 from concatc.loops.plan import Launch, Plan, Segment, Window
@@ -34,6 +34,7 @@ WRITABLE = {
     "backward": ("arena", "grads", "outputs"),
     "update": ("arena", "params", "optimizer", "states"),
 }
+STAGED_IN = ("arena", "outputs")
 SIMULATED_BYTES = 1 << 22
 
 
@@ -44,7 +45,7 @@ def check_plan(plan: Plan, net: FuncOp | None = None, simulated_bytes: int = SIM
     that no byte is read before it is written.  Plans of more than ``simulated_bytes`` in all bases are checked for form
     only.
     """
-    errors = [*_check_launches(plan), *_check_places(plan, net)]
+    errors = [*_check_launches(plan), *check_places(plan, net)]
     if errors:
         return errors
     if sum(b.size_bytes for b in plan.bases.values()) <= simulated_bytes:
@@ -196,8 +197,11 @@ def _is_index(at: Sequence[Expr], piece: Piece) -> bool:
     )
 
 
-def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:
-    """Values lie within their bases, in disjoint parts; no two arguments or results share a byte."""
+def check_places(plan: Plan, net: FuncOp | None = None) -> Iterator[Diagnostic]:
+    """Values lie within their bases, in disjoint parts; no two arguments or results share a byte.
+
+    An input may be a part of an output or a kept blob.
+    """
     interface: list[tuple[str, Window]] = []
     shapes = _interface_shapes(net) if net is not None else {}
     for name, segments in plan.values.items():
@@ -210,11 +214,25 @@ def _check_places(plan: Plan, net: FuncOp | None) -> Iterator[Diagnostic]:
             yield Diagnostic(f"two segments of {name} hold the same elements")
         if ":" in name:
             interface += [(name, s.window) for s in segments]
+            yield from _check_argument(name, segments)
     by_base: dict[str, list[tuple[int, int, str, Window]]] = {}
     for name, window in interface:
         by_base.setdefault(window.base, []).append((*extent_bytes(window), name, window))
     for places in by_base.values():
         yield from _check_disjoint(sorted(places, key=lambda p: p[:3]))
+
+
+def _check_argument(name: str, segments: Sequence[Segment]) -> Iterator[Diagnostic]:
+    """Arguments lie in their base, inputs also in the arena and in outputs; no two elements in one place."""
+    kind = name.partition(":")[0]
+    if kind not in ARGUMENT_BASES:
+        return
+    allowed = (ARGUMENT_BASES[kind], *(STAGED_IN if kind == "input" else ()))
+    for segment in segments:
+        if segment.window.base not in allowed:
+            yield Diagnostic(f"{name} lies in {segment.window.base}; it may lie in {' and '.join(allowed)}")
+        if overlaps_itself(segment.window):
+            yield Diagnostic(f"{name} has two elements in one place")
 
 
 def _interface_shapes(net: FuncOp) -> dict[str, tuple[int, ...]]:
@@ -240,7 +258,9 @@ def _check_disjoint(places: Sequence[tuple[int, int, str, Window]]) -> Iterator[
         for low, _, other_name, other in places[k + 1 :]:
             if low >= end:
                 break
-            if overlap(window, other):
+            kinds = {name.partition(":")[0], other_name.partition(":")[0]}
+            may_share = window.base == "outputs" and "input" in kinds and kinds & {"output", "kept"}
+            if not may_share and overlap(window, other):
                 yield Diagnostic(f"{name} and {other_name} share bytes of {window.base}")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import ELEMENT_BYTES
-from concatc.loops.bases import ARGUMENT_BASES, argument_key, result_keys
+from concatc.loops.bases import ARGUMENT_BASES, argument_key, is_staged, result_keys
 from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.op import is_op, op_of
 
@@ -213,6 +213,10 @@ class _Memory:
                 self.store(segment.window, _part(self.arguments[key], segment), -1)
         return []
 
+    def may_change(self, key: str) -> bool:
+        """Whether launches may store over an argument: the net reads it for the last time, or gives it a new value."""
+        return key.startswith("state:") or is_staged(key, self.plan.values[key][0].window)
+
     def bytes_of(self, memory: dict[str, Array], window: Window) -> Array:
         """A view ``[.., itemsize]`` of one number a byte."""
         step = ELEMENT_BYTES[window.dtype]
@@ -296,8 +300,8 @@ class _Memory:
         return f"{first} to {last}, written by {by}"
 
     def compare(self, meaning: _Meaning, kinds: Sequence[str] | None, when: str) -> list[Diagnostic]:
-        """Whether results stand in their places, and arguments are unchanged."""
-        wanted = {key: n for key, n in self.arguments.items() if not key.startswith("state:")}
+        """Whether results stand in their places, and arguments are unchanged; inputs elsewhere may be stored over."""
+        wanted = {key: n for key, n in self.arguments.items() if not self.may_change(key)}
         results = {key: n for key, n in meaning.results.items() if kinds is None or key.partition(":")[0] in kinds}
         wanted.update(results)
         errors: list[Diagnostic] = []

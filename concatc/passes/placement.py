@@ -4,6 +4,7 @@
     %p, %q = slice(%x)              %p, %q are parts of %x             (and so for split, reshape, flatten, transpose)
     %g = accumulate(%u, %v)         %u is stored in %g, %v is added to it by the kernel that makes it
     return %g                       %g lies in its slot of outputs or grads
+    %d = concat(%a, %x)             the caller puts input %x into %d
 
 Every value gets at most one parent: a value (or slot) and the steps that lead from its place to this one's.
 Operations are visited from the last to the first, so that what reads a value has said where it wants it before the
@@ -13,7 +14,7 @@ must never happen is decided here, by time: a sum is made in place only if nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from concatc.ir.core import FuncOp, Operation, Value
@@ -52,12 +53,23 @@ class Sum:
 
 
 class Placement:
-    """The places of all values of ``net``; ``banned`` sums are not made in place (a reshape stood in their way)."""
+    """The places of all values of ``net``.
 
-    def __init__(self, net: FuncOp, interface: Interface, banned: dict[Operation, None]) -> None:
+    ``banned`` sums are not made in place (a reshape stood in their way); inputs in ``apart`` lie in their slots.
+    """
+
+    def __init__(
+        self,
+        net: FuncOp,
+        interface: Interface,
+        banned: dict[Operation, None],
+        apart: Mapping[str, None],
+    ) -> None:
         self.net = net
         self.interface = interface
         self.banned = banned
+        self.apart = apart
+        self.staged: dict[str, Value] = {}  # inputs that lie elsewhere than in their slots
         self.ops = net.ops[:-1]
         self.index = {op: k for k, op in enumerate(self.ops)}
         self.parent: dict[Value, Wish] = {}
@@ -100,6 +112,28 @@ class Placement:
                     self._wish(x, Wish(op.result, (part,)))
             if is_op(op, "accumulate"):
                 self._decide_sum(op)
+        for key, arg in self.arguments.items():
+            if key.startswith("input:") and key not in self.apart and arg.tensor.numel:
+                self._grant_staging(key, arg)
+
+    def _grant_staging(self, key: str, arg: Value) -> None:
+        """Let an input lie in a concat, or in the slot of an output or a kept blob that is one."""
+        for wish in self.wishes.get(arg, []):
+            top: Value | str = wish.anchor
+            while isinstance(top, Value) and top in self.parent:
+                top = self.parent[top].anchor
+            if isinstance(top, Value):
+                may_lie_there = top.op is not None
+            else:
+                may_lie_there = top.startswith(("output:", "kept:")) and (
+                    top is not wish.anchor or top not in self.taken
+                )
+            if may_lie_there:
+                if isinstance(wish.anchor, str):
+                    self.taken[wish.anchor] = arg
+                self.parent[arg] = wish
+                self.staged[key] = arg
+                return
 
     def _wish(self, value: Value, wish: Wish, first: bool = False) -> None:
         known = self.wishes.setdefault(value, [])
@@ -206,9 +240,13 @@ class Placement:
             return
         for x in value.op.operands:
             source = self._top(x)
-            if source is not None and source.op is not None:
+            if source is not None and (source.op is not None or self._may_be_staged(source)):
                 yield from self._reads(source, None, None, value.op, copied=True)
                 yield from self._reads_inside(source)
+
+    def _may_be_staged(self, argument: Value) -> bool:
+        key = argument_key(argument)
+        return key.startswith("input:") and key not in self.apart
 
     def _leaves(self, value: Value, steps: tuple[Step, ...], result: Value) -> list[tuple[Value, tuple[Step, ...]]]:
         """The kernel results that a value is made of, if nothing else reads them; empty where there are none."""
@@ -323,7 +361,13 @@ class Placement:
     def _resolve_all(self) -> None:
         slots = {key: Root(key, w.dtype, _numel(w.shape), w) for key, w in self.interface.slots.items()}
         for key, arg in self.arguments.items():
-            self.places[arg] = Place.whole(slots[key], arg.shape)
+            if key not in self.staged:
+                self.places[arg] = Place.whole(slots[key], arg.shape)
+        for key, arg in list(self.staged.items()):
+            self._resolve(arg, slots)
+            if arg in self.unplaced:
+                del self.staged[key], self.unplaced[arg], self.parent[arg]
+                self.places[arg] = Place.whole(slots[key], arg.shape)
         for op in self.ops:
             for value in op.results:
                 self._resolve(value, slots)
@@ -356,6 +400,17 @@ class Placement:
             self.unplaced[value] = None
             return Place.whole(new_root(value), value.shape)
         return place
+
+
+def joins_inputs(net: FuncOp) -> bool:
+    """Whether an input, or a view of one, stands in a concat or among the results, where the planner may stage it."""
+    joined = [x for op in net.ops if is_op(op, "concat") for x in op.operands]
+    for value in (*joined, *net.ret.operands):
+        while value.op is not None and views_of(value.op):
+            value = value.op.operands[0]
+        if value.op is None and argument_key(value).startswith("input:"):
+            return True
+    return False
 
 
 _Region = tuple[tuple[int, int], ...]  # for each axis of a value: first index and one past the last

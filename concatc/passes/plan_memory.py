@@ -6,15 +6,17 @@
     %z = "cnet.kernel"(%c) ..                      launch k2  reads arena+0 [2, 8]  writes outputs+0 [2, 3]
 
 `placement` decides which values are windows of which; what it cannot place is copied (or added) by a launch of its own,
-with a remark.  `blocks` lets kernels work in place, `arena` chooses offsets.  Invariant: the plan computes, in the same
-order of additions, what the net says (`check_plan`), and every argument and result lies in its slot of
+with a remark.  `blocks` lets kernels work in place, `arena` chooses offsets.  An input that a concat would copy is put
+into the concat by the caller where that needs no more memory.  Invariant: the plan computes, in the same
+order of additions, what the net says (`check_plan`), and every other argument and every result lies in its slot of
 :func:`interface_of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
@@ -23,6 +25,7 @@ from concatc.loops.plan import Base, Launch, Plan, Remark, Segment, Window
 from concatc.op import Op, is_op, op_of
 from concatc.ops.accumulate import Accumulate
 from concatc.ops.split import Split
+from concatc.passes.arena import aligned
 from concatc.passes.blocks import Phase, Step, assign_blocks
 from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward, split_source
@@ -30,17 +33,21 @@ from concatc.passes.kernel_table import KernelTable
 from concatc.passes.placement import Placement
 from concatc.passes.storage import Part, Place, Root, concat_parts, is_segmented, views_of
 
+# Where all inputs in their concats need more memory than none, so many are tried one by one.
+SINGLE_TRIALS = 8
+
 
 @dataclass(frozen=True)
 class PlanMemory:
     """Make a plan.
 
     ``interface`` gives the slots (default: :func:`interface_of` the net).  Without ``reuse`` every block of the arena
-    has bytes of its own, which tells blocks apart.
+    has bytes of its own, which tells blocks apart.  Without ``stage`` all inputs lie in their slots.
     """
 
     interface: Interface | None = None
     reuse: bool = True
+    stage: bool = True
 
     name = "plan-memory"
 
@@ -48,7 +55,8 @@ class PlanMemory:
         """The plan of the module's main function, whose kernels run in the order in which they stand."""
         net = module.main
         interface = self.interface if self.interface is not None else interface_of(net)
-        return _Planner(module.sym_name, net, interface).plan(self.reuse)
+        apart = () if self.stage else tuple(key for key in interface.slots if key.startswith("input:"))
+        return _planner_of(module.sym_name, net, interface, apart).plan(self.reuse)
 
 
 @dataclass(frozen=True)
@@ -82,28 +90,35 @@ class Traffic:
 
 def traffic_of(net: FuncOp) -> Traffic:
     """What the plan of ``net`` would move."""
-    planner = _Planner("", net, interface_of(net))
-    steps = planner.steps()
+    planner = _planner_of("", net, interface_of(net))
     touched = [
         place
-        for step in steps
+        for step in planner.steps
         for place in (*step.reads, *step.writes, *(w for w, add in zip(step.writes, step.add, strict=True) if add))
     ]
-    return Traffic(tuple(planner.moves), sum(place.size_bytes for place in touched), len(steps))
+    return Traffic(tuple(planner.moves), sum(place.size_bytes for place in touched), len(planner.steps))
 
 
 class _Planner:
-    def __init__(self, name: str, net: FuncOp, interface: Interface) -> None:
+    """Launches without addresses (``steps``), what they move (``moves``), and then the plan.
+
+    Inputs in ``apart`` lie in their slots.
+    """
+
+    def __init__(self, name: str, net: FuncOp, interface: Interface, apart: Mapping[str, None]) -> None:
         self.name = name
         self.net = net
         self.interface = interface
-        self.placement = _place(net, interface)
+        self.apart = apart
+        self.placement = _place(net, interface, apart)
         self.moves: list[Move] = []
         # One list a position of the order: the kernel that stands there, then what is put behind it.
         self.schedule: list[list[Step]] = [[] for _ in range(len(net.ops))]
+        self._emit()
+        self.steps = [step for steps in self.schedule for step in steps]
+        self.staged = {key: self.placement[arg] for key, arg in self.placement.staged.items()}
 
-    def steps(self) -> list[Step]:
-        """The launches in order; what they move is in :attr:`moves`."""
+    def _emit(self) -> None:
         for k, op in enumerate(self.net.ops[:-1]):
             if is_op(op, "accumulate"):
                 self._emit_sum(op)
@@ -114,13 +129,24 @@ class _Planner:
             else:
                 self._emit_kernel(k, op)
         self._emit_results()
-        return [step for steps in self.schedule for step in steps]
+
+    @cached_property
+    def need_bytes(self) -> int:
+        """The arena, and the inputs that lie in their slots."""
+        slots = [slot for key, slot in self.interface.slots.items() if slot.base == "inputs" and key not in self.staged]
+        return self._blocks[1] + sum(aligned(slot.end_bytes - slot.offset_bytes) for slot in slots)
+
+    @cached_property
+    def _blocks(self) -> tuple[dict[Root, int], int]:
+        return self._assigned(reuse=True)
+
+    def _assigned(self, reuse: bool) -> tuple[dict[Root, int], int]:
+        in_arena = [place for place in self.staged.values() if place.root.slot is None]
+        return assign_blocks(self.steps, in_arena, reuse)
 
     def plan(self, reuse: bool = True) -> Plan:
         """The plan."""
-        steps = self.steps()
-        offsets, arena_bytes = assign_blocks(steps, reuse)
-        return self._finish(steps, offsets, arena_bytes)
+        return self._finish(*(self._blocks if reuse else self._assigned(reuse=False)))
 
     # -- steps ---------------------------------------------------------------------------------------------------------
     def _emit_kernel(self, position: int, op: Operation) -> None:
@@ -236,15 +262,22 @@ class _Planner:
                 yield (*start[: part.axis], start[part.axis] + part.start, *start[part.axis + 1 :]), place
 
     # -- addresses -----------------------------------------------------------------------------------------------------
-    def _finish(self, steps: Sequence[Step], offsets: dict[Root, int], arena_bytes: int) -> Plan:
+    def _finish(self, offsets: dict[Root, int], arena_bytes: int) -> Plan:
         windows: dict[Place, Window] = {}
+        interface = self.interface
 
         def window(place: Place) -> Window:
             if place not in windows:
-                slot = place.root.slot
-                base, start = ("arena", offsets.get(place.root, 0)) if slot is None else (slot.base, slot.offset_bytes)
+                base, start = "arena", offsets.get(place.root, 0)
+                if place.root.slot is not None:
+                    slot = interface.slots[place.root.owner]
+                    base, start = slot.base, slot.offset_bytes
                 windows[place] = place.window(base, start)
             return windows[place]
+
+        if self.staged:
+            # They lie in blocks of the arena and slots of outputs; slots of other inputs close up.
+            interface = self.interface.with_staged({key: window(place) for key, place in self.staged.items()})
 
         kernels = KernelTable(sum(op.name == "cnet.kernel" for op in self.net.ops))
 
@@ -253,7 +286,7 @@ class _Planner:
                 return kernels.of_operation(step.does)
             return kernels.of_op(step.does, [TensorType(place.shape, place.root.dtype) for place in step.reads])
 
-        plan = Plan(self.name, bases={**self.interface.bases, "arena": Base("arena", arena_bytes)})
+        plan = Plan(self.name, bases={**interface.bases, "arena": Base("arena", arena_bytes)})
         plan.kernels = kernels.functions
         plan.launches = [
             Launch(
@@ -264,9 +297,9 @@ class _Planner:
                 phase=step.phase,
                 loc=step.loc,
             )
-            for step in steps
+            for step in self.steps
         ]
-        plan.values = {key: (Segment((0,) * len(slot.shape), slot),) for key, slot in self.interface.slots.items()}
+        plan.values = {key: (Segment((0,) * len(slot.shape), slot),) for key, slot in interface.slots.items()}
         for op in self.net.ops[:-1]:
             for value in op.results if not is_op(op, "split") else []:
                 segments = list(self._segments(value))
@@ -276,10 +309,26 @@ class _Planner:
         return plan
 
 
-def _place(net: FuncOp, interface: Interface) -> Placement:
+def _planner_of(name: str, net: FuncOp, interface: Interface, apart: Sequence[str] = ()) -> _Planner:
+    """Inputs lie in their concats as far as that needs no more memory: a concat is alive from its first part on."""
+    planner = _Planner(name, net, interface, dict.fromkeys(apart))
+    if not planner.staged:
+        return planner
+    keys = list(planner.staged)
+    best = _Planner(name, net, interface, dict.fromkeys((*apart, *keys)))
+    if planner.need_bytes <= best.need_bytes:
+        return planner
+    for key in keys[:SINGLE_TRIALS] if len(keys) > 1 else ():
+        trial = _Planner(name, net, interface, {other: None for other in best.apart if other != key})
+        if trial.need_bytes <= best.need_bytes:
+            best = trial
+    return best
+
+
+def _place(net: FuncOp, interface: Interface, apart: Mapping[str, None]) -> Placement:
     banned: dict[Operation, None] = {}
     while True:
-        placement = Placement(net, interface, banned)
+        placement = Placement(net, interface, banned, apart)
         failed = placement.failed_sums()
         if not failed:
             return placement

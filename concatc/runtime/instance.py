@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import check_indices
@@ -72,6 +74,10 @@ class Instance:
         """Check labels and indices, then copy the arrays to where the plan reads them."""
         check_indices(self.checks, {"input": arrays, "state": self._store.states})
         self._claim()
+        if self.interface.staged:
+            # They lie among outputs: an array that views outputs is taken before they are written.
+            own = self._bases["outputs"]
+            arrays = {name: a.copy() if np.may_share_memory(a, own) else a for name, a in arrays.items()}
         for name, array in arrays.items():
             self._view("input", name)[...] = array
 

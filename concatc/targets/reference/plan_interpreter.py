@@ -14,7 +14,7 @@ import numpy as np
 
 from concatc.diagnostics import UsageError
 from concatc.ir.types import ELEMENT_BYTES
-from concatc.loops.bases import ARGUMENT_BASES
+from concatc.loops.bases import ARGUMENT_BASES, is_staged
 from concatc.loops.memory import allocate, gather, scatter, view
 from concatc.loops.plan import Launch, Plan, Segment, Window
 from concatc.targets.reference.interpreter import run_function
@@ -112,7 +112,7 @@ class PlanRun:
     def results(self) -> dict[str, Array]:
         """All values in outputs, grads and states, by their key."""
         keys = [k for k, s in self.memory.plan.values.items() if ":" in k and s and s[0].window.base != "inputs"]
-        return {k: self.memory.get(k) for k in keys if not k.startswith("param:")}
+        return {k: self.memory.get(k) for k in keys if k.partition(":")[0] not in ("input", "param")}
 
 
 def run_plan(
@@ -124,7 +124,8 @@ def run_plan(
     """Run the launches of ``phases`` in order on NumPy arrays.
 
     ``values`` holds every argument of the net by its key (``input:a``, ``param:ha.weight``, ``state:..``).  ``memory``
-    continues an earlier run.  Raises :class:`UsageError` where an argument is missing or of another shape, and
+    continues an earlier run; inputs that lie elsewhere than in ``inputs`` are put there before the forward phase only,
+    since launches store over them.  Raises :class:`UsageError` where an argument is missing or of another shape, and
     ``AssertionError`` where a launch wrote outside all values (canaries).
     """
     memory = memory if memory is not None else BaseMemory(plan)
@@ -133,7 +134,8 @@ def run_plan(
     if missing:
         raise UsageError(f"the plan of {plan.name} needs {', '.join(missing)}")
     for key, array in values.items():
-        memory.set(key, array)
+        if "forward" in phases or not is_staged(key, memory.segments(key)[0].window):
+            memory.set(key, array)
     for launch in plan.phase(*phases):
         run_launch(memory, launch)
     spoiled = memory.spoiled()
