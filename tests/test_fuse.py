@@ -15,7 +15,7 @@ from concatc.op import is_op
 from concatc.ops.relu import Relu
 from concatc.passes.fuse import Fuse, is_view
 from concatc.passes.graph import is_backward
-from concatc.passes.order_kernels import OrderKernels
+from concatc.passes.order_kernels import OrderKernels, orders_of
 from tests.ir_text import dedent, plain, short_text
 from tests.small_nets import NetBuilder, data_for, joint, run64
 from tests.test_derive_backward import NETS, thread
@@ -343,6 +343,20 @@ def test_an_order_that_needs_less() -> None:
     assert peaks["source"] > 3 * peaks["least_growth"]
     assert func.attributes["cnet.order"] == "least_growth"
     np.testing.assert_array_equal(run64(func, data_for(func))["output", "y"], before["output", "y"])
+
+
+def test_gradients_of_other_losses_wait_until_they_are_needed() -> None:
+    """The gradient that a loss on ``%h`` sends back is large, and is added when the main path comes there."""
+    net = NetBuilder()
+    h = net.b.linear(net.input("x", 4, 8), net.param("w", 64, 8))
+    deep = h
+    for k in range(3):
+        deep = net.b.relu(net.b.linear(deep, net.param(f"v{k}", 64, 64)))
+    net.loss(net.b.sum(deep, axes=(0, 1), keepdims=False, names=["main"]), "main")
+    net.loss(net.b.sum(net.b.square(net.b.linear(h, net.param("u", 2, 64))), axes=(0, 1), names=["aux"]), "aux")
+    func = fused(joint(net.module())).main
+    orders = orders_of(func)
+    assert orders["as_needed"].peak_bytes < orders["source"].peak_bytes
 
 
 def test_sums_are_added_in_the_order_in_which_they_are_made() -> None:

@@ -26,8 +26,8 @@ class MaxPool(PoolOp):
     ``pad`` (less than the kernel) are a number or a pair ``[height, width]``.
 
     The op has a second result, ``index``: ``a * kernel width + b`` of the maximum, the first one in row order at ties;
-    i8 where a window has at most 128 places, else i32.  The gradient goes to that element alone (``max_pool_grad``); where a window holds nothing but minus infinity,
-    to its first place, which may be padding.
+    i8 where a window has at most 128 places, else i32.  The gradient goes to that element alone (``max_pool_grad``);
+    where a window holds nothing but minus infinity, to its first place, which may be padding.
     """
 
     example = "h = image |> max_pool(3, stride=2, pad=1)"

@@ -49,6 +49,7 @@ ORDERS: tuple[Order, ...] = (
     lambda life: (-(life.last - life.first + 1) * life.size_bytes, life.first),
     lambda life: (life.first, -life.size_bytes),
     lambda life: (-life.last, -life.size_bytes),
+    lambda life: (life.first - life.last, -life.size_bytes),
 )
 
 

@@ -15,9 +15,10 @@ effects) and what the backward pass reads; a node is a buffer, its capacity the 
 copy.  Arguments are there anyway, and so is what the net returns.  Of all cuts of the same bytes the one that
 recomputes least is taken.
 
-With ``parts`` contractions are recomputed too, to meet a budget: the forward half is cut into that many parts
-(`recompute_parts`); what a later part reads is kept, the rest of all parts but the last may be computed again, once,
-when the backward pass comes to the part.
+Contractions that free many bytes for little work are recomputed too, from what is kept (`repeat_contractions.py`):
+together at most ``most_percent`` of the step's arithmetic.  With ``parts`` all of them may be, to meet a budget: the
+forward half is cut into that many parts (`recompute_parts`); what a later part reads is kept, the rest of all parts but
+the last may be computed again, once, when the backward pass comes to the part.
 
 Invariant: values do not change by a bit, the forward half does not change at all, and every clone stands right before
 the first backward operation that reads it.  A reader that takes the clones into its own loops (pointwise, sums) gets
@@ -38,11 +39,14 @@ from concatc.passes.graph import is_backward, require_tensors
 from concatc.passes.iteration import Iterations
 from concatc.passes.minimum_cut import FlowGraph
 from concatc.passes.recompute_buffers import Buffer, buffers_of, parts_of
+from concatc.passes.repeat_contractions import repeatable_contractions
 
 Mode = Literal["none", "auto", "max"]
 
 # The most that `auto` spends on an element, in units of an addition: normalisation takes 19, tanh 24.
 MOST_COST = 48
+# The most that is spent on contractions, in hundredths of the arithmetic of a step.
+MOST_PERCENT = 5
 # A clone that was last read this many operations ago is made anew: keeping it longer would hold its bytes.
 REUSE_DISTANCE = 24
 
@@ -55,12 +59,14 @@ class ChooseRecompute:
 
     ``mode``: ``none`` nothing; ``auto`` pointwise operations and small windows (pools) of at most ``most_cost``
     additions an element; ``max`` also costly pointwise operations, and those that fold on the way to a result as large
-    as what they read (softmax).  ``parts`` (with ``max``): contractions too, within each of that many parts of the
-    forward half; 0 leaves them alone.  Large reductions and operations with an effect never are.
+    as what they read (softmax).  Both take in contractions of ``most_percent`` of the step's arithmetic.  ``parts``
+    (with ``max``): all contractions instead, within each of that many parts of the forward half.  Large reductions and
+    operations with an effect never are.
     """
 
     mode: Mode = "auto"
     most_cost: int = MOST_COST
+    most_percent: int = MOST_PERCENT
     parts: int = 0
 
     name = "choose-recompute"
@@ -91,6 +97,7 @@ class _Recompute:
         self.forward = [op for op in func.ops[:-1] if not is_backward(op)]
         self.buffer_of = buffers_of(func, self.forward)
         self.part_of = parts_of(self.forward, self.buffer_of, self.iterations, options.parts)
+        self.repeated: dict[Operation, None] = {}  # contractions that may run again without parts
         self.shared = _Clones()
         # Clones of contractions and of what alone reads them, their epilogues: made once, whoever reads them.
         self.costly: dict[Value, Value] = {}
@@ -100,6 +107,9 @@ class _Recompute:
     def run(self) -> None:
         """Decide, then rebuild the block with clones in the backward half."""
         self._cut()
+        self.repeated = self._repeatable()
+        if self.repeated:
+            self._cut()
         ops: list[Operation] = []
         for op in self.func.ops:
             if is_backward(op):
@@ -136,13 +146,20 @@ class _Recompute:
             return False
         if iteration.kind == "contraction":
             # The backward pass begins with the last part: what it holds is needed at once.
-            return self.part_of.get(op, options.parts) < options.parts - 1
+            return op in self.repeated or self.part_of.get(op, options.parts) < options.parts - 1
         if iteration.kind == "pointwise":
             return options.mode == "max" or iteration.cost <= options.most_cost
         if iteration.kind == "staged" and options.mode == "max":
             largest = max(x.tensor.numel for x in op.operands)
             return all(y.tensor.numel >= largest for y in op.results)
         return iteration.folds_windows and iteration.work <= options.most_cost * op.results[0].tensor.numel
+
+    def _repeatable(self) -> dict[Operation, None]:
+        if self.options.parts:
+            return {}
+        work = sum(self.iterations.of(op).work for op in self.func.ops[:-1])
+        most = work * self.options.most_percent // 100
+        return repeatable_contractions(self.forward, self.buffer_of, self.iterations, self._may_run_again, work, most)
 
     def _crosses_parts(self, buffer: Buffer) -> bool:
         """Whether a later part reads what an earlier one makes."""

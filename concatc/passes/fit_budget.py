@@ -20,13 +20,15 @@ from concatc.passes.choose_recompute import MOST_COST, ChooseRecompute, recomput
 from concatc.passes.fuse import Fuse
 from concatc.passes.order_kernels import orders_of, take_order
 
-# More and more recomputation: cheap pointwise operations, all of `auto`, all of `max`, then contractions within parts.
+# More and more recomputation: cheap pointwise operations, all of `auto`, all of `max`, more contractions, all of them
+# within parts.
 LADDER = (
     ChooseRecompute("none"),
     ChooseRecompute("auto", most_cost=4),
     ChooseRecompute("auto", most_cost=MOST_COST // 2),
     ChooseRecompute("auto"),
     ChooseRecompute("max"),
+    *(ChooseRecompute("max", most_percent=percent) for percent in (10, 20)),
     *(ChooseRecompute("max", parts=parts) for parts in (2, 3, 4, 6, 8, 12, 16)),
 )
 
@@ -93,7 +95,8 @@ def budget_attribute(
     found["order"] = chosen.order
     if chosen.recompute is not None:
         found |= {"recompute": chosen.recompute.mode, "most_cost": chosen.recompute.most_cost}
-        found |= {"parts": chosen.recompute.parts, "recomputed_work": chosen.work}
+        found |= {"most_percent": chosen.recompute.most_percent, "parts": chosen.recompute.parts}
+        found["recomputed_work"] = chosen.work
     return found
 
 

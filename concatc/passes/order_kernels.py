@@ -5,7 +5,9 @@
     %r = "cnet.kernel"(%p)                 %q = "cnet.kernel"(%y)
     %s = "cnet.accumulate"(%q, %r)         %s = "cnet.accumulate"(%r, %q)
 
-Several orders are tried, the source's own among them.  The one of the lowest peak is taken, at equal peaks the earlier
+Several orders are tried, the source's own among them: ``least_growth`` runs what frees the most, ``as_needed`` what the
+first result of the source's order waits for (gradients of side branches are made when they are added), ``newest_first``
+what reads the newest value.  The one of the lowest peak is taken, at equal peaks the earlier
 in the list, and the function says what each would need: ``cnet.order = "source", cnet.order_bytes = {source = 64}``.
 Views stand as early as they can.  Invariant: the operands of ``accumulate`` stand in the order in which they are made
 (this pass alone may permute them), and kernels are numbered in their order.
@@ -159,6 +161,11 @@ class _Schedule:
         self.index = {op: k for k, op in enumerate(storage.ops)}
         self.left = dict(storage.kernels_of)
         self.last_touch: dict[Value, int] = {}
+        # Of all that is computed for its own sake, the place of the first that needs an operation.
+        self.need: dict[Operation, int] = {}
+        for op in reversed(storage.ops):
+            readers = (r for y in op.results for r in y.readers if r in self.need)
+            self.need[op] = min((self.need[r] for r in readers), default=self.index[op])
         self.waits = {op: len({v.op for v in op.operands if v.op in self.index}) for op in storage.ops}
         self.done: list[Operation] = []
         self.ready: list[Operation] = []
@@ -218,5 +225,6 @@ Cost = Callable[[_Schedule, Operation], tuple[int, ...]]
 CANDIDATES: dict[str, Cost] = {
     "source": lambda schedule, op: (),
     "least_growth": lambda schedule, op: (schedule.growth_bytes(op),),
+    "as_needed": lambda schedule, op: (schedule.need[op], schedule.growth_bytes(op)),
     "newest_first": lambda schedule, op: (schedule.age(op), schedule.growth_bytes(op)),
 }
