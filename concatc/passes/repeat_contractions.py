@@ -45,7 +45,8 @@ def repeatable_contractions(
     kept = [b for b in dict.fromkeys(buffer_of.values()) if _is_kept(b)]
     kept_from = [0] * (len(forward) + 1)  # the bytes of kept buffers that are begun at an operation or behind it
     for b in kept:
-        kept_from[min(index[maker] for maker in b.makers)] += b.size_bytes
+        # What nothing makes, such as a concat of inputs, is there from the start.
+        kept_from[min((index[maker] for maker in b.makers), default=0)] += b.size_bytes
     kept_from = list(itertools.accumulate(reversed(kept_from)))[::-1]
     candidates = []
     for op in forward:
