@@ -45,6 +45,7 @@ from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.placement import joins_inputs
 from concatc.passes.plan_memory import PlanMemory
+from concatc.passes.stats_grad_of_sums import StatsGradOfSums
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.plan_trial import try_plan, try_update
@@ -121,7 +122,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
         "split": (InsertSplits(),),
         "joint": (*SIMPLIFY, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
-        "optimized": (*SIMPLIFY, ChooseRecompute(options.recompute)),
+        "optimized": (*SIMPLIFY, StatsGradOfSums(), ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels(), AvoidCopies()),
     }
 

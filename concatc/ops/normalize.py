@@ -11,7 +11,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.expr import Expr, Ref, sqrt
 from concatc.loops.pieces import Piece, pointwise, temp
 from concatc.op import Builder, Op, Sample, ShapeError, f32
-from concatc.ops._checks import check_float
+from concatc.ops._checks import check_float, check_same_shape
 from concatc.ops.channel_stats import along_channels, channel_loop
 
 
@@ -128,6 +128,42 @@ class NormalizeStatsGrad(Op):
             c = shape[1]
             types = (f32(*shape), f32(*shape), f32(c), f32(c))
             yield Sample(cls(eps=1e-3), types, data=_data(shape, shape, (c,), (c,)))
+
+
+class NormalizeStatsGradOfSums(Op):
+    """``dmean[c] = -r[c] weight[c] dbias[c]``,  ``dvar[c] = -1/2 r[c]^2 weight[c] dweight[c]``  with
+    ``r[c] = 1 / sqrt(var[c] + eps)``: what ``normalize_stats_grad`` is where ``scale`` and ``bias`` follow.
+
+    With ``h = (x - mean) r`` and ``z = weight h + bias``: ``dbias = sum dz``, ``dweight = sum dz h``, and what
+    ``normalize`` is given is ``weight dz``, so ``sum weight dz = weight dbias`` and
+    ``sum weight dz (x - mean) = weight dweight / r``.  Shapes: ``[c]`` four times -> ``[c]`` and ``[c]``.
+    """
+
+    internal = True
+    operands = ("dbias", "dweight", "weight", "var")
+    eps: float
+
+    def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
+        check_same_shape("normalize_stats_grad_of_sums", xs)
+        return [xs[3], xs[3]]
+
+    def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
+        dbias, dweight, weight, var = xs
+        r = _scale(var, self.eps)
+        return [-r * weight * dbias, var.dtype.type(-0.5) * r * r * weight * dweight]
+
+    def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
+        dbias, dweight, weight, var = xs
+
+        def scale(c: Expr) -> Expr:
+            return 1.0 / sqrt(var[c] + self.eps)
+
+        yield pointwise(ys[0], lambda c: -dbias[c] * weight[c] * scale(c))
+        yield pointwise(ys[1], lambda c: -0.5 * dweight[c] * weight[c] * scale(c) * scale(c))
+
+    @classmethod
+    def samples(cls) -> Iterator[Sample]:
+        yield Sample(cls(eps=1e-3), (f32(3),) * 4, data=_data(*((3,),) * 4))
 
 
 def _scale(var: np.ndarray, eps: float) -> np.ndarray:

@@ -193,7 +193,7 @@ class _Fusion:
         A value that only a fold reads is better never stored than stored by the kernel that could also make it, so
         prologues of folds come before chains.
         """
-        self._along_edges(self._is_epilogue)
+        self._along_edges(self._is_epilogue_of_one)
         self._along_edges(self._is_packed_prologue, backwards=True)
         self._along_edges(self._is_prologue_of_fold, backwards=True)
         self._along_edges(self._is_prologue_of_epilogue, backwards=True)
@@ -265,6 +265,14 @@ class _Fusion:
         if kinds[0] == "contraction" and self._result_count(reader) != 1:
             return False
         return self._reads_at_identity(reader, fold)
+
+    def _is_epilogue_of_one(self, fold: Group, reader: Group) -> bool:
+        """``f(fold(x)) -> kernel``   likewise, but not yet where f reads another fold too that may join the first."""
+        waits = any(
+            other is not fold and other in self.kernels and self._are_sibling_folds(fold, other)
+            for other in reader.producers
+        )
+        return not waits and self._is_epilogue(fold, reader)
 
     def _is_chain(self, producer: Group, reader: Group) -> bool:
         """``g(f(x)) -> kernel``   when both are pointwise over one space and g reads f's result where it is made."""

@@ -34,6 +34,7 @@ from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory, traffic_of
+from concatc.passes.stats_grad_of_sums import StatsGradOfSums
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.runtime.bounds import index_checks
@@ -112,7 +113,7 @@ class _Run:
             if self.check.torch:
                 self.torch(graph.main, expected)
         if self.rng.integers(2):
-            for pass_ in (*SIMPLIFY, InsertSplits()):
+            for pass_ in (*SIMPLIFY, StatsGradOfSums(), InsertSplits()):
                 self.stage(f"{pass_.name} after", lambda pass_=pass_: pass_.run(module))
                 found = self.same(f"{pass_.name} after", module, expected, 1e-10)
         recompute = ChooseRecompute(("none", "auto", "max")[self.rng.integers(3)])
