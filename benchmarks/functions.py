@@ -3,8 +3,8 @@
     python -m benchmarks.functions [--elements 1048576] [--rounds 15] [--only tanh,gelu]
 
 Each kernel runs alone, in place of nothing else: no plan around it, nothing copied.  PyTorch and NumPy write to arrays
-that are there before (`out=`) where they can.  A round of each in turn; the table shows medians, and the medians of
-the rounds' ratios.
+that are there before (`out=`) where they can.  A round of each in turn, in time of the thread (others may use the
+core in between); the table shows medians, and the medians of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ def peers(name: str, inputs: Arrays) -> dict[str, Run]:
 
 
 def round_ns(run: Run, elements: int) -> float:
-    """Nanoseconds an element, over one round."""
-    start, times = time.perf_counter(), 0
-    while not times or time.perf_counter() - start < ROUND_S:
+    """Nanoseconds of this thread's time an element, over one round."""
+    start, times = time.thread_time(), 0
+    while not times or time.thread_time() - start < ROUND_S:
         run()
         times += 1
-    return (time.perf_counter() - start) / times / elements * 1e9
+    return (time.thread_time() - start) / times / elements * 1e9
 
 
 def main() -> None:
