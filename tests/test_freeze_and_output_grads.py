@@ -204,3 +204,14 @@ def test_unknown_parameters_are_explained() -> None:
     assert "no parameter to train" in error_of(
         lambda: compile_thread("cpu", freeze=["ha", "hb", "logits"]).train_step(batch(), optimizer=concatc.SGD())
     )
+
+
+def test_a_frozen_parameter_says_why_it_has_no_gradient() -> None:
+    text = "net f(n = 2) {\n input x: f32[n, 3]\n loss mean(linear(x, 2) @fc)\n}\n"
+    net = concatc.compile_source(text, freeze=["fc.weight"], target="reference")
+    with pytest.raises(concatc.UsageError) as error:
+        net.grads["fc.weight"]
+    assert str(error.value) == (
+        "error: parameter `fc.weight` is frozen: it has no gradient\nhelp: `freeze` or `lr=0` says so"
+    )
+    assert net.grads["fc.bias"].shape == (2,)

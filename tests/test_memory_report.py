@@ -129,3 +129,19 @@ def test_remarks_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_plan_begins_with_its_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["compile", str(EXAMPLES / "thread.cnet"), "--emit", "plan"]) == 0
     assert capsys.readouterr().out.startswith("// a step needs: ")
+
+
+def test_copied_parts_of_concats_have_names() -> None:
+    text = """net copied(n = 4) {
+        input x: f32[n, 8]
+        param w: f32[n, 4]
+        a = relu(linear(x, 8))
+        b = linear(concat(a, w, axis=1), 300)
+        c = linear(concat(x, w, a, axis=1), 400)
+        loss mean(square(b))
+        loss mean(square(c))
+    }"""
+    report = plan_report(Compilation(text, "copied.cnet", Options()).phase("train").plan)
+    names = [s.name for s in report.stored]
+    assert sum(name == "w" for name in names) == 2
+    assert not any(name.startswith("arena+") for name in names)

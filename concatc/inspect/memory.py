@@ -168,6 +168,7 @@ class _Trace:
     """Which stored value each read of the arena reads."""
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.names: dict[Window, list[str]] = {}
         for name, segments in plan.values.items():
             for segment in segments:
@@ -194,14 +195,29 @@ class _Trace:
             if window in launch.reads:
                 self.in_place[k] = self.in_place.get(k, 0) + _numel(window) * ELEMENT_BYTES[window.dtype]
             self.visible = [s for s in self.visible if not _covers(window, s.window)]
-            made = Stored(self._next_name(window), window, k, k, launch.loc)
+            made = Stored(self._next_name(window, launch), window, k, k, launch.loc)
             self.visible.append(made)
             self.stored.append(made)
 
-    def _next_name(self, window: Window) -> str:
-        names = self.names.get(window, [])
-        name = names.pop(0) if len(names) > 1 else (names or [f"arena+{window.offset_bytes}"])[0]
+    def _next_name(self, window: Window, launch: Launch | None = None) -> str:
+        name = self._copied(launch) if launch is not None else ""
+        if not name:
+            names = self.names.get(window, [])
+            name = names.pop(0) if len(names) > 1 else (names or [self._around(window)])[0]
         return name.removeprefix("input:")
+
+    def _copied(self, launch: Launch) -> str:
+        """The value that a launch only copies; "" where it computes something, or where that has no name."""
+        if any(op.name not in ("cnet.split", "func.return") for op in self.plan.kernels[launch.kernel].ops):
+            return ""
+        source = launch.reads[0]
+        names = [s.name for s in self.sources(source)] if source.base == "arena" else self.names.get(source, [])
+        return names[0].rpartition(":")[2] if names else ""
+
+    def _around(self, window: Window) -> str:
+        """The smallest value that holds a place without a name."""
+        around = [w for w in self.names if w.base == window.base and w.dtype == window.dtype and _covers(w, window)]
+        return self.names[min(around, key=_numel)][0] if around else f"arena+{window.offset_bytes}"
 
     def sources(self, window: Window) -> list[Stored]:
         """The stored values whose bytes a window shows, the newest first, until all its elements are found."""

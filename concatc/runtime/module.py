@@ -176,7 +176,12 @@ class CompiledModule:
     def grads(self) -> Tensors:
         """The gradients by path of their parameter: live views, as the last backward pass left them."""
         self._ready()
-        return Tensors("gradient of a parameter", self._store.grads)
+        frozen = {
+            name: Diagnostic(f"parameter `{name}` is frozen: it has no gradient", help="`freeze` or `lr=0` says so")
+            for name, parameter in self.signature.params.items()
+            if parameter.lr == 0.0 and name not in self._store.grads
+        }
+        return Tensors("gradient of a parameter", self._store.grads, absent=frozen)
 
     @property
     def states(self) -> Tensors:

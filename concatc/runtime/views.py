@@ -21,7 +21,8 @@ class UnknownNameError(UsageError, KeyError):
 class Tensors(Mapping[str, Array]):
     """Arrays by name, each a view of memory that the net works on: ``net.params["fc.weight"][...] = w``.
 
-    ``net.params["fc.weight"] = w`` copies ``w`` into that memory as well.
+    ``net.params["fc.weight"] = w`` copies ``w`` into that memory as well.  ``absent`` says of names that could be
+    there why they are not.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class Tensors(Mapping[str, Array]):
         views: Mapping[str, Array],
         changed: Callable[[], None] | None = None,
         given: Callable[[str, Array], None] | None = None,
+        absent: Mapping[str, Diagnostic] | None = None,
     ) -> None:
         self._what = what
         self._views = dict(views)
         self._changed = changed
         self._given = given
+        self._absent = absent or {}
 
     def __getitem__(self, name: str) -> Array:
         view = self._find(name)
@@ -61,6 +64,8 @@ class Tensors(Mapping[str, Array]):
         return "\n".join(f"{name}: {v.dtype}{list(v.shape)}" for name, v in self._views.items())
 
     def _find(self, name: str) -> Array:
+        if name in self._absent:
+            raise UnknownNameError(self._absent[name])
         if name not in self._views:
             names = ", ".join(f"`{n}`" for n in list(self._views)[:12]) or "none"
             hint = did_you_mean(str(name), self._views) or f"there are {names}"
