@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from concatc.loops.scaled_plan import ScaledPlan
     from concatc.rescale import ScaledPhase
 
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 14
 MAX_FILE_BYTES = 1 << 30
 
 

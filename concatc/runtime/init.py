@@ -15,7 +15,7 @@ import numpy as np
 from concatc.diagnostics import ConcatcError
 from concatc.loops.memory import Array
 
-BLOCK = 8192  # elements that are made at a time
+BLOCK = 2048  # elements that are made at a time
 
 
 def initialise(array: Array, init: str, path: str, seed: int, fan_in: int = 0) -> None:
