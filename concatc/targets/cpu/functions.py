@@ -36,8 +36,6 @@ from llvmlite import ir
 
 from concatc.targets.cpu.coefficients import DOUBLE, ERF_CUT, SINGLE, Precision
 
-BIT = ir.IntType(1)
-
 
 def call_function(module: Any, builder: Any, name: str, x: Any, fma: bool) -> Any:
     """Call ``name`` (of :data:`FUNCTIONS`) on a float or a vector of floats; the module gets its code once."""
