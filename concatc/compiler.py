@@ -42,7 +42,6 @@ from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
-from concatc.passes.place_scratch import place_scratch
 from concatc.passes.placement import joins_inputs
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_grad_of_sums import StatsGradOfSums
@@ -248,7 +247,7 @@ class Lowering:
     @cached_property
     def stacked(self) -> Plan:
         """The plan without reuse of memory, which tells its blocks apart."""
-        plan = place_scratch(PlanMemory(self.slots, reuse=False, stage=self._stages).plan(self.kernels))
+        plan = PlanMemory(self.slots, reuse=False, stage=self._stages).plan(self.kernels)
         plan.net = plain_declaration(declaration_of(self.kernels.main, self.slots.as_planned(plan)))
         return plan
 
@@ -297,7 +296,7 @@ class Lowering:
         return self._timed(step.name, lambda: step.run(plan))
 
     def _planned(self, kernels: Module) -> Plan:
-        return place_scratch(PlanMemory(self.slots, stage=self._stages).plan(kernels))
+        return PlanMemory(self.slots, stage=self._stages).plan(kernels)
 
     def _settle(self) -> None:
         """Choose more recomputation and another order, where that is needed to keep the budget; once."""

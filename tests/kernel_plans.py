@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from concatc.ir.core import FuncOp, Operation
 from concatc.ir.types import ELEMENT_BYTES, TensorType
 from concatc.loops.memory import allocate, view
-from concatc.loops.plan import Base, Launch, Plan, Window
+from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
 from concatc.op import DIALECT, Op
-from concatc.passes.place_scratch import place_scratch
+from concatc.passes.lower_to_loops import scratch_bytes
 
 CANARY = 0xA5
 
@@ -51,7 +51,21 @@ class Bump:
 def plan_of(launches: Sequence[Launch], kernels: Sequence[FuncOp], used: int) -> Plan:
     """The plan of these launches over one arena."""
     plan = Plan("samples", {"arena": Base("arena", used)}, {k.sym_name: k for k in kernels}, list(launches))
-    return place_scratch(plan)
+    return with_scratch(plan)
+
+
+def with_scratch(plan: Plan) -> Plan:
+    """The plan, with scratch for each launch that needs some, behind all that its arena holds."""
+    needs = {name: scratch_bytes(kernel) for name, kernel in plan.kernels.items()}
+    start = -(-plan.bases["arena"].size_bytes // ALIGN_BYTES) * ALIGN_BYTES
+    launches = [
+        replace(launch, scratch=Window("arena", start, (needs[launch.kernel],), (1,), "i8"))
+        if needs[launch.kernel]
+        else launch
+        for launch in plan.launches
+    ]
+    arena = Base("arena", start + max(needs.values(), default=0))
+    return replace(plan, bases={**plan.bases, "arena": arena}, launches=launches)
 
 
 def fresh_arena(plan: Plan) -> np.ndarray:

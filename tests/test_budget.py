@@ -20,7 +20,6 @@ from concatc.passes.check_plan import check_plan
 from concatc.passes.choose_recompute import ChooseRecompute
 from concatc.passes.dumps import dump_text
 from concatc.passes.fit_budget import Candidate, _candidates, fit_budget, planned_bytes
-from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory
 from concatc.runtime.source import Phase
 from concatc.sizes import exact_text, parse_bytes
@@ -90,7 +89,7 @@ def test_what_a_message_names_can_be_asked_for(count: int) -> None:
 
 # -- the choice --------------------------------------------------------------------------------------------------------
 def planned(kernels: Module) -> Plan:
-    return place_scratch(PlanMemory().plan(kernels))
+    return PlanMemory().plan(kernels)
 
 
 def candidates_of(graph: Module, recompute: ChooseRecompute) -> list[Candidate]:

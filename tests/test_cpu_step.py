@@ -26,13 +26,12 @@ from concatc.ir.types import TensorType
 from concatc.loops.memory import view
 from concatc.loops.plan import Plan
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.passes.place_scratch import place_scratch
 from concatc.targets.cpu import units as cpu_units
 from concatc.targets.cpu.cache import MAGIC, Cache
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuTarget
 from concatc.targets.reference.plan_interpreter import BaseMemory
-from tests.kernel_plans import fresh_arena
+from tests.kernel_plans import fresh_arena, with_scratch
 from tests.plans.densenet_block import densenet_block_plan
 from tests.test_loops import dense_plan, kernel
 
@@ -100,7 +99,7 @@ def test_the_thread_net_is_equal_to_the_reference() -> None:
 def test_the_hand_written_densenet_block(shape: tuple[int, int, int, int, int], dtype: str, cache: Cache) -> None:
     """Channels-last pitch, batch norm in prologues, gradients added into windows; no byte outside of them."""
     plan, arguments, expected = densenet_block_plan(*shape, dtype)
-    plan = place_scratch(plan)
+    plan = with_scratch(plan)
     memory = BaseMemory(plan)
     for key, value in arguments.items():
         memory.set(key, value)
@@ -122,7 +121,7 @@ def test_the_hand_written_densenet_block(shape: tuple[int, int, int, int, int], 
 
 def test_phases_run_their_launches_only(cache: Cache) -> None:
     plan, arguments, _ = densenet_block_plan(1, 4, 3, 4, 4)
-    plan = place_scratch(plan)
+    plan = with_scratch(plan)
     memory = BaseMemory(plan)
     for key, value in arguments.items():
         memory.set(key, value)

@@ -153,7 +153,9 @@ def test_a_part_that_dies_is_stored_over() -> None:
     _, plan = to_plan(NETS["two_batches"]())
     assert _window(plan, "la.grad") == _window(plan, "ha")
     assert _window(plan, "lb.grad") == _window(plan, "hb")
-    assert plan.bases["arena"].size_bytes == 128 + 128 + 60
+    loss = next(x for x in plan.launches if x.scratch is not None)
+    assert loss.scratch is not None and (loss.scratch.offset_bytes, loss.scratch.end_bytes) == (192, 320)
+    assert plan.bases["arena"].size_bytes == 320, "no value lies behind the scratch of the loss"
 
 
 def test_remarks_say_where_and_why() -> None:

@@ -1,14 +1,18 @@
 """What a plan does with memory, as data: bytes of each base, who lives in the arena and when, what is copied.
 
 All of it is read off the plan: a store begins a stored value, which lives until the last launch that reads or adds to
-its bytes.  The live set at a launch is what is alive while it runs; no arena can be smaller than the largest one.
+its bytes.  Values that share a piece of the arena at one time are a block: parts of a concat, what is made in place.
+The live set at a launch is the blocks that are alive while it runs, its scratch memory among them; as long as blocks
+stay whole, no arena can be smaller than the largest one.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import get_args
 
 from concatc.diagnostics import Loc
@@ -20,13 +24,22 @@ from concatc.loops.plan import Launch, Plan, Remark, RemarkKind, Window
 
 @dataclass
 class Stored:
-    """What one launch stored in the arena: ``first`` is that launch, ``last`` the last one that uses these bytes."""
+    """What one launch stored in the arena: ``first`` is that launch, ``last`` the last one that uses these bytes.
+
+    The scratch memory of a launch counts as stored by it, under the name of the kernel.
+    """
 
     name: str
     window: Window
     first: int
     last: int
     loc: Loc | None = None
+    is_scratch: bool = False
+
+    @property
+    def title(self) -> str:
+        """How people see it: ``%h``, ``scratch of @k3_softmax``."""
+        return f"scratch of @{self.name}" if self.is_scratch else f"%{self.name}"
 
     @property
     def bytes(self) -> int:
@@ -34,7 +47,7 @@ class Stored:
         return _numel(self.window) * ELEMENT_BYTES[self.window.dtype]
 
 
-@dataclass
+@dataclass(eq=False)
 class ArenaBlock:
     """Stored values that share a piece of the arena at one time: a concat and its parts, values made in place."""
 
@@ -66,16 +79,19 @@ class ArenaBlock:
         return max(s.last for s in self.members)
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """Its largest value: ``%h``, and how many others there are."""
         largest = max(self.members, key=lambda s: s.bytes)
         others = len(self.members) - 1
-        return f"%{largest.name}" + (f" and {others} more" if others else "")
+        return largest.title + (f" and {others} more" if others else "")
 
 
 @dataclass
 class PlanReport:
-    """Bytes of a plan.  ``live_bytes[k]`` is the live set of launch ``k``."""
+    """Bytes of a plan.
+
+    ``live_bytes[k]`` are those of the values that are alive at launch ``k``, ``scratch_bytes`` the most of one launch.
+    """
 
     net: str
     bases: dict[str, int]
@@ -91,13 +107,13 @@ class PlanReport:
 
     @property
     def arena_bytes(self) -> int:
-        """Size of the arena, scratch included."""
+        """Size of the arena."""
         return self.bases.get("arena", 0)
 
     @property
     def live_set_bytes(self) -> int:
-        """The largest live set: what a perfect placement would need."""
-        return max(self.live_bytes, default=0)
+        """The largest live set: what a perfect placement of the blocks would need."""
+        return max(self.block_bytes, default=0)
 
     @property
     def need_bytes(self) -> int:
@@ -116,7 +132,12 @@ class PlanReport:
     @property
     def peak_launch(self) -> int:
         """The first launch with the largest live set."""
-        return self.live_bytes.index(self.live_set_bytes) if self.live_bytes else 0
+        return self.block_bytes.index(self.live_set_bytes) if self.block_bytes else 0
+
+    @cached_property
+    def block_bytes(self) -> list[int]:
+        """The live set of each launch: extents of blocks, parts that are not stored yet or not read again included."""
+        return _alive_bytes([(b.first, b.last, b.bytes) for b in self.blocks()], self.launches)
 
     def at_peak(self) -> list[Stored]:
         """What is alive at the launch with the largest live set, the largest first."""
@@ -198,6 +219,8 @@ class _Trace:
             made = Stored(self._next_name(window, launch), window, k, k, launch.loc)
             self.visible.append(made)
             self.stored.append(made)
+        if launch.scratch is not None and _numel(launch.scratch):
+            self.stored.append(Stored(launch.kernel, launch.scratch, k, k, launch.loc, is_scratch=True))
 
     def _next_name(self, window: Window, launch: Launch | None = None) -> str:
         name = self._copied(launch) if launch is not None else ""
@@ -234,15 +257,17 @@ class _Trace:
 
 
 def _live_bytes(stored: list[Stored], in_place: dict[int, int], launches: int) -> list[int]:
+    alive = _alive_bytes([(s.first, s.last, s.bytes) for s in stored], launches)
+    return [n - in_place.get(k, 0) for k, n in enumerate(alive)]
+
+
+def _alive_bytes(lives: Sequence[tuple[int, int, int]], launches: int) -> list[int]:
+    """How many bytes are alive at each launch, of lives from a launch to a launch."""
     changes = [0] * (launches + 1)
-    for value in stored:
-        changes[value.first] += value.bytes
-        changes[value.last + 1] -= value.bytes
-    live, alive = [], 0
-    for k in range(launches):
-        alive += changes[k]
-        live.append(alive - in_place.get(k, 0))
-    return live
+    for first, last, size_bytes in lives:
+        changes[first] += size_bytes
+        changes[last + 1] -= size_bytes
+    return list(itertools.accumulate(changes[:-1]))
 
 
 def _meet(a: Stored, b: Stored) -> bool:

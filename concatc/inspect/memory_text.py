@@ -2,7 +2,7 @@
 
 training: 181 KiB, inputs 64.3 KiB, parameters 37 KiB, gradients 37 KiB, outputs 1 KiB, arena 41.7 KiB
   moved in a step: copies 0 B, second stores 0 B, layout conversions 0 B, input staging 64.3 KiB
-  arena: 1.00 times the largest live set, 41.7 KiB at launch 7 of 15; scratch 128 B, zero fills 0 B
+  arena: 1.00 times the largest live set, 41.7 KiB at launch 7 of 15; scratch at most 128 B
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_AT_PEAK = 4
 
 
 def overview(title: str, report: PlanReport) -> list[str]:
-    """Bytes of the bases, bytes moved, the arena against its bound, the order of kernels, the budget."""
+    """Bytes of the bases, bytes moved, the arena against its bound, the order of kernels, the budget, joined rows."""
     bases = ", ".join(f"{BASES.get(name, name)} {bytes_text(n)}" for name, n in report.bases.items() if n)
     return [f"{title}: {bytes_text(report.need_bytes)}, {bases}", *(f"  {line}" for line in _details(report))]
 
@@ -68,7 +68,7 @@ def remark_lines(remarks: tuple[Remark, ...]) -> list[str]:
 def data_of(report: PlanReport) -> dict[str, Any]:
     """Everything as plain data, for ``--json``."""
     peak = [
-        {"name": s.name, "bytes": s.bytes, "first": s.first, "last": s.last, "loc": str(s.loc) if s.loc else None}
+        {"name": s.title, "bytes": s.bytes, "first": s.first, "last": s.last, "loc": str(s.loc) if s.loc else None}
         for s in report.at_peak()
     ]
     return {
@@ -84,17 +84,19 @@ def data_of(report: PlanReport) -> dict[str, Any]:
             "bytes": report.arena_bytes,
             "scratch_bytes": report.scratch_bytes,
             "live_set_bytes": report.live_set_bytes,
+            "live_value_bytes": report.live_bytes[report.peak_launch] if report.live_bytes else 0,
             "peak_launch": report.peak_launch,
             "launches": report.launches,
             "at_peak": peak,
             "blocks": [
-                {"name": b.name, "offset": b.offset_bytes, "bytes": b.bytes, "first": b.first, "last": b.last}
+                {"name": b.title, "offset": b.offset_bytes, "bytes": b.bytes, "first": b.first, "last": b.last}
                 for b in report.blocks()
             ],
         },
         "order": report.notes.get("cnet.order"),
         "order_bytes": report.notes.get("cnet.order_bytes"),
         "budget": report.notes.get("cnet.budget"),
+        "joined": report.notes.get("cnet.joined", ()),
     }
 
 
@@ -111,12 +113,17 @@ def _details(report: PlanReport) -> list[str]:
     budget = report.notes.get("cnet.budget")
     if isinstance(budget, dict):
         lines.append(_budget(budget))
+    joined = report.notes.get("cnet.joined")
+    if isinstance(joined, tuple):
+        lines += [str(line) for line in joined]
     return lines
 
 
 def _arena(report: PlanReport) -> str:
-    ratio = (report.arena_bytes - report.scratch_bytes) / report.live_set_bytes
-    besides = [f"{what} {bytes_text(n)}" for what, n in (("scratch", report.scratch_bytes),) if n]
+    ratio = report.arena_bytes / report.live_set_bytes
+    values = report.live_bytes[report.peak_launch]
+    besides = [f"values {bytes_text(values)} of it"] if values < report.live_set_bytes else []
+    besides += [f"scratch at most {bytes_text(report.scratch_bytes)}"] if report.scratch_bytes else []
     besides += [f"zero fills {bytes_text(report.fill_bytes)}"] if report.fill_bytes else []
     return (
         f"arena: {ratio:.2f} times the largest live set, {bytes_text(report.live_set_bytes)} "
@@ -130,7 +137,7 @@ def _line(loc: Loc | None) -> str:
 
 def _at_peak(report: PlanReport) -> str:
     alive = report.at_peak()
-    told = [f"%{s.name} {bytes_text(s.bytes)}" + _line(s.loc) for s in alive[:MOST_AT_PEAK]]
+    told = [f"{s.title} {bytes_text(s.bytes)}" + _line(s.loc) for s in alive[:MOST_AT_PEAK]]
     rest = alive[MOST_AT_PEAK:]
     if rest:
         told.append(f"{len(rest)} more {bytes_text(sum(s.bytes for s in rest))}")
@@ -149,4 +156,4 @@ def _row(block: ArenaBlock, columns: int, launches: int) -> str:
     first, last = (at * columns // launches for at in (block.first, block.last))
     bar = "." * first + "#" * (last - first + 1) + "." * (columns - last - 1)
     span = f"{block.first}..{block.last}"
-    return f"{bytes_text(block.offset_bytes):>9}  {bytes_text(block.bytes):>9}  {span:>10}  {bar}  {block.name}"
+    return f"{bytes_text(block.offset_bytes):>9}  {bytes_text(block.bytes):>9}  {span:>10}  {bar}  {block.title}"

@@ -55,7 +55,7 @@ def _at_peak(plan: Plan) -> list[str]:
     lines = []
     for stored in alive[:MOST_LISTED]:
         loc = plan.launches[stored.first].loc
-        lines.append(f"at the peak %{stored.name} takes {bytes_text(stored.bytes)}" + (f", {loc}" if loc else ""))
+        lines.append(f"at the peak {stored.title} takes {bytes_text(stored.bytes)}" + (f", {loc}" if loc else ""))
     rest = alive[MOST_LISTED:]
     if rest:
         lines.append(f"at the peak {len(rest)} more take {bytes_text(sum(s.bytes for s in rest))}")

@@ -1,6 +1,8 @@
 """The blocks of the arena: which roots share one, because a kernel works in place, and where each block starts.
 
 launch k3  reads %x [4, 8], for the last time     writes %y [4, 8], element by element     ->     %y lies over %x
+
+The scratch memory of a launch is a block that lives during that launch alone.
 """
 
 from __future__ import annotations
@@ -38,10 +40,21 @@ class Step:
 STAGING = -1
 
 
+@dataclass(frozen=True)
+class ArenaBlocks:
+    """Bytes of the arena: where each root that the steps touch starts, where the scratch of each step does (0 where it
+    has none), and the size of the arena.
+    """
+
+    starts: dict[Root, int]
+    scratch: list[int]
+    size_bytes: int
+
+
 def assign_blocks(
-    steps: Sequence[Step], staged: Sequence[Place] = (), reuse: bool = True
-) -> tuple[dict[Root, int], int]:
-    """Offsets in bytes of all roots of the arena that the steps touch, and the size of the arena.
+    steps: Sequence[Step], staged: Sequence[Place], scratch_bytes: Sequence[int], reuse: bool = True
+) -> ArenaBlocks:
+    """Place all roots that the steps touch, and ``scratch_bytes[k]`` bytes of scratch for step ``k``.
 
     ``staged`` are written before the first step.  Without ``reuse`` the blocks lie one behind the other.
     """
@@ -54,9 +67,15 @@ def assign_blocks(
         Lifetime(min(t for t, _, _ in uses), max(t for t, _, _ in uses), head.size_bytes)
         for head, uses in heads.items()
     ]
+    lifetimes += [Lifetime(k, k, n) for k, n in enumerate(scratch_bytes) if n]
     offsets, size_bytes = (assign_offsets if reuse else stacked_offsets)(lifetimes)
-    start = dict(zip(heads, offsets, strict=True))
-    return {root: start[head] + at for root, (head, at) in sharing.home.items()}, size_bytes
+    start = dict(zip(heads, offsets, strict=False))
+    behind = iter(offsets[len(heads) :])
+    return ArenaBlocks(
+        {root: start[head] + at for root, (head, at) in sharing.home.items()},
+        [next(behind) if n else 0 for n in scratch_bytes],
+        size_bytes,
+    )
 
 
 _Use = tuple[int, int, int]  # step, first byte and one past the last, in the block

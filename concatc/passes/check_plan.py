@@ -101,6 +101,8 @@ def _check_windows(plan: Plan, launch: Launch) -> Iterator[str]:
             yield f"{role} has two elements in one place"
         if window.base not in WRITABLE[launch.phase]:
             yield f"{role} is in {window.base}, which a {launch.phase} launch must not write"
+    if launch.scratch is not None and launch.scratch.base != "arena":
+        yield f"scratch is in {launch.scratch.base}, not in the arena"
 
 
 def _check_window(plan: Plan, window: Window) -> Iterator[str]:

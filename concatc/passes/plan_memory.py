@@ -6,10 +6,11 @@
     %z = "cnet.kernel"(%c) ..                      launch k2  reads arena+0 [2, 8]  writes outputs+0 [2, 3]
 
 `placement` decides which values are windows of which; what it cannot place is copied (or added) by a launch of its own,
-with a remark.  `blocks` lets kernels work in place, `arena` chooses offsets.  An input that a concat would copy is put
-into the concat by the caller where that needs no more memory.  Invariant: the plan computes, in the same
-order of additions, what the net says (`check_plan`), and every other argument and every result lies in its slot of
-:func:`interface_of`.
+with a remark.  `blocks` lets kernels work in place and gives each launch the scratch memory that its loops need (a part
+of the plan, so that the checker sees it and no kernel allocates), `arena` chooses offsets.  An input that a concat
+would copy is put into the concat by the caller where that needs no more memory.  Invariant: the plan computes, in the
+same order of additions, what the net says (`check_plan`), every other argument and every result lies in its slot of
+:func:`interface_of`, and scratch is aligned to 64 bytes and shares none with what is alive.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from concatc.op import Op, is_op, op_of
 from concatc.ops.accumulate import Accumulate
 from concatc.ops.split import Split
 from concatc.passes.arena import aligned
-from concatc.passes.blocks import Phase, Step, assign_blocks
+from concatc.passes.blocks import ArenaBlocks, Phase, Step, assign_blocks
 from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward, split_source
 from concatc.passes.kernel_table import KernelTable
+from concatc.passes.lower_to_loops import scratch_bytes
 from concatc.passes.placement import Placement
 from concatc.passes.storage import Part, Place, Root, concat_parts, is_segmented, views_of
 
@@ -132,21 +134,25 @@ class _Planner:
 
     @cached_property
     def need_bytes(self) -> int:
-        """The arena, and the inputs that lie in their slots."""
+        """The arena without scratch, and the inputs that lie in their slots."""
         slots = [slot for key, slot in self.interface.slots.items() if slot.base == "inputs" and key not in self.staged]
-        return self._blocks[1] + sum(aligned(slot.end_bytes - slot.offset_bytes) for slot in slots)
+        arena = assign_blocks(self.steps, self._staged_in_arena, ())
+        return arena.size_bytes + sum(aligned(slot.end_bytes - slot.offset_bytes) for slot in slots)
 
-    @cached_property
-    def _blocks(self) -> tuple[dict[Root, int], int]:
-        return self._assigned(reuse=True)
-
-    def _assigned(self, reuse: bool) -> tuple[dict[Root, int], int]:
-        in_arena = [place for place in self.staged.values() if place.root.slot is None]
-        return assign_blocks(self.steps, in_arena, reuse)
+    @property
+    def _staged_in_arena(self) -> list[Place]:
+        return [place for place in self.staged.values() if place.root.slot is None]
 
     def plan(self, reuse: bool = True) -> Plan:
         """The plan."""
-        return self._finish(*(self._blocks if reuse else self._assigned(reuse=False)))
+        kernels = KernelTable(sum(op.name == "cnet.kernel" for op in self.net.ops))
+        called = [_kernel(kernels, step) for step in self.steps]
+        needs = {name: scratch_bytes(kernel) for name, kernel in kernels.functions.items()}
+        arena = assign_blocks(self.steps, self._staged_in_arena, [needs[name] for name in called], reuse)
+        plan = Plan(self.name, kernels=kernels.functions)
+        self._address(plan, arena, called, needs)
+        plan.remarks = [move.remark for move in self.moves] + list(_second_stores(self.net))
+        return plan
 
     # -- steps ---------------------------------------------------------------------------------------------------------
     def _emit_kernel(self, position: int, op: Operation) -> None:
@@ -262,13 +268,14 @@ class _Planner:
                 yield (*start[: part.axis], start[part.axis] + part.start, *start[part.axis + 1 :]), place
 
     # -- addresses -----------------------------------------------------------------------------------------------------
-    def _finish(self, offsets: dict[Root, int], arena_bytes: int) -> Plan:
+    def _address(self, plan: Plan, arena: ArenaBlocks, called: Sequence[str], needs: Mapping[str, int]) -> None:
+        """Give ``plan`` its bases, its launches, of the kernels ``called``, and its values."""
         windows: dict[Place, Window] = {}
         interface = self.interface
 
         def window(place: Place) -> Window:
             if place not in windows:
-                base, start = "arena", offsets.get(place.root, 0)
+                base, start = "arena", arena.starts.get(place.root, 0)
                 if place.root.slot is not None:
                     slot = interface.slots[place.root.owner]
                     base, start = slot.base, slot.offset_bytes
@@ -278,35 +285,32 @@ class _Planner:
         if self.staged:
             # They lie in blocks of the arena and slots of outputs; slots of other inputs close up.
             interface = self.interface.with_staged({key: window(place) for key, place in self.staged.items()})
-
-        kernels = KernelTable(sum(op.name == "cnet.kernel" for op in self.net.ops))
-
-        def kernel(step: Step) -> str:
-            if isinstance(step.does, Operation):
-                return kernels.of_operation(step.does)
-            return kernels.of_op(step.does, [TensorType(place.shape, place.root.dtype) for place in step.reads])
-
-        plan = Plan(self.name, bases={**interface.bases, "arena": Base("arena", arena_bytes)})
-        plan.kernels = kernels.functions
+        plan.bases = {**interface.bases, "arena": Base("arena", arena.size_bytes)}
         plan.launches = [
             Launch(
-                kernel(step),
+                kernel,
                 tuple(map(window, step.reads)),
                 tuple(map(window, step.writes)),
                 step.add,
-                phase=step.phase,
-                loc=step.loc,
+                Window("arena", scratch_at, (needs[kernel],), (1,), "i8") if needs[kernel] else None,
+                step.phase,
+                step.loc,
             )
-            for step in self.steps
+            for step, kernel, scratch_at in zip(self.steps, called, arena.scratch, strict=True)
         ]
         plan.values = {key: (Segment((0,) * len(slot.shape), slot),) for key, slot in interface.slots.items()}
         for op in self.net.ops[:-1]:
             for value in op.results if not is_op(op, "split") else []:
                 segments = list(self._segments(value))
-                if value.name and all(p.root.slot is not None or p.root in offsets for _, p in segments):
+                if value.name and all(p.root.slot is not None or p.root in arena.starts for _, p in segments):
                     plan.values.setdefault(value.name, tuple(Segment(start, window(p)) for start, p in segments))
-        plan.remarks = [move.remark for move in self.moves] + list(_second_stores(self.net))
-        return plan
+
+
+def _kernel(kernels: KernelTable, step: Step) -> str:
+    """The function that a step calls."""
+    if isinstance(step.does, Operation):
+        return kernels.of_operation(step.does)
+    return kernels.of_op(step.does, [TensorType(place.shape, place.root.dtype) for place in step.reads])
 
 
 def _planner_of(name: str, net: FuncOp, interface: Interface, apart: Sequence[str] = ()) -> _Planner:

@@ -37,6 +37,8 @@ def plan_index_checks(plan: Plan, net: FuncOp, interface: Interface) -> list[Ind
             if origins_there is not None:
                 found[arg] = origins_there
         follower.run(kernel.body, found)
+        if launch.scratch is not None:
+            memory.write(launch.scratch, None)
         for value, window, add in zip(kernel.ret.operands, launch.writes, launch.add, strict=True):
             memory.write(window, None if add else found.get(value))
     return follower.checks()

@@ -30,9 +30,9 @@ from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.join_rows import JoinRows
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
-from concatc.passes.place_scratch import place_scratch
 from concatc.passes.plan_memory import PlanMemory, traffic_of
 from concatc.passes.stats_grad_of_sums import StatsGradOfSums
 from concatc.passes.stats_over_concat import StatsOverConcat
@@ -97,7 +97,7 @@ class _Run:
         self.text("graph", graph)
         module = clone_module(graph)
         if self.rng.integers(2):
-            for pass_ in (*SIMPLIFY, StatsOverConcat()):
+            for pass_ in (*SIMPLIFY, JoinRows(), StatsOverConcat()):
                 self.stage(f"{pass_.name} before", lambda pass_=pass_: pass_.run(module))
                 self.same(f"{pass_.name} before", module, expected, 1e-10)
         self.stage("insert-splits", lambda: InsertSplits().run(module))
@@ -270,7 +270,6 @@ class _Run:
 
         assert self.check.cpu is not None
         target = CpuTarget(Cache(self.check.cpu))
-        plan = self.stage("place scratch", lambda: place_scratch(plan))
         loops = self.stage("lower-to-loops", lambda: lower_to_loops(plan))
         self.text("loops", loops)
         executable = self.stage("cpu build", lambda: target.build_loops(loops))

@@ -1,6 +1,6 @@
 """The plan interpreter: runs any plan with NumPy, launch by launch, each kernel by the reference rules of its ops.
 
-The arena starts as NaN, every byte that belongs to no argument or result (gaps, and a guard behind each base) holds a
+The arena starts as NaN, each launch leaves NaN in its scratch memory, every byte that belongs to no argument or result (gaps, and a guard behind each base) holds a
 canary, and the highest byte touched is kept.  What is right here and wrong on a target is the target's fault.
 """
 
@@ -144,9 +144,11 @@ def run_plan(
 
 
 def run_launch(memory: BaseMemory, launch: Launch) -> None:
-    """Run one launch: all reads, then the kernel, then all writes."""
+    """Run one launch: all reads, then the kernel, then all writes; its scratch holds poison afterwards."""
     reads = [memory.view(w).copy() for w in launch.reads]
     results = run_function(memory.plan.kernels[launch.kernel], reads)
+    if launch.scratch is not None:
+        _bytes_of(memory.bases[launch.scratch.base], launch.scratch)[...] = POISON
     for window, result, add in zip(launch.writes, results, launch.add, strict=True):
         target = memory.view(window)
         target[...] = target + result if add else result
