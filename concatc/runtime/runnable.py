@@ -12,6 +12,7 @@ names against slots.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -184,7 +185,7 @@ def _type(row: list[Any]) -> TensorType:
     extents = tuple(_size(n, f"an axis of `{name}`") for n in _is(list, shape, f"the shape of `{name}`"))
     if math.prod(extents) >= LARGEST or len(extents) > MAX_RANK:
         _wrong(f"`{name}` is too large")
-    return TensorType(extents, dtype)
+    return TensorType(extents, sys.intern(dtype))
 
 
 def _input(row: list[Any]) -> Input:
@@ -198,7 +199,12 @@ def _input(row: list[Any]) -> Input:
 def _parameter(row: list[Any]) -> Parameter:
     name, _, _, init, fan_in, lr, decay = row
     return Parameter(
-        name, _type(row), _text(init, name), _size(fan_in, f"fan_in of {name}"), _number(lr, name), _number(decay, name)
+        name,
+        _type(row),
+        sys.intern(_text(init, name)),
+        _size(fan_in, f"fan_in of {name}"),
+        _number(lr, name),
+        _number(decay, name),
     )
 
 
@@ -210,7 +216,7 @@ def _slot(row: list[Any], size_bytes: Mapping[str, int]) -> Window:
     steps = tuple(_size(n, f"a stride of `{key}`") for n in _is(list, strides, f"the strides of `{key}`"))
     if len(steps) != type.rank:
         _wrong(f"`{key}` has {type.rank} axes and {len(steps)} strides")
-    window = Window(base, _size(offset, f"the offset of `{key}`"), type.shape, steps, type.dtype)
+    window = Window(sys.intern(base), _size(offset, f"the offset of `{key}`"), type.shape, steps, type.dtype)
     if window.offset_bytes % ELEMENT_BYTES[type.dtype] or window.end_bytes > size_bytes[base]:
         _wrong(f"`{key}` does not lie in {base}, which has {size_bytes[base]} bytes")
     return window
