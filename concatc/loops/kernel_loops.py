@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
+from concatc.loops.contractions import arrange_contractions
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
 from concatc.loops.nests import Arrangement, arrange
-from concatc.loops.packing import pack_prologues
 from concatc.loops.plan import Window
 from concatc.loops.program import Buffer, Nest, PiecesOf, Program, Statement, program_of
 from concatc.loops.scalars import arith_op, cast_op, select_op
@@ -52,7 +52,7 @@ def scratch_of(kernel: FuncOp, pieces_of: PiecesOf) -> list[TensorType]:
 
 def _packed_program(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
     program = program_of(kernel, pieces_of)
-    pack_prologues(program)
+    arrange_contractions(program)
     return program
 
 
@@ -238,6 +238,9 @@ class _Writer:
         at = [self._value(frame, i) for i in piece.at]
         guard = self._value(frame, piece.where) if piece.where is not None and statement.kind == "store" else None
         target = statement.target
+        if statement.repeated:
+            self._add_in_scratch(value, self.memory[target], self._in_scratch(target, at), loops[0])
+            return
         self.computed[target] = (at, value)
         if target.scratch is not None:
             self._guarded_store(value, self.memory[target], self._in_scratch(target, at), guard)
@@ -249,6 +252,17 @@ class _Writer:
             self.b.store(value, memory, at)
             return
         self.b.branch(guard, lambda: self.b.store(value, memory, at))
+
+    def _add_in_scratch(self, value: Value, memory: Value, at: list[Value], iteration: Value) -> None:
+        """Add to what the iterations of the outer loop before this one left."""
+        later = arith_op(self.b, "gt", [iteration, self.b.index(0)])
+
+        def added() -> Value:
+            return arith_op(self.b, "add", [self.b.load(memory, at, "old"), value])
+
+        total = self.b.branch(later, added, lambda: value)
+        assert total is not None
+        self.b.store(total, memory, at)
 
     def _store_result(self, value: Value, memory: Value, at: list[Value], add: Value, guard: Value | None) -> None:
         def added() -> Value:

@@ -46,8 +46,10 @@ class Statement:
     # Axes with an extent that is part of the code: those of sliding windows.
     static: list[Axis] = field(default_factory=list)
     # The axis of the kernel's outer loop, if it has one; it is then the first.  ``apart``: joins no other loop.
+    # ``repeated``: the target has no such axis, and each iteration adds to what the ones before it left.
     outer: Axis | None = None
     apart: bool = False
+    repeated: bool = False
 
     @property
     def kind(self) -> Literal["store", "fold", "scatter"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from concatc.passes.join_rows import JoinRows
 
 from concatc.frontend.cnet import load
 from concatc.ir.clone import clone_module
@@ -30,7 +31,6 @@ from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
-from concatc.passes.join_rows import JoinRows
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.plan_memory import PlanMemory, traffic_of

@@ -15,10 +15,11 @@ from llvmlite import ir
 
 from concatc.ir.core import FuncOp
 from concatc.targets.cpu.abi import define_kernel, unpack
+from concatc.targets.cpu.frame import Frame
 from concatc.targets.cpu.lanes import I32, I64
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.nest import Item, Nest, SharedLoop
-from concatc.targets.cpu.stage import Frame, Stage
+from concatc.targets.cpu.stage import Stage
 from concatc.targets.cpu.tile import SCALAR, Tile
 
 

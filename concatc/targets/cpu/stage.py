@@ -14,9 +14,8 @@ stored; lanes beyond it are masked.  So nothing outside of the windows is touche
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from llvmlite import ir
@@ -24,70 +23,14 @@ from llvmlite import ir
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.targets.cpu.abi import Memory
+from concatc.targets.cpu.frame import Frame
 from concatc.targets.cpu.lanes import BIT, I64, LLVM_TYPES, LaneBuilder, Lanes
-from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
+from concatc.targets.cpu.transpose import transpose
 
 Offsets = dict[NestAxis, int]  # which row (or vector) of each unrolled axis
-
-
-@dataclass
-class Frame:
-    """What the stages of a kernel share: the function, its arguments, the loops and the values that are open.
-
-    ``dummy`` points to a zero, which is read in the place of what a guard forbids to read.
-    """
-
-    module: Any
-    b: Any
-    host: Host
-    arguments: Mapping[Value, Any]
-    dummy: Any
-    scopes: list[dict[tuple[Value, tuple[int, ...]], Any]] = field(default_factory=lambda: [{}])
-    base: dict[NestAxis, Any] = field(default_factory=dict)
-
-    def loop(
-        self,
-        axis: NestAxis,
-        lower: Any,
-        upper: Any,
-        step: int,
-        carried: list[Any],
-        body: Callable[[list[Any]], list[Any]],
-    ) -> list[Any]:
-        """``for base in lower .. upper by step``, with carried values; ``body`` returns their next values."""
-        b = self.b
-        before = b.block
-        head, done = b.append_basic_block("loop"), b.append_basic_block("done")
-        b.cbranch(b.icmp_signed("<", lower, upper), head, done)
-        b.position_at_end(head)
-        index = b.phi(I64)
-        index.add_incoming(lower, before)
-        phis = []
-        for value in carried:
-            phi = b.phi(value.type)
-            phi.add_incoming(value, before)
-            phis.append(phi)
-        self.base[axis] = index
-        self.scopes.append({})
-        following = body(phis)
-        self.scopes.pop()
-        after = b.block
-        increased = b.add(index, I64(step), flags=("nsw",))
-        index.add_incoming(increased, after)
-        for phi, value in zip(phis, following, strict=True):
-            phi.add_incoming(value, after)
-        b.cbranch(b.icmp_signed("<", increased, upper), head, done)
-        b.position_at_end(done)
-        results = []
-        for value, new in zip(carried, following, strict=True):
-            phi = b.phi(value.type)
-            phi.add_incoming(value, before)
-            phi.add_incoming(new, after)
-            results.append(phi)
-        return results
 
 
 class Stage:
@@ -220,6 +163,10 @@ class Stage:
         return self.b.select(self._tail_mask({}), self.lane.vector(value), self.lane.zero(self.nest.dtype))
 
     def _epilogue(self, offsets: list[Offsets], totals: list[Any]) -> None:
+        if self.tile.across is not None:
+            for store in self.nest.stores:
+                self._store_across(store, self.tile.across)
+            return
         vector = self.tile.vector
         for at, total in zip(offsets, totals, strict=True):
             guards = [self._inside(axis, r) for axis, r in at.items() if axis is not vector]
@@ -435,6 +382,21 @@ class Stage:
             return
         spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
         self.lane.scatter(stored, self.lane.pointers(pointer, spread, dtype), dtype, mask)
+
+    def _store_across(self, op: Operation, rows: NestAxis) -> None:
+        """Store a square of vectors, transposed: the rows become lanes, which lie side by side."""
+        value, memory, *at = op.operands
+        assert isinstance(memory.type, MemRefType) and self.tile.vector is not None
+        b, lanes, vector = self.b, self.tile.lanes, self.tile.vector
+        square = transpose(b, [self.lane.vector(self._value(value, {rows: r, vector: 0})) for r in range(lanes)])
+        pointer, step = self._address(memory, at, {rows: 0, vector: 0})
+        stride = I64(step) if isinstance(step, int) else step
+        inside = None if self.exact[rows] else self.lane.below(b.sub(self.upper[rows], self.base[rows]))
+        count = None if self.exact[vector] else b.sub(self.upper[vector], self.base[vector])
+        for k, column in enumerate(square):
+            there = b.icmp_signed("<", I64(k), count) if count is not None else None
+            place = b.gep(pointer, [b.mul(I64(k), stride)], source_etype=column.type.element)
+            self.lane.store(column, place, memory.type.dtype, self.lane.both(inside, there))
 
 
 def _is_zero(value: Value) -> bool:

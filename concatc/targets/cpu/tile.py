@@ -21,12 +21,13 @@ from concatc.targets.cpu.nest import Nest, NestAxis, condition_of
 from concatc.targets.cpu.numba_source import known_strides
 
 ROWS = (2, 3, 4, 6, 8, 12)
-VECTORS = (1, 2, 3, 4)
+VECTORS = (1, 2, 3, 4, 5, 6)
 
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
 AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
+TRANSPOSE = 1.0  # of each of the log2(lanes) shuffles of a vector
 STEP = 2.0  # of an iteration of the innermost loop
 TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
 # What an extent that is known at run time is taken for.
@@ -42,13 +43,15 @@ class Tile:
 
     ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.  ``taps`` are reduce axes that
     are written out: their loops cost nothing, and guards that depend on them are computed outside.  Without ``vector``
-    there are no lanes: a stage without loops of its own.
+    there are no lanes: a stage without loops of its own.  With ``across`` a square of vectors is transposed before it
+    is stored: its rows become the lanes.
     """
 
     vector: NestAxis | None
     lanes: int
     rows: dict[NestAxis, int]
     taps: tuple[NestAxis, ...] = ()
+    across: NestAxis | None = None
 
     def row(self, axis: NestAxis) -> int:
         """How many iterations (or vectors) of an axis are in flight."""
@@ -80,7 +83,28 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
                 best = (cost, Tile(vector, lanes, rows))
+        across = _across(nest, vector)
+        if across is not None:
+            rows = {vector: 1, across: lanes}
+            model.per_result = TRANSPOSE * math.log2(max(lanes, 2))
+            cost = model.cost(rows)
+            if best is None or cost < best[0] * (1 - 1e-9):
+                best = (cost, Tile(vector, lanes, rows, across=across))
     return replace(best[1], taps=_taps(nest, best[1])) if best is not None else None
+
+
+def _across(nest: Nest, vector: NestAxis) -> NestAxis | None:
+    """The axis along which a map stores that loads along ``vector``; None where it is the same, or there is none."""
+    if nest.term is not None or nest.folds or not nest.stores:
+        return None
+    if any(lane_step(nest, vector, load.operands[0], load.operands[1:]) not in (0, 1) for load in nest.loads()):
+        return None
+    stores = [(store.operands[1], store.operands[2:]) for store in nest.stores]
+    if any(lane_step(nest, vector, memory, at) == 1 for memory, at in stores):
+        return None
+    others = [axis for axis in nest.parallel if axis is not vector]
+    found = [axis for axis in others if all(lane_step(nest, axis, memory, at) == 1 for memory, at in stores)]
+    return found[0] if found else None
 
 
 def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:

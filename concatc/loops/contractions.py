@@ -1,0 +1,38 @@
+"""Chooses how a contraction reads its operands: as they lie, packed, over long rows, or image by image."""
+
+from __future__ import annotations
+
+from concatc.loops.expr import loads
+from concatc.loops.flat_rows import flat_rows_of, flatten_rows
+from concatc.loops.image_sums import image_sums_of, sum_images
+from concatc.loops.packing import Packed, is_contraction, packing_of, share_outer_loop
+from concatc.loops.program import Program, Statement
+
+
+def arrange_contractions(program: Program) -> None:
+    """Rearrange in place the first contraction that gains by it; a kernel has one."""
+    for statement in program.statements:
+        if statement.kind == "fold" and is_contraction(statement.piece) and _arrange(program, statement):
+            return
+
+
+def _arrange(program: Program, fold: Statement) -> bool:
+    sums = image_sums_of(fold)
+    if sums is not None and not any(s.outer for s in program.statements):
+        sum_images(program, fold, sums)
+        return True
+    for load in loads(fold.piece.value):
+        packing = packing_of(fold.piece, load)
+        if packing is None:
+            continue
+        packed = Packed(fold, load)
+        by_image = packing.block == 1 and fold.piece.at[0] is packing.axis
+        flat = flat_rows_of(fold, load, packed.read) if by_image else None
+        if not fold.buffer(load.ref).inlined and flat is None and not (by_image and packed.halo.strided):
+            continue
+        if share_outer_loop(program, fold, packing):
+            packed.insert(program, packing.dim)
+            if flat is not None:
+                flatten_rows(program, fold, flat)
+            return True
+    return False

@@ -1,0 +1,36 @@
+"""Transposes a square of vectors in registers.
+
+    [a0 a1]        [a0 b0]
+    [b0 b1]   ->   [a1 b1]
+
+Blocks of 1, 2, 4, .. elements are exchanged across the diagonal, so ``n`` vectors of ``n`` lanes take ``n log2(n)``
+shuffles (Eklundh, "A fast computer method for matrix transposing", 1972).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+INDEX = ir.IntType(32)
+
+
+def transpose(builder: Any, rows: Sequence[Any]) -> list[Any]:
+    """Vector ``k`` of the result holds element ``k`` of every row; there are as many rows as lanes, a power of two."""
+    made, lanes = list(rows), len(rows)
+    size = 1
+    while size < lanes:
+        low = _mask(j if not j & size else lanes + j - size for j in range(lanes))
+        high = _mask(j + size if not j & size else lanes + j for j in range(lanes))
+        for k in (k for k in range(lanes) if not k & size):
+            a, b = made[k], made[k + size]
+            made[k], made[k + size] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
+        size *= 2
+    return made
+
+
+def _mask(lanes: Any) -> Any:
+    chosen = list(lanes)
+    return ir.Constant(ir.VectorType(INDEX, len(chosen)), [INDEX(lane) for lane in chosen])
