@@ -63,9 +63,9 @@ MEMORY_WORKLOADS = [
     Workload("densenet40", "nets/densenet40.cnet", {"n": 64}, {"label": 10}),
     Workload("densenet_bc100", "nets/densenet_bc100.cnet", {"n": 64}, {"label": 10}),
     Workload("googlenet", *GOOGLENET),
-    Workload("googlenet within 240 MiB", *GOOGLENET, budget_mib=240, peers="googlenet"),
+    Workload("googlenet within 200 MiB", *GOOGLENET, budget_mib=200, peers="googlenet"),
     Workload("unet", *UNET),
-    Workload("unet within 96 MiB", *UNET, budget_mib=96, peers="unet"),
+    Workload("unet within 80 MiB", *UNET, budget_mib=80, peers="unet"),
     Workload("resnet20", "nets/residual.cnet", {"n": 128, "depth": 3}, {"label": 10}),
     *(Workload(f"growing{k}", "nets/growing.cnet", {"layers": k}) for k in (8, 16, 32, 64)),
 ]
