@@ -39,6 +39,7 @@ from concatc.passes.fit_budget import Candidate, Search, budget_attribute, fit_b
 from concatc.passes.freeze import freeze, frozen
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.join_rows import JoinRows
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
@@ -116,10 +117,11 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     net = graph.main
     derive = DeriveBackward(options.output_grads, options.input_grads, frozen(net))
     has_backward = bool(net.returned("total")) or bool(options.output_grads)
+    join = JoinRows(stages=options.max_memory is None)
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, StatsOverConcat(), derive) if has_backward else (),
+        "joint": (*SIMPLIFY, join, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, StatsGradOfSums(), ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels(), AvoidCopies()),
@@ -128,7 +130,8 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The same for the inference phase: forward only, and only what the outputs depend on."""
-    return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": (), "optimized": SIMPLIFY}
+    joint = (*SIMPLIFY, JoinRows(keeps=False, stages=options.max_memory is None))
+    return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": joint, "optimized": SIMPLIFY}
 
 
 PIPELINES = {"train": pipeline, "infer": inference_pipeline}

@@ -28,7 +28,7 @@ NET, DIMS, OFFSET = "cnet.net", "cnet.dims", "cnet.offset"
 BASE, STRIDES = "cnet.base", "cnet.strides"
 STAGED_IN: tuple[BaseKind, ...] = ("arena", "outputs")
 # What was chosen on the way to the plan.
-CHOICES = ("cnet.order", "cnet.order_bytes", "cnet.budget")
+CHOICES = ("cnet.order", "cnet.order_bytes", "cnet.budget", "cnet.joined")
 # What stands for the body of the net: a plan or loops.
 BODY = "cnet.step"
 

@@ -22,17 +22,14 @@ from dataclasses import dataclass
 
 from concatc.ir.core import Module, Operation, Value
 from concatc.ir.rewrite import Pattern, Rewriter
-from concatc.ir.types import TensorType
-from concatc.loops.expr import Ref
-from concatc.loops.independence import independent_axes
-from concatc.loops.pieces import Piece
-from concatc.op import Builder, Op, ShapeError, is_op, op_of
+from concatc.op import Builder, is_op, op_of
 from concatc.ops.concat import Concat
 from concatc.ops.mul_scalar import MulScalar
 from concatc.ops.softmax_loss import SoftmaxLoss
 from concatc.passes.concat_algebra import ConcatOfSlices, SliceOfConcat
 from concatc.passes.graph import is_backward
 from concatc.passes.patterns import builder_before, made_by, rewrite_function
+from concatc.passes.rows import Apart, joined_name, row_operand, same_rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class SumOfLosses(Pattern):
         if any(label.dtype != labels[0].dtype for label in labels):
             return False
         b = builder_before(op, rw)
-        joined = [b.concat(*values, axis=0, names=[_joined_name(values)]) for values in (scores, labels)]
+        joined = [b.concat(*values, axis=0, names=[joined_name(values)]) for values in (tuple(scores), tuple(labels))]
         rw.replace(op, b.emit(first, joined))
         return True
 
@@ -141,22 +138,13 @@ class ConcatOfSame(Pattern):
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         concat = op_of(op)
         assert isinstance(concat, Concat)
-        makers = [rw.maker(x) for x in op.operands]
-        first = makers[0]
-        at = None if first is None else _row_operand(first)
-        if first is None or at is None or concat.axis != 0 or len(op.operands) < 2 or len(first.operands) < 2:
+        same = same_rows(op.operands, rw.maker)
+        if concat.axis != 0 or isinstance(same, Apart) or not same.shares:
             return False
-        for maker, x in zip(makers, op.operands, strict=True):
-            if maker is None or maker.name != first.name or len(x.uses) > 1 or _row_operand(maker) != at:
-                return False
-            others = [v for k, v in enumerate(maker.operands) if k != at]
-            if others != [v for k, v in enumerate(first.operands) if k != at] or op_of(maker) != op_of(first):
-                return False
-        parts = [maker.operands[at] for maker in makers if maker is not None]
         b = builder_before(op, rw)
-        joined = b.concat(*parts, axis=0, names=[_joined_name(parts)])
-        operands = [joined if k == at else v for k, v in enumerate(first.operands)]
-        rw.replace(op, b.emit(op_of(first), operands))
+        joined = b.concat(*same.parts, axis=0, names=[joined_name(same.parts)])
+        operands = [joined if k == same.at else v for k, v in enumerate(same.first.operands)]
+        rw.replace(op, b.emit(op_of(same.first), operands))
         return True
 
 
@@ -181,42 +169,15 @@ def _rows_from_concat(rw: Rewriter, value: Value) -> tuple[Operation, list[Opera
             joins_rows = isinstance(typed, Concat) and typed.axis == 0
             return (concat, between[::-1]) if joins_rows else None
         step = rw.maker(value)
-        at = None if step is None else _row_operand(step)
+        at = None if step is None else row_operand(step)
         if step is None or at is None:
             return None
         between.append(step)
         value = step.operands[at]
 
 
-def _row_operand(op: Operation) -> int | None:
-    """The operand whose rows (axis 0) the operation maps one by one to those of its one result; the others, if any,
-    are shared by all rows."""
-    if len(op.results) != 1 or not op.operands or any(not isinstance(v.type, TensorType) for v in op.operands):
-        return None
-    rule = op_of(op)
-
-    def lower(types: Sequence[TensorType]) -> tuple[Sequence[Piece], Sequence[TensorType]] | None:
-        return _lowered(rule, types)
-
-    for axes in independent_axes(lower, [v.tensor for v in op.operands]):
-        joined = [k for k, axis in enumerate(axes.operands) if axis is not None]
-        if axes.results == (0,) and len(joined) == 1 and axes.operands[joined[0]] == 0:
-            return joined[0]
-    return None
-
-
-def _lowered(rule: Op, types: Sequence[TensorType]) -> tuple[Sequence[Piece], Sequence[TensorType]] | None:
-    try:
-        results = rule.infer(types)
-    except ShapeError:
-        return None
-    xs = [Ref("operand", k, t) for k, t in enumerate(types)]
-    ys = [Ref("result", k, t) for k, t in enumerate(results)]
-    return list(rule.lower(xs, ys)), results
-
-
 def _on_part(op: Operation, part: Value, k: int, b: Builder) -> Value:
-    at = _row_operand(op)
+    at = row_operand(op)
     operands = [part if index == at else v for index, v in enumerate(op.operands)]
     (value,) = b.emit(op_of(op), operands, names=[f"{op.result.name}.part{k}"])
     return value
@@ -246,8 +207,3 @@ def _weighted_loss(rw: Rewriter, value: Value) -> tuple[Operation, float] | None
     if loss is None or len(value.uses) > 1:
         return None
     return loss, weight
-
-
-def _joined_name(values: Sequence[Value]) -> str:
-    first = values[0].name
-    return first.removesuffix(".part0") if first.endswith(".part0") else f"{first}.joined"

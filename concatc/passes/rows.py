@@ -1,0 +1,84 @@
+"""What passes that move operations through concats of rows (axis 0) ask: which operations map rows one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from concatc.ir.core import Operation, Value
+from concatc.ir.types import TensorType
+from concatc.op import axis_maps, is_op, op_of
+from concatc.passes.graph import short_name
+
+Maker = Callable[[Value], Operation | None]
+
+
+@dataclass(frozen=True)
+class SameRows:
+    """The makers of a concat's operands: one operation, called on other rows; ``parts`` are their operands ``at``."""
+
+    makers: tuple[Operation, ...]
+    at: int
+
+    @property
+    def first(self) -> Operation:
+        """The maker of the first operand."""
+        return self.makers[0]
+
+    @property
+    def parts(self) -> tuple[Value, ...]:
+        """What differs from call to call."""
+        return tuple(maker.operands[self.at] for maker in self.makers)
+
+    @property
+    def shares(self) -> bool:
+        """Whether all calls read something together, such as a weight."""
+        return len(self.first.operands) > 1
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Why operations cannot become one; ``alike`` is the first of them, where they do the same on other rows."""
+
+    reason: str
+    alike: Operation | None = None
+
+
+def row_operand(op: Operation) -> int | None:
+    """The operand whose rows (axis 0) the operation maps one by one to those of its one result; the others, if any,
+    are shared by all rows."""
+    if len(op.results) != 1 or not op.operands or any(not isinstance(v.type, TensorType) for v in op.operands):
+        return None
+    for axes in axis_maps(op_of(op), tuple(v.tensor for v in op.operands)):
+        joined = [k for k, axis in enumerate(axes.operands) if axis is not None]
+        if axes.results == (0,) and len(joined) == 1 and axes.operands[joined[0]] == 0:
+            return joined[0]
+    return None
+
+
+def same_rows(values: tuple[Value, ...], maker_of: Maker) -> SameRows | Apart:
+    """The makers of ``values``, if one operation on their joined rows can take their place."""
+    makers = [maker_of(value) for value in values]
+    first = makers[0]
+    if first is None or len(values) < 2 or any(maker is None or maker.name != first.name for maker in makers):
+        return Apart("they are not made alike")
+    found = [maker for maker in makers if maker is not None]
+    at = None if is_op(first, "concat", "slice", "split") or op_of(first).effect else row_operand(first)
+    if at is None:
+        return Apart("rows are not mapped one by one")
+    for value, maker in zip(values, found, strict=True):
+        if op_of(maker) != op_of(first):
+            return Apart(f"attributes of {short_name(first)} differ")
+        others, wanted = ([v for k, v in enumerate(op.operands) if k != at] for op in (maker, first))
+        if others != wanted or row_operand(maker) != at:
+            return Apart(f"operands besides the rows differ, as at {short_name(maker)} %{value.name}")
+    for value in values:
+        if len(value.uses) > 1:
+            return Apart(f"%{value.name} is read elsewhere too", first)
+    return SameRows(tuple(found), at)
+
+
+def joined_name(values: tuple[Value, ...]) -> str:
+    """A name for the joined rows of values."""
+    first = values[0].name
+    return first.removesuffix(".part0") if first.endswith(".part0") else f"{first}.joined"
