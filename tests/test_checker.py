@@ -283,6 +283,8 @@ def test_scratch_over_what_is_alive_is_found() -> None:
             mutant = _with_launch(plan, k, replace(launch, scratch=scratch))
             mutant = replace(mutant, bases={**plan.bases, "arena": arena})
             assert check_plan(mutant, net), (k, stored.title)
+            # At sizes where bytes have no owners, too.
+            assert check_plan(mutant, net, simulated_bytes=0), (k, stored.title)
             assert not _computes(mutant, net, 1), (k, stored.title)
             moved += 1
     assert moved >= 5

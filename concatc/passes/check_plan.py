@@ -5,7 +5,8 @@ Form, at any size, by arithmetic on lattices (`check_lattice`):
 - windows lie within their base, aligned to their element, typed as the kernel's arguments and results
 - writes of a launch share no byte with each other, with its scratch, or with a read, unless the write is that very
   window and the kernel maps it element by element
-- reads and additions meet bytes that something wrote before; parameters and inputs are not written
+- reads and additions meet bytes that something wrote before, and that were no scratch since; parameters and inputs are
+  not written
 - forward launches come before backward launches
 
 Values, at sizes where one number a byte is affordable (`check_values`): each launch reads what the net says, no live
@@ -267,19 +268,61 @@ def _check_disjoint(places: Sequence[tuple[int, int, str, Window]]) -> Iterator[
 
 
 def _check_reads(plan: Plan) -> Iterator[Diagnostic]:
-    """Reads and additions overlap something written before (by a launch, or an argument of the net)."""
-    written: dict[str, list[Window]] = {}
+    """Reads and additions overlap something written before (by a launch, or an argument of the net).
+
+    No scratch memory has been there since.
+    """
+    written = _Written()
     for name, segments in plan.values.items():
         if name.partition(":")[0] in ("input", "param", "state", "loss_weights", "random"):
             for segment in segments:
-                written.setdefault(segment.window.base, []).append(segment.window)
+                written.add(segment.window, -1)
     for k, launch in enumerate(plan.launches):
         added = [w for w, add in zip(launch.writes, launch.add, strict=True) if add]
         for window in [*launch.reads, *added]:
-            known = written.get(window.base, [])
-            if 0 not in window.shape and not any(overlap(window, w) for w in reversed(known)):
-                yield Diagnostic(
-                    f"launch {k} @{launch.kernel}: {window.base}+{window.offset_bytes} was never written", launch.loc
-                )
+            problem = written.problem(window)
+            if problem:
+                where = f"{window.base}+{window.offset_bytes}"
+                yield Diagnostic(f"launch {k} @{launch.kernel}: {where} {problem}", launch.loc)
+        if launch.scratch is not None:
+            written.scratch.append((k, *extent_bytes(launch.scratch), launch.scratch))
         for window in launch.writes:
-            written.setdefault(window.base, []).append(window)
+            written.add(window, k)
+
+
+class _Written:
+    """The windows that were written, by base, the latest last, and the scratch memory of launches."""
+
+    def __init__(self) -> None:
+        self.windows: dict[str, dict[Window, tuple[int, int, int]]] = {}  # launch, first byte, one past the last
+        self.scratch: list[tuple[int, int, int, Window]] = []
+
+    def add(self, window: Window, launch: int) -> None:
+        """Note a write."""
+        known = self.windows.setdefault(window.base, {})
+        known.pop(window, None)
+        known[window] = (launch, *extent_bytes(window))
+
+    def problem(self, window: Window) -> str:
+        """What is wrong with a window that is read; empty where nothing is."""
+        if 0 in window.shape:
+            return ""
+        low, end = extent_bytes(window)
+        whole = self.windows.get(window.base, {}).get(window)
+        latest = whole[0] if whole is not None else self._latest(window, low, end)
+        if latest is None:
+            return "was never written"
+        for launch, begin, stop, scratch in reversed(self.scratch):
+            if launch <= latest:
+                break
+            if low < stop and begin < end and overlap(window, scratch):
+                again = self._latest(window, low, end)
+                return "" if again is not None and again >= launch else f"was scratch of launch {launch} since"
+        return ""
+
+    def _latest(self, window: Window, low: int, end: int) -> int | None:
+        """The last launch that wrote a byte of a window; -1 is the caller."""
+        for other, (launch, begin, stop) in reversed(self.windows.get(window.base, {}).items()):
+            if low < stop and begin < end and overlap(window, other):
+                return launch
+        return None
