@@ -258,6 +258,13 @@ class Op:
         """Integer operands that index something: ``{operand: (n, ignored)}``, valid are 0..n-1 and ``ignored``."""
         return {}
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        """For a scalar that is a sum over the rows (axis 0) of all operands: what that sum is multiplied by.
+
+        ``op(rows joined) / row_factor = sum of op(part) / row_factor of the part``.  None where it is no such sum.
+        """
+        return None
+
     # -- derived ---------------------------------------------------------------------------------------------------
     @classmethod
     def attribute_fields(cls) -> Mapping[str, Attribute]:

@@ -64,6 +64,24 @@ def assert_close(got: np.ndarray, want: np.ndarray, terms: int, dtype: str) -> N
     np.testing.assert_allclose(got, want, rtol=0, atol=eps * scale * math.sqrt(terms) + 1e-300)
 
 
+@every_sample
+def test_a_sum_over_rows_is_the_sum_of_its_parts(sample: Sample) -> None:
+    """``op(rows) / row_factor = op(part) / row_factor of the part + ..``, in float64."""
+    if sample.op.row_factor(sample.types) is None or sample.types[0].shape[0] < 2:
+        pytest.skip("no sum over rows" if sample.types[0].rank else "no rows")
+    whole = data_of(sample, "f64")
+    cuts = [[x[:1] for x in whole], [x[1:] for x in whole]]
+
+    def unscaled(arrays: list[np.ndarray]) -> float:
+        types = [t.with_shape(x.shape) for t, x in zip(sample.types, arrays, strict=True)]
+        factor = sample.op.row_factor(types)
+        assert factor is not None
+        return float(sample.op.reference(*arrays)[0]) / factor
+
+    expected = sum(map(unscaled, cuts))
+    assert abs(unscaled(whole) - expected) <= 1e-12 * max(1.0, abs(expected))
+
+
 # -- the contract --------------------------------------------------------------------------------------------------
 
 

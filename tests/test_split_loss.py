@@ -9,7 +9,7 @@ import pytest
 
 from concatc.frontend.cnet import load_file
 from concatc.ir.clone import clone_module
-from concatc.ir.core import Module
+from concatc.ir.core import Module, Value
 from concatc.op import Builder
 from concatc.ops.softmax_loss import SoftmaxLoss
 from concatc.passes.derive_backward import DeriveBackward
@@ -222,3 +222,110 @@ def test_a_backward_half_is_left_alone() -> None:
     SplitLossOverConcat().run(graph)
     MergeLossesOverConcat().run(graph)
     assert plain(graph) == before
+
+
+ROWS = (5, 1, 3)
+
+
+def _joined(net: NetBuilder, *shape: int, name: str = "x") -> Value:
+    """Rows of three branches, joined; each branch has a weight of its own."""
+    parts = [
+        net.b.mul(net.input(f"{name}{k}", rows, *shape), net.param(f"{name}w{k}", rows, *shape))
+        for k, rows in enumerate(ROWS)
+    ]
+    return net.b.tanh(net.b.concat(*parts, axis=0))
+
+
+def _mse(net: NetBuilder, reduction: str) -> Value:
+    return net.b.mse_loss(_joined(net, 4), net.input("target", 9, 4), reduction=reduction)
+
+
+def _mse_of_two(net: NetBuilder, reduction: str) -> Value:
+    return net.b.mse_loss(_joined(net, 4), _joined(net, 4, name="y"), reduction=reduction)
+
+
+def _sigmoid(net: NetBuilder, reduction: str) -> Value:
+    return net.b.sigmoid_loss(_joined(net, 2, 3), net.input("target", 9, 2, 3), reduction=reduction)
+
+
+def _contrastive(net: NetBuilder, reduction: str) -> Value:
+    return net.b.contrastive_loss(_joined(net, 3), net.input("other", 9, 3), net.input("same", 9), margin=2.0)
+
+
+def _ignoring(net: NetBuilder, reduction: str) -> Value:
+    return net.b.softmax_loss(_joined(net, 4), net.input("label", 9, dtype="i32"), reduction=reduction, ignore=1)
+
+
+def _of_pixels(net: NetBuilder, reduction: str) -> Value:
+    return net.b.softmax_loss(_joined(net, 4, 2), net.input("label", 9, 2, dtype="i32"), reduction=reduction)
+
+
+def _plain(net: NetBuilder, reduction: str) -> Value:
+    return getattr(net.b, reduction)(_joined(net, 4), axes=(0, 1))
+
+
+# How a loss is made, its reduction, and what one of five rows of nine weighs.
+LOSSES = {
+    "mse mean": (_mse, "mean", 5 / 9),
+    "mse sum": (_mse, "sum", None),
+    "mse euclidean": (_mse, "euclidean", 5 / 9),
+    "mse of two concats": (_mse_of_two, "mean", 5 / 9),
+    "sigmoid mean": (_sigmoid, "mean", 5 / 9),
+    "sigmoid batch": (_sigmoid, "batch", 5 / 9),
+    "sigmoid sum": (_sigmoid, "sum", None),
+    "contrastive": (_contrastive, "mean", 5 / 9),
+    "softmax with ignored labels": (_ignoring, "mean", 5 / 9),
+    "softmax sum with ignored labels": (_ignoring, "sum", None),
+    "softmax of pixels": (_of_pixels, "mean", 5 / 9),
+    "sum of everything": (_plain, "sum", None),
+    "mean of everything": (_plain, "mean", 5 / 9),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_both_ways(name: str) -> None:
+    make, reduction, weight = LOSSES[name]
+    net = NetBuilder()
+    net.loss(make(net, reduction))
+    graph = net.module()
+    kind = graph.main.ops[-3].name
+    split = clone_module(graph)
+    SplitLossOverConcat().run(split)
+    assert sum(op.name == kind for op in split.main.ops) == 3
+    assert "cnet.joined" not in split.main.attributes
+    weights = [op.attributes["value"] for op in split.main.ops if op.name == "cnet.mul_scalar"]
+    assert weights[:1] == ([] if weight is None else [pytest.approx(weight, rel=1e-15)])
+    merged = clone_module(split)
+    MergeLossesOverConcat().run(merged)
+    assert sum(op.name == kind for op in merged.main.ops) == 1
+    for module in (graph, split, merged):
+        verify(module)
+    _assert_same_gradients(graph, split, merged)
+
+
+def test_what_stays_one_loss_says_why() -> None:
+    valid = function(*UNTOUCHED["the number of valid labels is known at run time"])
+    SplitLossOverConcat().run(valid)
+    assert valid.main.attributes["cnet.joined"] == (
+        "softmax_loss %l stays one loss: it is no sum over rows with weights that are known before it runs",
+    )
+    mixed = function(*UNTOUCHED["an operation that mixes rows"])
+    SplitLossOverConcat().run(mixed)
+    (line,) = mixed.main.attributes["cnet.joined"]  # type: ignore[misc, union-attr]
+    assert "comes from a concat of rows through what maps rows one by one" in str(line)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left", "right", "reason"),
+    [
+        (SoftmaxLoss(), SoftmaxLoss(), 0.5, 0.5, "the weight of softmax_loss %k is 0.5, not 0.666667"),
+        (SoftmaxLoss(), SoftmaxLoss(reduction="sum"), 2 / 3, 1 / 3, "they differ in more than their rows"),
+    ],
+)
+def test_losses_that_stay_apart_say_why(
+    first: SoftmaxLoss, second: SoftmaxLoss, left: float, right: float, reason: str
+) -> None:
+    module = _two_losses(first, second, left, right)
+    MergeLossesOverConcat().run(module)
+    (line,) = module.main.attributes["cnet.joined"]  # type: ignore[misc, union-attr]
+    assert str(line).endswith(f"stay apart: {reason}")

@@ -35,6 +35,9 @@ class ContrastiveLoss(Op):
             raise ShapeError(f"contrastive_loss: `margin` must be positive, not {self.margin:g}")
         return [xs[0].with_shape(())]
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        return 1.0 / max(2 * xs[0].shape[0], 1)
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         a, b, same = xs
         like = same.astype(a.dtype)

@@ -39,6 +39,10 @@ class Mean(Op):
         check_float("mean", xs[0])
         return [xs[0].with_shape(reduced_shape(xs[0].shape, self.axes, self.keepdims))]
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        folds_all = not self.keepdims and len(self.axes) == xs[0].rank > 0
+        return 1.0 / max(xs[0].numel, 1) if folds_all else None
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         (x,) = xs
         total = np.sum(x, axis=self.axes, keepdims=self.keepdims, dtype=x.dtype)

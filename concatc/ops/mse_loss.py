@@ -35,6 +35,9 @@ class MseLoss(Op):
         check_same_shape("mse_loss", xs)
         return [xs[0].with_shape(())]
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        return 1.0 / _count(self.reduction, xs[0].shape) if xs[0].rank else None
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         x, target = xs
         total = np.sum(np.square(x - target), dtype=x.dtype)

@@ -37,6 +37,9 @@ class SigmoidLoss(Op):
         check_same_shape("sigmoid_loss", xs)
         return [xs[0].with_shape(())]
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        return 1.0 / _count(self.reduction, xs[0].shape) if xs[0].rank else None
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         x, target = xs
         loss = np.maximum(x, 0) - x * target + np.log1p(np.exp(-np.abs(x)))

@@ -50,6 +50,11 @@ class SoftmaxLoss(Op):
     def index_bounds(self, xs: Sequence[TensorType]) -> dict[int, tuple[int, int | None]]:
         return {1: (xs[0].shape[self.axis], self.ignore)}
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        if self.axis == 0 or (self.reduction == "valid" and self.ignore is not None):
+            return None  # the number of valid labels is known at run time only
+        return 1.0 if self.reduction == "sum" else 1.0 / max(xs[1].numel, 1)
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         x, label = xs
         rows = np.moveaxis(x, self.axis, -1)

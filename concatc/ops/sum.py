@@ -38,6 +38,10 @@ class Sum(Op):
         check_float("sum", xs[0])
         return [xs[0].with_shape(reduced_shape(xs[0].shape, self.axes, self.keepdims))]
 
+    def row_factor(self, xs: Sequence[TensorType]) -> float | None:
+        folds_all = not self.keepdims and len(self.axes) == xs[0].rank > 0
+        return 1.0 if folds_all else None
+
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(np.sum(xs[0], axis=self.axes, keepdims=self.keepdims, dtype=xs[0].dtype))]
 

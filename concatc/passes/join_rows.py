@@ -27,7 +27,6 @@ was joined, and of which products that share a weight it was not, and why: ``cne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from concatc.ir.core import Module, Operation, Value
 from concatc.ir.rewrite import Pattern, Rewriter
@@ -37,9 +36,7 @@ from concatc.passes.concat_algebra import ConcatOfSlices, NestedConcat
 from concatc.passes.graph import is_backward, short_name
 from concatc.passes.iteration import Iterations
 from concatc.passes.patterns import builder_before, kept_blobs, rewrite_function
-from concatc.passes.rows import Apart, Maker, SameRows, joined_name, row_operand, same_rows
-
-JOINED = "cnet.joined"  # what was joined and what was not, lines for people, on the net's function
+from concatc.passes.rows import Apart, Maker, SameRows, joined_name, place, row_operand, same_rows, say
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,7 @@ class JoinRows:
             for kept in kept_blobs(func):
                 pattern.explain_kept(kept)
             rewrite_function(func, [pattern, ConcatOfSlices(), NestedConcat()])
-            lines = tuple(pattern.lines.values())
-            if lines:
-                known = func.attributes.get(JOINED, ())
-                assert isinstance(known, tuple)
-                func.attributes[JOINED] = tuple(dict.fromkeys((*known, *lines)))
+            say(func, pattern.lines.values())
 
 
 class ConcatOfProducts(Pattern):
@@ -140,7 +133,7 @@ class ConcatOfProducts(Pattern):
             above = above.operands[at].op if at is not None else None
         if above is not None and len(above.operands) > 1 and self._iterations.of(above).kind == "contraction":
             what = f"{short_name(above)} stays apart before concat %{op.result.name}"
-            self.lines[op] = f"{_place(above)}{what}: {end.reason}"
+            self.lines[op] = f"{place(above)}{what}: {end.reason}"
 
 
 def _chain(concat: Operation, maker_of: Maker) -> tuple[list[SameRows], Apart]:
@@ -189,10 +182,4 @@ def _why_elsewhere(part: Value, stages: bool) -> str | None:
 
 def _line(concat: Operation, step: SameRows, what: str) -> str:
     parts = ", ".join(f"%{part.name}" for part in step.parts)
-    return f"{_place(step.first)}{short_name(step.first)} of {parts}, joined by concat %{concat.result.name}, {what}"
-
-
-def _place(op: Operation) -> str:
-    """``net.cnet:5:9: ``, without the directory: where a net lies changes nothing that is made of it."""
-    loc = op.loc
-    return f"{PurePath(loc.file).name}:{loc.line}:{loc.column}: " if loc is not None else ""
+    return f"{place(step.first)}{short_name(step.first)} of {parts}, joined by concat %{concat.result.name}, {what}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
-from concatc.ir.core import Operation, Value
+from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.op import axis_maps, is_op, op_of
 from concatc.passes.graph import short_name
+
+JOINED = "cnet.joined"  # on a net's function: what was joined and what was not, lines for people
 
 Maker = Callable[[Value], Operation | None]
 
@@ -82,3 +85,18 @@ def joined_name(values: tuple[Value, ...]) -> str:
     """A name for the joined rows of values."""
     first = values[0].name
     return first.removesuffix(".part0") if first.endswith(".part0") else f"{first}.joined"
+
+
+def place(op: Operation) -> str:
+    """``net.cnet:5:9: ``, without the directory: where a net lies changes nothing that is made of it."""
+    loc = op.loc
+    return f"{PurePath(loc.file).name}:{loc.line}:{loc.column}: " if loc is not None else ""
+
+
+def say(func: FuncOp, lines: Iterable[str]) -> None:
+    """Let the function say what was joined and what was not, each line once."""
+    known = func.attributes.get(JOINED, ())
+    assert isinstance(known, tuple)
+    told = tuple(dict.fromkeys((*known, *lines)))
+    if told:
+        func.attributes[JOINED] = told

@@ -8,11 +8,13 @@
                                                       %l = 2/3 * %la + 1/3 * %lb
 
 A mean over x + y rows is the mean over x rows times x/(x+y) plus the mean over y rows times y/(x+y); a sum needs no
-weights.  Operations between concat and loss go along where they map rows one by one, which is derived from their
-pieces.  Invariant: the loss and all gradients are the same but for rounding.
+weights.  Which operations are such sums, and with which factor, they say themselves (`Op.row_factor`).  Operations
+between concat and loss go along where they map rows one by one, which is derived from their pieces.  Invariant: the
+loss and all gradients are the same but for rounding.
 
-Not for ``reduction="valid"`` with an ``ignore``: how many labels are valid is known at run time only.  Both passes
-rewrite the forward graph and leave a function that has its backward half alone.
+Not for ``reduction="valid"`` with an ``ignore``: how many labels are valid is known at run time only.  Losses that stay
+as they are are named with the reason, on the function, in ``cnet.joined``.  Both passes rewrite the forward graph and
+leave a function that has its backward half alone.
 """
 
 from __future__ import annotations
@@ -20,16 +22,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from concatc.ir.core import Module, Operation, Value
+from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.rewrite import Pattern, Rewriter
-from concatc.op import Builder, is_op, op_of
+from concatc.op import DIALECT, Builder, Op, is_op, op_of
 from concatc.ops.concat import Concat
 from concatc.ops.mul_scalar import MulScalar
-from concatc.ops.softmax_loss import SoftmaxLoss
 from concatc.passes.concat_algebra import ConcatOfSlices, SliceOfConcat
-from concatc.passes.graph import is_backward
+from concatc.passes.graph import is_backward, short_name
 from concatc.passes.patterns import builder_before, made_by, rewrite_function
-from concatc.passes.rows import Apart, joined_name, row_operand, same_rows
+from concatc.passes.rows import Apart, joined_name, place, row_operand, same_rows, say
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class SplitLossOverConcat:
 
     def run(self, module: Module) -> None:
         """Rewrite every forward function of the module in place."""
-        _rewrite_forward(module, [LossOfConcat(), SliceOfConcat()])
+        for func in _forward_functions(module):
+            pattern = LossOfConcat(func)
+            rewrite_function(func, [pattern, SliceOfConcat()])
+            say(func, pattern.lines.values())
 
 
 @dataclass(frozen=True)
@@ -51,50 +55,78 @@ class MergeLossesOverConcat:
 
     def run(self, module: Module) -> None:
         """Rewrite every forward function of the module in place."""
-        _rewrite_forward(module, [SumOfLosses(), ConcatOfSame(), ConcatOfSlices()])
+        for func in _forward_functions(module):
+            pattern = SumOfLosses()
+            rewrite_function(func, [pattern, ConcatOfSame(), ConcatOfSlices()])
+            say(func, pattern.lines.values())
 
 
-def _rewrite_forward(module: Module, patterns: Sequence[Pattern]) -> None:
-    for func in module.functions:
-        if func.declared is None and not any(is_backward(op) for op in func.ops):
-            rewrite_function(func, patterns)
+def _forward_functions(module: Module) -> list[FuncOp]:
+    return [f for f in module.functions if f.declared is None and not any(is_backward(op) for op in f.ops)]
 
 
 class LossOfConcat(Pattern):
     """``loss(f(concat(a, b)), label) -> wa * loss(f(a), label_a) + wb * loss(f(b), label_b)``   along axis 0, when
-    ``f`` maps rows one by one, with ``wa = rows(a) / rows(a, b)`` for a mean over all rows, 1 for a sum.
+    ``f`` maps rows one by one and the loss is a sum over rows times a factor, with ``wa = factor(a, b) / factor(a)``:
+    ``rows(a) / rows(a, b)`` for a mean over all rows, 1 for a sum.
     """
 
-    roots = ("cnet.softmax_loss",)
+    def __init__(self, func: FuncOp) -> None:
+        self.lines: dict[Operation, str] = {}
+        self._losses = _losses(func)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
-        loss = _loss(op)
-        scores, label = op.operands
-        if not _separable(loss) or scores.shape[0] == 0:
+        factor = _row_factor(op)
+        if not _sums_rows(op) and op not in self._losses:
             return False
-        chain = _rows_from_concat(rw, scores)
-        if chain is None:
-            return False
-        concat, between = chain
+        if factor is None:
+            return self._stays(op, "it is no sum over rows with weights that are known before it runs")
+        if op.operands[0].shape[0] == 0:
+            return self._stays(op, "it has no rows")
+        chains = [_rows_from_concat(rw, x) if x.tensor.is_float else None for x in op.operands]
+        first = next((chain for chain in chains if chain is not None), None)
+        if first is None:
+            return self._stays(
+                op, "nothing that it reads comes from a concat of rows through what maps rows one by one"
+            )
+        sizes = tuple(part.shape[0] for part in first[0].operands)
+        parts = [self._parts(op, k, sizes, rw) for k in range(len(op.operands))]
         b = builder_before(op, rw)
-        parts = list(concat.operands)
-        for step in between:
-            b_step = builder_before(step, rw)
-            parts = [_on_part(step, part, k, b_step) for k, part in enumerate(parts)]
-            rw.replace(step, [b_step.concat(*parts, axis=0, names=[step.result.name])])
-        sizes = tuple(part.shape[0] for part in parts)
-        labels = b.slice(label, axis=0, sizes=sizes, names=[f"{label.name}.part{k}" for k in range(len(sizes))])
         terms = []
-        for k, (part, rows, part_label) in enumerate(zip(parts, sizes, labels, strict=True)):
-            (term,) = b.emit(loss, [part, part_label], names=[f"{op.result.name}.part{k}"])
-            if loss.reduction != "sum":
-                term = b.mul_scalar(term, value=rows / scores.shape[0], names=[f"{op.result.name}.weighted{k}"])
+        for k, operands in enumerate(zip(*parts, strict=True)):
+            (term,) = b.emit(op_of(op), operands, names=[f"{op.result.name}.part{k}"])
+            assert term.op is not None
+            of_part = _row_factor(term.op)
+            weight = 0.0 if of_part is None else factor / of_part
+            if weight != 1.0:
+                term = b.mul_scalar(term, value=weight, names=[f"{op.result.name}.weighted{k}"])
             terms.append(term)
         total = terms[0]
         for term in terms[1:]:
             total = b.add(total, term)
+        self.lines.pop(op, None)
         rw.replace(op, [total])
         return True
+
+    def _stays(self, op: Operation, reason: str) -> bool:
+        if op in self._losses:
+            self.lines[op] = f"{place(op)}{short_name(op)} %{op.result.name} stays one loss: {reason}"
+        return False
+
+    def _parts(self, op: Operation, index: int, sizes: tuple[int, ...], rw: Rewriter) -> list[Value]:
+        """An operand of the loss, in parts of these many rows."""
+        value = op.operands[index]
+        chain = _rows_from_concat(rw, value) if value.tensor.is_float else None
+        if chain is None or tuple(x.shape[0] for x in chain[0].operands) != sizes:
+            names = [f"{value.name}.part{k}" for k in range(len(sizes))]
+            return list(builder_before(op, rw).slice(value, axis=0, sizes=sizes, names=names))
+        concat, between = chain
+        parts = list(concat.operands)
+        for step in between:
+            b = builder_before(step, rw)
+            parts = [_on_part(step, part, k, b) for k, part in enumerate(parts)]
+            rw.replace(step, [b.concat(*parts, axis=0, names=[step.result.name])])
+        return parts
 
 
 class SumOfLosses(Pattern):
@@ -104,28 +136,54 @@ class SumOfLosses(Pattern):
 
     roots = ("cnet.add",)
 
+    def __init__(self) -> None:
+        self.lines: dict[Operation, str] = {}
+
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         if any(is_op(use.op, "add") and use.index == 0 for use in op.result.uses):
             return False  # a part of a longer sum
         terms = [_weighted_loss(rw, term) for term in _terms(rw, op)]
         found = [term for term in terms if term is not None]
-        if len(found) < len(terms) or any(not _separable(_loss(made)) for made, _ in found):
+        if len(found) < len(terms):
             return False
-        first = _loss(found[0][0])
-        rows = [made.operands[0].shape[0] for made, _ in found]
-        wanted = [1.0 if first.reduction == "sum" else n / max(sum(rows), 1) for n in rows]
-        if any(_loss(made) != first or abs(w - want) > 1e-12 for (made, w), want in zip(found, wanted, strict=True)):
-            return False
-        scores = [made.operands[0] for made, _ in found]
-        labels = [made.operands[1] for made, _ in found]
-        if any(s.shape[1:] != scores[0].shape[1:] or s.dtype != scores[0].dtype for s in scores):
-            return False
-        if any(label.dtype != labels[0].dtype for label in labels):
+        made = [loss for loss, _ in found]
+        columns = list(zip(*(loss.operands for loss in made), strict=False))
+        reason = _why_not_one(made) or _wrong_weights(found)
+        if reason is not None:
+            self.lines[op] = f"{place(op)}{len(made)} losses of %{op.result.name} stay apart: {reason}"
             return False
         b = builder_before(op, rw)
-        joined = [b.concat(*values, axis=0, names=[joined_name(values)]) for values in (tuple(scores), tuple(labels))]
-        rw.replace(op, b.emit(first, joined))
+        self.lines.pop(op, None)
+        joined = [b.concat(*values, axis=0, names=[joined_name(values)]) for values in columns]
+        rw.replace(op, b.emit(op_of(made[0]), joined))
         return True
+
+
+def _why_not_one(losses: Sequence[Operation]) -> str | None:
+    """Why losses are not one loss on more rows; None where they are."""
+    first = losses[0]
+    if any(_row_factor(loss) is None for loss in losses):
+        return "they are no sums over rows with weights that are known before they run"
+    if any(loss.name != first.name or op_of(loss) != op_of(first) for loss in losses):
+        return "they differ in more than their rows"
+    for values in zip(*(loss.operands for loss in losses), strict=True):
+        if any(v.shape[1:] != values[0].shape[1:] or v.dtype != values[0].dtype for v in values):
+            return "they differ in more than their rows"
+    return None
+
+
+def _wrong_weights(found: Sequence[tuple[Operation, float]]) -> str | None:
+    """Why the weights are not those of one loss on all rows; None where they are."""
+    first = found[0][0]
+    rows = sum(loss.operands[0].shape[0] for loss, _ in found)
+    types = [x.tensor.with_shape((rows, *x.shape[1:])) for x in first.operands]
+    whole = op_of(first).row_factor(types)
+    for loss, weight in found:
+        factor = _row_factor(loss)
+        wanted = whole / factor if whole is not None and factor is not None else 0.0
+        if abs(weight - wanted) > 1e-12:
+            return f"the weight of {short_name(loss)} %{loss.result.name} is {weight:g}, not {wanted:g}"
+    return None
 
 
 class ConcatOfSame(Pattern):
@@ -148,15 +206,21 @@ class ConcatOfSame(Pattern):
         return True
 
 
-def _loss(op: Operation) -> SoftmaxLoss:
-    loss = op_of(op)
-    assert isinstance(loss, SoftmaxLoss)
-    return loss
+def _losses(func: FuncOp) -> dict[Operation, None]:
+    """The losses of a net; of another function, the operations that are called so."""
+    if any(func.result_attrs):
+        return {value.op: None for value in func.returned("loss").values() if value.op is not None}
+    return {op: None for op in func.ops if _sums_rows(op) and op.name.endswith("_loss")}
 
 
-def _separable(loss: SoftmaxLoss) -> bool:
-    """Whether the loss of joined rows is a sum over the parts with weights that are known now."""
-    return loss.axis != 0 and (loss.reduction != "valid" or loss.ignore is None)
+def _sums_rows(op: Operation) -> bool:
+    """Whether the op says of itself when it is a sum over rows."""
+    return op.name.startswith(DIALECT) and type(op_of(op)).row_factor is not Op.row_factor
+
+
+def _row_factor(op: Operation) -> float | None:
+    """What a sum over rows is multiplied by; None where the operation is none."""
+    return op_of(op).row_factor([x.tensor for x in op.operands]) if _sums_rows(op) else None
 
 
 def _rows_from_concat(rw: Rewriter, value: Value) -> tuple[Operation, list[Operation]] | None:
@@ -203,7 +267,7 @@ def _weighted_loss(rw: Rewriter, value: Value) -> tuple[Operation, float] | None
         typed = op_of(scaled)
         assert isinstance(typed, MulScalar)
         weight, value = typed.value, scaled.operands[0]
-    loss = made_by(rw, value, "softmax_loss")
-    if loss is None or len(value.uses) > 1:
+    loss = rw.maker(value)
+    if loss is None or not _sums_rows(loss) or len(value.uses) > 1:
         return None
     return loss, weight
