@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from concatc.frontend.cnet import load
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Module, Operation
 from concatc.op import is_op
@@ -21,7 +22,7 @@ from concatc.targets.reference.interpreter import run_function
 from tests.ir_text import dedent, plain, short_text
 from tests.nets.section5 import NETS
 from tests.short_ir import function
-from tests.small_nets import NetBuilder, data_for, joint, run64
+from tests.small_nets import NetBuilder, check_gradients, data_for, joint, run64
 from tests.test_fuse import dense_net
 
 AB = "%a: tensor<2x3x4xf32>, %b: tensor<2x1x4xf32>"
@@ -112,6 +113,93 @@ def test_an_input_of_two_concats_that_nothing_normalises_alone() -> None:
         return(%h.mean, %g.mean, %g.var, %a.var)
         """,
     )
+
+
+def test_statistics_of_a_window_are_those_of_the_whole() -> None:
+    """Whichever is asked for first."""
+    for first, second in ((0, 1), (1, 0)):
+        lines = ["%pm, %pv = channel_stats(%p)", "%xm, %xv = channel_stats(%x)"]
+        check(
+            "%x: tensor<2x3x4xf32>",
+            f"""
+            %p, %q = slice(%x) {{axis=1, sizes=array<i64: 1, 2>}}
+            {lines[first]}
+            {lines[second]}
+            return(%pm, %pv, %xm, %xv)
+            """,
+            """
+            %p, %q = slice(%x) {axis=1, sizes=[1, 2]}
+            MEAN, VAR = channel_stats(%x)
+            %p.mean, %q.mean = slice(MEAN) {axis=0, sizes=[1, 2]}
+            %p.var, %q.var = slice(VAR) {axis=0, sizes=[1, 2]}
+            return(%p.mean, %p.var, MEAN, VAR)
+            """.replace("MEAN", "%xm" if first else "%x.mean").replace("VAR", "%xv" if first else "%x.var"),
+        )
+
+
+def test_a_window_of_a_part_of_a_concat() -> None:
+    """%x's channels are asked for by the window and by the concat: once."""
+    check(
+        "%x: tensor<2x3x4xf32>, %b: tensor<2x1x4xf32>",
+        """
+        %p, %q = slice(%x) {axis=1, sizes=array<i64: 1, 2>}
+        %h = concat(%x, %b) {axis=1}
+        %hm, %hv = channel_stats(%h)
+        %qm, %qv = channel_stats(%q)
+        return(%qm, %qv, %hm, %hv)
+        """,
+        """
+        %p, %q = slice(%x) {axis=1, sizes=[1, 2]}
+        %h = concat(%x, %b) {axis=1}
+        %x.mean, %x.var = channel_stats(%x)
+        %b.mean, %b.var = channel_stats(%b)
+        %h.mean = concat(%x.mean, %b.mean) {axis=0}
+        %h.var = concat(%x.var, %b.var) {axis=0}
+        %p.mean, %q.mean = slice(%x.mean) {axis=0, sizes=[1, 2]}
+        %p.var, %q.var = slice(%x.var) {axis=0, sizes=[1, 2]}
+        return(%q.mean, %q.var, %h.mean, %h.var)
+        """,
+    )
+
+
+SPLIT_NET = """net t(n = 3) {
+    input x: f32[n, 2, 4, 4]
+    input label: i32[n]
+    h = x |> conv(5, kernel=3, pad=1)
+    c, d = slice(h, sizes=[2, 3])
+    p = c |> batch_norm |> relu |> conv(4, kernel=1)
+    q = concat(h, d) |> batch_norm |> relu |> conv(4, kernel=1)
+    r = h |> batch_norm(eps=1e-3) |> relu |> conv(4, kernel=1)
+    loss softmax_loss(p + q + r |> global_avg_pool |> flatten |> linear(3), label)
+}
+""".replace("p + q + r |>", "(p + q + r) |>")
+
+
+@pytest.mark.parametrize(("keep", "channels"), [((), 5), (("c",), 7), (("h",), 5)])
+def test_windows_and_their_gradients(keep: tuple[str, ...], channels: int) -> None:
+    """Every channel once, but those of a kept window, whose own gradient the user reads; values and gradients stay."""
+    graph, _ = load(SPLIT_NET, "t.cnet", keep=keep)
+    changed = clone_module(graph)
+    StatsOverConcat().run(changed)
+    assert stats_channels(graph) == 15 and stats_channels(changed) == channels
+    assert ("cnet.joined" in changed.main.attributes) == (keep == ("c",))
+    expected, found = (run64(joint(m).main, data_for(m.main)) for m in (graph, changed))
+    assert list(expected) == list(found)
+    for key, value in expected.items():
+        scale = max(1.0, float(np.abs(value).max(initial=0)))
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-12 * scale, err_msg=str(key))
+    verify(changed, "joint")
+    check_gradients(changed, samples=3)
+
+
+def test_a_kept_concat_says_that_its_statistics_are_its_own() -> None:
+    source = SPLIT_NET.replace("q = concat(h, d) |>", "k = concat(h, x)\n    q = k |>")
+    for keep, said in (((), False), (("k",), True)):
+        graph, _ = load(source, "t.cnet", keep=keep)
+        StatsOverConcat().run(graph)
+        lines = graph.main.attributes.get("cnet.joined", ())
+        expected = ("statistics of %k are computed apart from others of its channels: it is kept",) if said else ()
+        assert lines == expected
 
 
 @pytest.mark.parametrize(
