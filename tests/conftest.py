@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from concatc import compiler
+from concatc.ir.core import FuncOp, Module
+from concatc.loops.plan import Plan
+from concatc.loops.scaled_plan import ScaledPlan
+from concatc.passes.check_plan import check_plan
+from concatc.passes.plan_memory import PlanMemory
+
+# Up to here the owner of every byte of a plan is checked in all tests, else its form; larger ones cost time.
+CHECKED_BYTES = 1 << 15
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,6 +25,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the compiler says now into the pinned texts, and show what changed",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checked_plans() -> Iterator[None]:
+    """Every plan that a test has made is checked: by the planner, with an optimizer's update, at other batch sizes."""
+
+    def check(plan: Plan, net: FuncOp | None = None) -> Plan:
+        problems = check_plan(plan, net, CHECKED_BYTES) if plan.values else []
+        assert not problems, "\n".join(problem.render() for problem in problems)
+        return plan
+
+    make, merge, rescale = PlanMemory.plan, compiler.merge_plans, ScaledPlan.at
+    with pytest.MonkeyPatch.context() as patch:
+
+        def planned(self: PlanMemory, module: Module) -> Plan:
+            return check(make(self, module), module.main)
+
+        patch.setattr(PlanMemory, "plan", planned)
+        patch.setattr(compiler, "merge_plans", lambda *plans: check(merge(*plans)))
+        patch.setattr(ScaledPlan, "at", lambda *given: check(rescale(*given)))
+        yield
 
 
 @pytest.fixture

@@ -133,7 +133,8 @@ def test_a_state_that_is_read_after_its_update_is_copied() -> None:
     net, plan = to_plan(n.module(), fuse=False)
     assert check_plan(plan, net) == []
     compare(net, plan)
-    assert [r.message.split(":")[0] for r in plan.remarks] == ["state s is copied from %add.1"]
+    why = "the state as it was is read until then"
+    assert [r.message for r in plan.remarks] == [f"state s is copied from %add.1: {why}"]
 
 
 def test_pointwise_kernels_work_in_place() -> None:

@@ -277,6 +277,8 @@ def _check_reads(plan: Plan) -> Iterator[Diagnostic]:
         if name.partition(":")[0] in ("input", "param", "state", "loss_weights", "random"):
             for segment in segments:
                 written.add(segment.window, -1)
+    if "optimizer" in plan.bases:  # its state is there from the start
+        written.add(Window("optimizer", 0, (plan.bases["optimizer"].size_bytes,), (1,), "i8"), -1)
     for k, launch in enumerate(plan.launches):
         added = [w for w, add in zip(launch.writes, launch.add, strict=True) if add]
         for window in [*launch.reads, *added]:

@@ -43,17 +43,23 @@ def check_values(plan: Plan, net: FuncOp | None) -> list[Diagnostic]:
     errors = memory.place_arguments(net)
     if errors:
         return errors
-    forward_done = False
+    forward_done = step_done = False
     for k, launch in enumerate(plan.launches):
         if launch.phase != "forward" and not forward_done:
             forward_done = True
             errors = memory.compare(meaning, FORWARD_RESULTS, "at the end of the forward phase")
             if errors:
                 return errors
+        if launch.phase == "update" and not step_done:
+            step_done = True
+            errors = memory.compare(meaning, None, "before the update")
+            if errors:
+                return errors
+            memory.place_kept()
         errors = memory.run_launch(k, launch, meaning)
         if errors:
             return errors
-    return memory.compare(meaning, None, "at the end of the step")
+    return memory.compare(meaning, None, "at the end of the step") if not step_done else []
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------
@@ -217,6 +223,25 @@ class _Memory:
         """Whether launches may store over an argument: the net reads it for the last time, or gives it a new value."""
         return key.startswith("state:") or is_staged(key, self.plan.values[key][0].window)
 
+    def place_kept(self) -> None:
+        """What an update reads and no step makes: an optimizer's state, and the gaps between parameters or gradients.
+
+        Both are there, as zeros, from the start.
+        """
+        within_values = {name: np.zeros(owner.size, bool) for name, owner in self.owner.items()}
+        for key, segments in self.plan.values.items():
+            for segment in segments if key.partition(":")[0] in ("param", "grad") else ():
+                self.bytes_of(within_values, segment.window)[...] = True
+        for launch in self.plan.phase("update"):
+            for window in launch.reads:
+                if window.base not in ("params", "grads", "optimizer"):
+                    continue
+                found = self.bytes_of(self.owner, window)
+                is_gap = ~self.bytes_of(within_values, window).any(-1) & (found == 0).all(-1)
+                within = np.arange(ELEMENT_BYTES[window.dtype], dtype=np.uint64)
+                with np.errstate(over="ignore"):
+                    found[is_gap] = (_fresh([b"kept", repr(window).encode()], window.shape)[..., None] + within)[is_gap]
+
     def bytes_of(self, memory: dict[str, Array], window: Window) -> Array:
         """A view ``[.., itemsize]`` of one number a byte."""
         step = ELEMENT_BYTES[window.dtype]
@@ -268,7 +293,7 @@ class _Memory:
             if wrong:
                 return error(f"write {w} adds to {_where(window)}: {wrong}")
             written.append(_add(old, numbers))
-        notes = self.unknown(launch, reads, written, meaning)
+        notes = self.unknown(launch, reads, written, meaning) if launch.phase != "update" else []
         if notes:
             return error("computes a value that the net does not have", notes)
         if launch.scratch is not None:

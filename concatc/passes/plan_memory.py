@@ -225,7 +225,8 @@ class _Planner:
         x = op.operands[index]
         if self.placement[x].same_as(to) or x.tensor.numel == 0:
             return
-        self.moves.append(Move(op, index, f"{message}: {self._reason(x)}"))
+        to_state = to.root.slot is not None and to.root.slot.base == "states"
+        self.moves.append(Move(op, index, f"{message}: {self._reason(x, to_state)}"))
         self._put(position, op, Split(ways=1), [self.placement[x]], to, add=False)
 
     def _put(
@@ -239,8 +240,8 @@ class _Planner:
             position = max(position, self.placement.backward_start)
         self.schedule[position].append(Step(does, None, reads, [to], (add,), phase, op.loc))
 
-    def _reason(self, x: Value) -> str:
-        """Why ``x`` is not where an operation would have it."""
+    def _reason(self, x: Value, to_state: bool = False) -> str:
+        """Why ``x`` is not where an operation would have it, or (``to_state``) where the new value of a state goes."""
         root = self.placement[x].root
         source, steps, _ = self.placement.source(x)
         if source.op is None:
@@ -253,6 +254,8 @@ class _Planner:
             return f"it is a part of {_blob(source)}"
         if source is not x:
             return "others read it too"
+        if to_state:
+            return "the state as it was is read until then"
         if source.op is not None and is_op(source.op, "concat"):
             return "not all of its parts can be added in place"
         return "it is made before what it is added to"
