@@ -105,18 +105,23 @@ def check_rules(graph: Module, recompute: ChooseRecompute) -> None:
     assert [c.work for c in found] == sorted(c.work for c in found)
     needs = sorted({c.need_bytes for c in found})
     last = 0
-    last_work = None
+    last_work = last_least = None
     for limit in sorted({*needs, *(n - 1 for n in needs), needs[-1] * 2}):
         fitting = [c for c in found if c.need_bytes <= limit]
         search = first_that_fits(found, limit)
         if not fitting:
-            assert search is None
+            assert search is None and last_least is None
             continue
         assert search is not None
         assert search.need_bytes <= limit
+        # What can be met with less can be met with more, and the least peak within a budget never grows with it.
+        least = min(c.need_bytes for c in fitting)
+        assert last_least is None or least <= last_least
+        last_least = least
         assert search.work == min(c.work for c in fitting)
-        assert search.need_bytes >= last, "more budget gave a smaller plan than less budget"
-        assert last_work is None or search.work <= last_work, "more budget means no more recomputation"
+        # A larger budget is spent on computing less again.
+        assert search.need_bytes >= last
+        assert last_work is None or search.work <= last_work
         if limit >= default.need_bytes:
             assert search is default
         assert search.need_bytes <= default.need_bytes
@@ -220,6 +225,31 @@ def test_what_cannot_be_kept() -> None:
     assert str(found.loc) == "chain.cnet:1:5"
     assert "are inputs 2.1 KiB, parameters 98.3 KiB, gradients 98.3 KiB, outputs 128 B, arena" in found.notes[1]
     assert any("chain.cnet:5:" in note for note in found.notes[2:])
+
+
+def test_what_is_needed_and_what_is_given_never_read_alike() -> None:
+    """One byte less than what can be met: an error whose two amounts differ."""
+    with pytest.raises(UsageError) as caught:
+        compiled(max_memory="1KiB")
+    low, high = 1024, parse_bytes(caught.value.diagnostics[0].help.split()[3], "max_memory")
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            high = need(compiled(max_memory=middle))
+        except UsageError:
+            low = middle + 1
+    with pytest.raises(UsageError) as caught:
+        compiled(max_memory=low - 1)
+    message = caught.value.diagnostics[0].message
+    assert message == f"net chain needs {low} bytes at least; the budget is {low - 1} bytes"
+
+
+def test_the_report_says_what_a_budget_is_spent_on() -> None:
+    free = compiled()
+    tight = compiled(max_memory=need(free) - 1)
+    said = next(line for line in str(tight.memory).splitlines() if "budget: " in line)
+    amounts = [f"{n / 1024:.1f} KiB".replace(".0 ", " ") for n in (need(free) - 1, need(free), need(tight))]
+    assert said.strip().startswith("budget: {}; without it {}, with it {}; recompute ".format(*amounts))
 
 
 def test_inference_has_a_budget_too() -> None:

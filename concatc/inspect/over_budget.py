@@ -26,10 +26,11 @@ def over_budget(net: FuncOp, limit_bytes: int, update_bytes: int, default: Plan,
         for base in least.plan.bases.values()
         if base.size_bytes
     ]
+    needed, given = _apart(need, limit_bytes)
     if update_bytes:
         bases.append(f"optimizer {bytes_text(update_bytes)}")
     return Diagnostic(
-        f"net {net.sym_name} needs {bytes_text(need)} at least; the budget is {bytes_text(limit_bytes)}",
+        f"net {net.sym_name} needs {needed} at least; the budget is {given}",
         net.loc,
         notes=(
             f"without a budget it needs {bytes_text(planned_bytes(default) + update_bytes)}",
@@ -38,6 +39,12 @@ def over_budget(net: FuncOp, limit_bytes: int, update_bytes: int, default: Plan,
         ),
         help=f"a budget of {exact_text(need)} can be met; smaller dims, such as the batch size, need less",
     )
+
+
+def _apart(need: int, limit: int) -> tuple[str, str]:
+    """Two amounts as text; in bytes where they would read alike."""
+    texts = bytes_text(need), bytes_text(limit)
+    return texts if texts[0] != texts[1] else (f"{need} bytes", f"{limit} bytes")
 
 
 def _choice(candidate: Candidate) -> str:
