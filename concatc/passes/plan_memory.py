@@ -252,10 +252,10 @@ class _Planner:
             return f"it lies in %{root.owner}"
         if any(isinstance(step, Part) for step in steps):
             return f"it is a part of {_blob(source)}"
+        if to_state and not steps:
+            return "the state as it was is read until then"
         if source is not x:
             return "others read it too"
-        if to_state:
-            return "the state as it was is read until then"
         if source.op is not None and is_op(source.op, "concat"):
             return "not all of its parts can be added in place"
         return "it is made before what it is added to"
