@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -266,7 +268,7 @@ def test_both_phases_run_and_copy_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(JoinRows, "run", lambda self, module: None)
     apart = compile_net(TANH, "t.cnet", Options())
     assert len(apart.phase("train").plan.launches) > launches["train"]
-    other = concatc.compile_source(TANH)
+    other = concatc.compile_source(TANH, target="reference")
     other.init(seed=1)
     expected, expected_grads = other.forward(**data), other.backward()
     np.testing.assert_allclose(out["z"], expected["z"], rtol=0, atol=1e-5)
@@ -291,3 +293,29 @@ def test_the_report_says_what_was_joined() -> None:
     assert "<source>:8:26: linear of %a, %b, joined by concat %h, is one product over the joined rows" in str(
         net.memory
     )
+
+
+def test_under_a_budget_inputs_stay_where_they_are() -> None:
+    """Then nothing puts an input into a concat without a copy."""
+    joint = compile_net(TANH, "t.cnet", Options(max_memory=1 << 20)).phase("train").joint
+    assert products(joint)[1] == 4
+    joined, apart = joint.main.attributes["cnet.joined"]  # type: ignore[misc, union-attr]
+    assert str(joined).endswith("linear of %x, %y, joined by concat %h, is one product over the joined rows")
+    assert str(apart).endswith(
+        "linear of %a, %b, joined by concat %x.joined, stays apart: %a is the input of that name"
+    )
+
+
+@pytest.mark.parametrize("level", ["graph", "split", "joint", "kernels", "plan", "loops"])
+def test_dumps_run_as_the_net_does(level: str, tmp_path: Path) -> None:
+    net = concatc.compile_source(TANH)
+    net.init(seed=1)
+    path = tmp_path / "net.mlir"
+    path.write_text(net.ir(level))
+    again = concatc.compile(path)
+    again.init(seed=1)
+    data = arrays(3, 2)
+    np.testing.assert_array_equal(again.forward(**data)["loss"], net.forward(**data)["loss"])
+    found, expected = again.backward(), net.backward()
+    for name, grad in expected.items():
+        np.testing.assert_array_equal(found[name], grad)
