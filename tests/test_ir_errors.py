@@ -84,8 +84,11 @@ def test_errors_in_a_line(line: str) -> None:
 
 
 TEXTS = {
-    "": "1:1: expected `module`, found the end of the text",
-    "func.func @f()": "1:1: expected `module`, found `func.func`",
+    "": "1:1: expected `module` or `func.func`, found the end of the text",
+    "func.func @f() {": "1:17: expected an operation, found the end of the text",
+    "func.func private @f() func.func private @f()": "1:24: there are two functions @f",
+    "func.func private @f() }": "1:24: expected an operation, found `}`",
+    "func.func private @f() module @m {}": "1:24: unknown operation module",
     "module @m {": "1:12: expected an operation, found the end of the text",
     "module @m {} x": "1:14: expected the end of the text, found `x`",
     "module @m { func.func @f() {} }": "1:28: @f does not end in func.return",

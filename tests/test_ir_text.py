@@ -422,3 +422,12 @@ def test_true_is_written_alone_only_where_mlir_takes_it() -> None:
     text = print_module(Module("m", [func]), PLAIN)
     assert '"cnet.x"() {a, b = false}' in text
     assert "} {cnet.a = true}" in text
+
+
+def test_functions_alone_are_a_module() -> None:
+    """As in MLIR; aliases may stand before them."""
+    functions = "func.func @f(%x: !t) -> !t { func.return %x : !t } func.func private @g()"
+    alone = parse_module("!t = tensor<4xf32> " + functions)
+    inside = parse_module("!t = tensor<4xf32> module { " + functions + " }")
+    assert alone.sym_name == "" and [f.sym_name for f in alone.functions] == ["f", "g"]
+    assert print_module(alone) == print_module(inside)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from concatc.cli.main import exit_code
 from concatc.ir.parser import parse_module
 from concatc.ir.printer import Style, print_module
 from concatc.ir.verifier import verify
@@ -34,9 +35,17 @@ def test_every_pass_has_a_section() -> None:
     assert sorted(set(load_all_passes()) - set(named)) == []
 
 
+@pytest.mark.parametrize("pipeline", SECTIONS)
+def test_examples_can_be_pasted(pipeline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``concatc opt`` takes them as they stand."""
+    (tmp_path / "in.mlir").write_text(SECTIONS[pipeline][3], encoding="utf-8")
+    assert exit_code(["opt", str(tmp_path / "in.mlir"), "--passes", pipeline, "--plain"]) == 0
+    assert capsys.readouterr().out.startswith("module {\n  func.func @net(")
+
+
 def run(pipeline: str, text: str) -> str:
     """The functions after a pipeline, less the module around them."""
-    module = parse_module("module @doc {" + text + "}")
+    module = parse_module(text)
     verify(module)
     for pass_ in parse_pipeline(pipeline):
         pass_.run(module)

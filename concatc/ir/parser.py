@@ -2,9 +2,9 @@
 
     module @m { func.func @f(%x: tensor<4xf32>) -> tensor<4xf32> { func.return %x : tensor<4xf32> } }
 
-Reads ops in MLIR's generic form, and the ops of MLIR's own dialects in the syntax that ``std_syntax`` lists.  A text
-is data: nothing in it is run, and its size bounds the memory that reading takes.  What is wrong ends in a
-:class:`ConcatcError` with file, line and column.
+Functions alone are a module without a name, as in MLIR.  Reads ops in MLIR's generic form, and the ops of MLIR's own
+dialects in the syntax that ``std_syntax`` lists.  A text is data: nothing in it is run, and its size bounds the memory
+that reading takes.  What is wrong ends in a :class:`ConcatcError` with file, line and column.
 """
 
 from __future__ import annotations
@@ -96,28 +96,36 @@ class Parser(Reader):
 
     # -- operations ------------------------------------------------------------------------------------------------
     def module(self) -> Module:
-        """The whole text."""
+        """The whole text: a module, or functions, which a module is put around."""
         while self.token.kind == "alias":
             self._alias()
+        if self.at("func.func"):
+            module = Module("")
+            self._functions(module, "end")
+            return module
         if not (self.accept("module") or self.accept("builtin.module")):
-            self.expected("`module`")
+            self.expected("`module` or `func.func`")
         name = self.symbol() if self.token.kind == "symbol" else ""
         module = Module(name, attributes=self.dictionary() if self.accept("attributes") else {})
         self.expect("{")
-        block = module.regions[0].block
+        self._functions(module, "}")
+        self.expect("}")
+        self.location()
+        if self.token.kind != "end":
+            self.expected("the end of the text")
+        return module
+
+    def _functions(self, module: Module, closing: str) -> None:
+        """Operations up to the closing token."""
         seen: set[str] = set()
-        while not self.accept("}"):
+        while not self.at(closing) and self.token.kind != closing:
             start = self.token
             op = self.operation()
             if isinstance(op, FuncOp):
                 if op.sym_name in seen:
                     self.fail(f"there are two functions @{op.sym_name}", start)
                 seen.add(op.sym_name)
-            block.append(op)
-        self.location()
-        if self.token.kind != "end":
-            self.expected("the end of the text")
-        return module
+            module.regions[0].block.append(op)
 
     def _alias(self) -> None:
         token = self.advance()
