@@ -65,3 +65,11 @@ def test_a_plan_at_another_batch_size_is_checked() -> None:
     assert plan.at({"n": 7}, addresses).launches
     with pytest.raises(AssertionError, match="launch"):
         plan.at({"n": 7}, replace(addresses, starts=addresses.starts * 0))
+
+
+def test_gradients_that_the_caller_gives_are_there() -> None:
+    """At sizes where the form alone is checked, too."""
+    text = "net f(n = 4) { input x: f32[n, 5]; y = linear(x, 3); output y }"
+    plan = compiler.compile_net(text, "f.cnet", compiler.Options(output_grads=True)).phase("train").plan
+    assert "output_grad:y" in plan.values
+    assert check_plan(plan) == check_plan(plan, simulated_bytes=0) == []

@@ -274,7 +274,7 @@ def _check_reads(plan: Plan) -> Iterator[Diagnostic]:
     """
     written = _Written()
     for name, segments in plan.values.items():
-        if name.partition(":")[0] in ("input", "param", "state", "loss_weights", "random"):
+        if name.partition(":")[0] in ARGUMENT_BASES:
             for segment in segments:
                 written.add(segment.window, -1)
     if "optimizer" in plan.bases:  # its state is there from the start
