@@ -15,8 +15,10 @@ from concatc.ir.clone import clone_module
 from concatc.ir.core import Module
 from concatc.op import is_op
 from concatc.passes.derive_backward import DeriveBackward
+from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.join_rows import JoinRows
+from concatc.passes.split_loss_over_concat import MergeLossesOverConcat, SplitLossOverConcat
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from tests.ir_text import dedent, plain, short_text
@@ -24,7 +26,7 @@ from tests.short_ir import function
 from tests.small_nets import check_gradients, data_for, run64
 from tests.values import assert_same_values
 
-ARGS = "%a: tensor<4x3xf32>, %b: tensor<2x3xf32>, %w: tensor<5x3xf32>, %v: tensor<5x3xf32>, %u: tensor<3x5xf32>"
+ARGS = "%a: tensor<4x3xf32>, %b: tensor<2x3xf32>, %w: tensor<5x3xf32>, %v: tensor<5x3xf32>, %u: tensor<5x5xf32>"
 
 
 def joined(body: str, args: str = ARGS, options: JoinRows | None = None) -> tuple[str, tuple[object, ...]]:
@@ -105,6 +107,38 @@ def test_windows_of_one_blob_are_the_blob() -> None:
     assert text == "%c = linear(%a, %w)\nreturn(%c)"
 
 
+POOLED = """
+    %ya = conv(%a, %w) {stride=array<i64: 1, 1>, pad=array<i64: 1, 1>}
+    %yb = conv(%b, %w) {stride=array<i64: 1, 1>, pad=array<i64: 1, 1>}
+    %pa, %ia = max_pool(%ya) {kernel=array<i64: 2, 2>, stride=array<i64: 2, 2>}
+    %pb, %ib = max_pool(%yb) {kernel=array<i64: 2, 2>, stride=array<i64: 2, 2>}
+    %fa = flatten(%pa) {axis=1}
+    %fb = flatten(%pb) {axis=1}
+    %za = linear(%fa, %u)
+    %zb = linear(%fb, %u)
+    %c = concat(%za, %zb) {axis=0}
+    return(%c)
+    """
+IMAGES = "%a: tensor<4x2x4x4xf32>, %b: tensor<3x2x4x4xf32>, %w: tensor<3x2x3x3xf32>, %u: tensor<48x12xf32>"
+
+
+def test_pools_and_views_go_along() -> None:
+    text, _ = joined(POOLED, IMAGES)
+    assert [line.partition(" = ")[2].partition("(")[0] for line in text.splitlines()[:-1]] == [
+        "concat",
+        "conv",
+        "max_pool",
+        "flatten",
+        "linear",
+    ]
+
+
+def test_not_where_the_places_of_maxima_are_read() -> None:
+    text, lines = joined(POOLED.replace("return(%c)", "return(%c, %ib)"), IMAGES)
+    assert text.count("conv(") == 2 and text.count("linear(") == 1
+    assert lines[1] == "conv stays apart before concat %fa.joined: another result of max_pool %pb is read too"
+
+
 def test_without_a_backward_pass_only_a_product_over_inputs() -> None:
     inference = JoinRows(keeps=False)
     text, lines = joined(TOWERS, options=inference)
@@ -124,6 +158,11 @@ APART = {
         "%y = linear(%a, %w)\n%t = transpose(%w) {perm=array<i64: 1, 0>}\n"
         "%z = linear(%b, %t) {transpose=true}\n%c = concat(%y, %z) {axis=0}\nreturn(%c)",
         None,
+    ),
+    "rows on the way are larger": (
+        "%y = linear(%a, %w)\n%z = linear(%b, %w)\n%r = linear(%y, %o)\n%s = linear(%z, %o)\n"
+        "%c = concat(%r, %s) {axis=0}\nreturn(%c)",
+        "stays apart: rows of %y are larger than those of %c, and all would be alive at once",
     ),
     "columns are joined": (
         "%y = linear(%a, %w)\n%z = linear(%a, %w)\n%c = concat(%y, %z) {axis=1}\nreturn(%c)",
@@ -160,11 +199,21 @@ APART = {
 @pytest.mark.parametrize("name", APART)
 def test_stays_apart(name: str) -> None:
     body, said = APART[name]
-    args = ARGS + ", %k: tensor<3xf32>"
+    args = ARGS + ", %k: tensor<3xf32>, %o: tensor<4x5xf32>"
     module = function(args, body)
     text, lines = joined(body, args)
     assert text == short_text(module.main.body)
     assert [str(line).endswith(said or "") for line in lines] == ([] if said is None else [True])
+
+
+def test_kernels_stay_as_they_are() -> None:
+    module = function(ARGS, PAIR + "return(%c)")
+    Fuse().run(module)
+    before = plain(module)
+    JoinRows().run(module)
+    SplitLossOverConcat().run(module)
+    MergeLossesOverConcat().run(module)
+    assert plain(module) == before
 
 
 def test_a_parameter_is_not_moved() -> None:
@@ -190,8 +239,8 @@ NET = """net t(n = 3, m = 2) {{
     input a: f32[n, 4]
     input b: f32[m, 4]
     input label: i32[n + m]
-    layer e = linear(6)
-    layer f = linear(5)
+    layer e = linear(5)
+    layer f = linear(6)
     {statement}
     h = concat(f(x), f(y), axis=0)
     z = h |> relu |> linear(3)

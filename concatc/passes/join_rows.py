@@ -17,8 +17,9 @@ What decides are bytes that do not depend on the sizes of batches, so that every
 - no byte is copied for the joined value: its parts are inputs of the net, or made by operations and in no other
   concat, so that they are written to their windows; a parameter, a result of the net or a part of another value is not
   moved;
-- nothing lives longer.  What a backward pass reads is kept anyway; without one (``keeps=false``) only one
-  product over inputs is joined, since between two of them all batches would be alive at once.
+- no row that is made on the way is larger than a row of the concat: of joined batches all rows, and their gradients,
+  are alive at once, where of batches apart those of one are.  What a backward pass reads is kept anyway; without
+  one (``keeps=false``) only one product over inputs is joined.
 
 Invariant: no concat of rows joins what such chains make.  Values are the same but for rounding.  The net says what
 was joined, and of which products that share a weight it was not, and why: ``cnet.joined``.
@@ -26,6 +27,7 @@ was joined, and of which products that share a weight it was not, and why: ``cne
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from concatc.ir.core import Module, Operation, Value
@@ -82,7 +84,7 @@ class ConcatOfProducts(Pattern):
         if typed.axis != 0:
             return False
         chain, end = _chain(op, rw.maker)
-        reasons = [self._reason(chain[: k + 1]) for k in range(len(chain))]
+        reasons = [self._reason(chain[: k + 1], op.result) for k in range(len(chain))]
         movable = [k for k, step in enumerate(chain) if reasons[k] is None and self._is_product(step)]
         if not movable:
             self._explain(op, chain, reasons, end)
@@ -93,9 +95,7 @@ class ConcatOfProducts(Pattern):
         value = b.concat(*steps[-1].parts, axis=0, names=[joined_name(steps[-1].parts)])
         for step in reversed(steps):
             b.loc = step.first.loc
-            operands = [value if k == step.at else v for k, v in enumerate(step.first.operands)]
-            name = op.result.name if step is steps[0] else joined_name(tuple(m.result for m in step.makers))
-            (value,) = b.emit(op_of(step.first), operands, [name])
+            value = step.emit(value, b, op.result.name if step is steps[0] else joined_name(step.results))
         rw.replace(op, [value])
         return True
 
@@ -111,9 +111,13 @@ class ConcatOfProducts(Pattern):
     def _is_product(self, step: SameRows) -> bool:
         return step.shares and self._iterations.of(step.first).kind == "contraction"
 
-    def _reason(self, steps: list[SameRows]) -> str | None:
+    def _reason(self, steps: list[SameRows], joined: Value) -> str | None:
         """Why these steps, the last one uppermost, are not moved; None where they may be."""
         parts = steps[-1].parts
+        made = [part for step in steps for part in step.parts if part.op is not None]
+        larger = next((part for part in made if _row_numel(part) > _row_numel(joined)), None)
+        if larger is not None:
+            return f"rows of %{larger.name} are larger than those of %{joined.name}, and all would be alive at once"
         if not self.options.keeps:
             if sum(self._iterations.of(step.first).kind != "pointwise" for step in steps) > 1:
                 return "all batches would be alive at once between two products"
@@ -128,12 +132,16 @@ class ConcatOfProducts(Pattern):
             self.lines[op] = _line(op, chain[found[-1]], f"stays apart: {reasons[found[-1]]}")
             return
         above = end.alike
-        while above is not None and self._iterations.of(above).kind == "pointwise":
+        while above is not None and self._iterations.of(above).kind != "contraction":
             at = row_operand(above)
             above = above.operands[at].op if at is not None else None
-        if above is not None and len(above.operands) > 1 and self._iterations.of(above).kind == "contraction":
+        if above is not None and len(above.operands) > 1:
             what = f"{short_name(above)} stays apart before concat %{op.result.name}"
             self.lines[op] = f"{place(above)}{what}: {end.reason}"
+
+
+def _row_numel(value: Value) -> int:
+    return math.prod(value.shape[1:])
 
 
 def _chain(concat: Operation, maker_of: Maker) -> tuple[list[SameRows], Apart]:

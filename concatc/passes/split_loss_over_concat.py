@@ -24,13 +24,13 @@ from dataclasses import dataclass
 
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.rewrite import Pattern, Rewriter
-from concatc.op import DIALECT, Builder, Op, is_op, op_of
+from concatc.op import Builder, Op, is_op, op_of
 from concatc.ops.concat import Concat
 from concatc.ops.mul_scalar import MulScalar
 from concatc.passes.concat_algebra import ConcatOfSlices, SliceOfConcat
 from concatc.passes.graph import is_backward, short_name
 from concatc.passes.patterns import builder_before, made_by, rewrite_function
-from concatc.passes.rows import Apart, joined_name, place, row_operand, same_rows, say
+from concatc.passes.rows import Apart, is_known, joined_name, place, row_operand, rule_of, same_rows, say
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,7 @@ class ConcatOfSame(Pattern):
             return False
         b = builder_before(op, rw)
         joined = b.concat(*same.parts, axis=0, names=[joined_name(same.parts)])
-        operands = [joined if k == same.at else v for k, v in enumerate(same.first.operands)]
-        rw.replace(op, b.emit(op_of(same.first), operands))
+        rw.replace(op, [same.emit(joined, b, op.result.name)])
         return True
 
 
@@ -215,12 +214,12 @@ def _losses(func: FuncOp) -> dict[Operation, None]:
 
 def _sums_rows(op: Operation) -> bool:
     """Whether the op says of itself when it is a sum over rows."""
-    return op.name.startswith(DIALECT) and type(op_of(op)).row_factor is not Op.row_factor
+    return is_known(op) and type(rule_of(op)).row_factor is not Op.row_factor
 
 
 def _row_factor(op: Operation) -> float | None:
     """What a sum over rows is multiplied by; None where the operation is none."""
-    return op_of(op).row_factor([x.tensor for x in op.operands]) if _sums_rows(op) else None
+    return rule_of(op).row_factor([x.tensor for x in op.operands]) if _sums_rows(op) else None
 
 
 def _rows_from_concat(rw: Rewriter, value: Value) -> tuple[Operation, list[Operation]] | None:
@@ -234,7 +233,7 @@ def _rows_from_concat(rw: Rewriter, value: Value) -> tuple[Operation, list[Opera
             return (concat, between[::-1]) if joins_rows else None
         step = rw.maker(value)
         at = None if step is None else row_operand(step)
-        if step is None or at is None:
+        if step is None or at is None or len(step.results) > 1:
             return None
         between.append(step)
         value = step.operands[at]
