@@ -14,7 +14,7 @@ from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.check_plan import check_plan
 from concatc.passes.cut_kernel import Cut, find_cut
 from concatc.passes.kernel_edit import KernelEdit
-from concatc.passes.plan_memory import traffic_of
+from concatc.passes.plan_memory import PlanMemory, traffic_of
 from concatc.passes.verify import verify
 from concatc.targets.reference.interpreter import run_function
 from tests.nets.section5 import NETS
@@ -168,6 +168,71 @@ def test_a_sum_is_taken_into_the_kernel_of_the_later_contribution() -> None:
     n.loss(n.call("sum", n.b.square(n.b.add(a, b))))
     _, plan = checked(n)
     assert moved(plan) == (0, 0)
+
+
+def test_a_sum_of_parts_is_added_where_it_is_read() -> None:
+    """Nothing can be added to a part of another value, and none of the parts has a kernel: their reader adds them."""
+    n = NetBuilder()
+    p, q = n.b.slice(n.b.exp(n.state("x", 4, 8)), sizes=(4, 4), axis=1)
+    n.output("y", n.b.tanh(n.b.accumulate(p, q)))
+    n.output("z", n.b.concat(n.b.exp(q), n.b.exp(p), axis=0))
+    net, plan = checked(n)
+    assert ["accumulate", "tanh"] in kernels(net)
+    assert moved(plan) == (0, 0)
+
+
+# -- reshapes ----------------------------------------------------------------------------------------------------------
+
+
+def shuffled(n: NetBuilder, x: Value, groups: int) -> Value:
+    """Of eight channels 0, 4, 1, 5, .. for two groups; 0, 2, .. 1, 3, .. for four."""
+    halves = n.call("transpose", n.call("reshape", x, shape=(2, groups, 8 // groups, 3)), perm=(0, 2, 1, 3))
+    return n.call("reshape", halves, shape=(2, 8, 3))
+
+
+def test_halves_of_a_concat_are_reshaped_alone() -> None:
+    """Each half is every other channel of the result; no strides express both."""
+    n = NetBuilder()
+    x = n.input("x", 2, 4, 3)
+    n.output("y", n.b.tanh(shuffled(n, n.named("u", n.b.concat(n.b.exp(x), n.b.sigmoid(x), axis=1)), 2)))
+    net, plan = checked(n)
+    assert moved(plan) == (0, 0)
+    assert [(s.window.shape, s.window.strides[:2]) for s in plan.values["u"]] == [((2, 4, 3), (24, 6))] * 2
+    assert all(op.result.shape != (2, 8, 3) or op.result.uses for op in net.ops if op.name == "cnet.reshape")
+
+
+def test_what_is_sliced_is_reshaped_in_parts() -> None:
+    """And so for the gradient of a shuffle of a concat, or any slice behind a reshape."""
+    n = NetBuilder()
+    p, q = n.b.slice(shuffled(n, n.b.exp(n.input("x", 2, 8, 3)), 4), sizes=(4, 4), axis=1)
+    n.output("y", n.b.tanh(p))
+    n.output("z", n.b.tanh(q))
+    _, plan = checked(n)
+    assert moved(plan) == (0, 0)
+
+
+def test_what_cannot_be_reshaped_in_parts_is_copied() -> None:
+    """The cut goes through a pair of channels."""
+    n = NetBuilder()
+    p, q = n.b.slice(shuffled(n, n.b.exp(n.input("x", 2, 8, 3)), 4), sizes=(3, 5), axis=1)
+    n.output("y", n.b.tanh(p))
+    n.output("z", n.b.tanh(q))
+    _, plan = checked(n)
+    assert moved(plan) == (192, 0)
+
+
+def test_a_block_is_laid_out_for_the_reshape_of_what_lies_in_it() -> None:
+    n = NetBuilder()
+    x = n.input("x", 2, 4, 3, 5)
+    n.output(
+        "y",
+        n.b.tanh(n.call("reshape", n.call("transpose", n.named("h", n.b.exp(x)), perm=(0, 2, 1, 3)), shape=(2, 3, 20))),
+    )
+    net = to_kernels(n.module(), avoid_copies=False).main
+    plan = PlanMemory().plan(Module("m", [net]))
+    (h,) = plan.values["h"]
+    assert h.window.strides == (60, 5, 20, 1)
+    assert plan.remarks == []
 
 
 def test_a_blob_in_two_concats_is_stored_twice() -> None:

@@ -252,6 +252,15 @@ SIZES = {
     "channel statistics over rows": "z = concat(x, relu(x), axis=1) |> batch_norm\n loss mean(square(linear(z, 3)))",
     "norms": "loss mean(square(l2_normalize(layer_norm(x) * 2.0)))",
     "rows times a number": "z = reshape(x, [n * 3, 2])\n loss mean(square(linear(z, 17)))",
+    "rows in another order": "q = x |> linear(8) |> reshape([n, 2, 4]) |> transpose([0, 2, 1]) |> relu\n"
+    "h = matmul(q, q, transpose_b=true) |> reshape([n, 2, 2, 2, 2]) |> transpose([0, 3, 1, 2, 4]) |> reshape([n, 16])\n"
+    "loss mean(square(linear(h, 3)))",
+    "every other column": "u = concat(linear(x, 4), relu(linear(x, 4)), axis=1) |> reshape([n, 2, 4])\n"
+    "loss mean(square(u |> transpose([0, 2, 1]) |> reshape([n, 8]) |> linear(3)))",
+    "a sum that is read in parts": "t = x |> linear(6) |> relu\n u = t |> linear(6) |> relu\n"
+    "loss mean(square(concat(t + u, u, t, axis=1) |> linear(6)))",
+    "a residual over two batches": "a = relu(linear(x, 5))\n h = concat(a, relu(linear(x, 5)), axis=0)\n"
+    "loss mean(square(linear(h + relu(linear(h, 5)), 3)))\n loss mean(square(linear(a, 3))) as one",
     "one more than a batch": "param p: f32[1, 6]\n"
     "z = concat(p, x, axis=0)\n output relu(z) as out\n loss mean(square(z))",
 }

@@ -32,7 +32,6 @@ MOVED = {
     "rows_and_columns": (0, 32),
     "join_input_parameter_and_constant": (32, 0),  # the parameter: z is as small as it is
     "output_is_read_on": (0, 24),  # the second return of a
-    "input_feeds_two": (32, 0),  # its gradient by the concat, as large as what segments would read again
     "shifted_update": (60, 48),  # the gradient, stored and added one row further on, and two rows of zeros
     "shared_cotangent": (0, 32),  # s.grad is added to the gradients of a and of b
     "kept_blobs": (32, 32),  # kept parts and their gradients are results of their own

@@ -1,9 +1,12 @@
 """What can be done instead of a copy, and how many bytes it moves.
 
+    reshape in parts  what is joined above a reshape, or cut below it,     nothing
+                      is reshaped by itself
     segmented read    each reader of a concat reads it in parts            what the parts share is read once a part,
                                                                            a sum over the axis is added up in memory
     segmented write   the maker of what is sliced makes it in parts        the same
     sum taken in      the maker of a later contribution adds an earlier    that is read
+    sum read apart    the reader of a sum adds one contribution itself     that is read
     second store      the maker stores its result once more                that is written
     copy              a launch of its own                                  read and written
 
@@ -24,6 +27,7 @@ from concatc.passes.graph import is_backward
 from concatc.passes.iteration import Iterations
 from concatc.passes.kernel_edit import KernelEdit
 from concatc.passes.plan_memory import Move
+from concatc.passes.reshape_parts import views_above_slice, views_below_concat
 from concatc.passes.storage import concat_parts, views_of
 
 
@@ -36,12 +40,13 @@ class Choice:
     make: Callable[[KernelEdit], None]
 
 
-def choices_of(func: FuncOp, moves: Sequence[Move]) -> list[Choice]:
-    """The best choice for each of the ``moves`` that has one."""
+def choices_of(func: FuncOp, moves: Sequence[Move], rank: int = 0) -> list[Choice]:
+    """The best choice for each of the ``moves`` that has one; with ``rank`` the second best, and so on."""
     finder = _Finder(func)
     found: list[Choice] = []
     for op, group in itertools.groupby(moves, key=lambda move: move.op):
-        found += finder.choices(op, [move.index for move in group])
+        ways = finder.ways(op, [move.index for move in group])
+        found += ways[rank] if rank < len(ways) else []
     return found
 
 
@@ -51,29 +56,31 @@ class _Finder:
         self.place = {op: k for k, op in enumerate(func.ops)}
         self.iterations = Iterations()
 
-    def choices(self, op: Operation, indices: list[int]) -> list[Choice]:
-        """What to do about these operands of ``op``."""
-        alone: list[Choice] = []
+    def ways(self, op: Operation, indices: list[int]) -> list[list[Choice]]:
+        """What can be done about these operands of ``op``, the best first: choices for each, or one for all of them."""
+        ways: list[list[Choice]] = []
         total = 0
         for index in indices:
             x = op.operands[index]
             copied = (3 if is_op(op, "accumulate") else 2) * x.tensor.size_bytes
-            best = min(self._choices(op, index, x), key=lambda c: c.bytes, default=None)
-            if best is not None and best.bytes < copied:
-                alone.append(best)
-                total += best.bytes
-                continue
-            total += copied
+            found = sorted((c for c in self._choices(op, index, x) if c.bytes < copied), key=lambda c: c.bytes)
+            total += found[0].bytes if found else copied
+            ways += [[] for _ in range(len(ways), len(found))]
+            for way, choice in zip(ways, found, strict=False):
+                way.append(choice)
         if is_op(op, "concat"):
             together = self._segmented_read(op, indices)
-            if together is not None and together.bytes <= total:
-                return [together]
-        return alone
+            if together is not None:
+                ways.insert(0 if together.bytes <= total else 1, [together])
+        return ways
 
     def _choices(self, op: Operation, index: int, x: Value) -> Iterator[Choice]:
+        if is_op(op, "reshape", "flatten"):
+            yield from self._in_parts(op)
         yield from self._segmented_write(x)
         if is_op(op, "accumulate"):
             yield from self._taken_in(op, index, x)
+            yield from self._read_apart(op, x, index)
         yield from self._second_store(op, index, x)
 
     # -- segments --------------------------------------------------------------------------------------------------
@@ -105,6 +112,12 @@ class _Finder:
         size = sum(_shared_bytes(cut, len(extents)) for _, cut in cuts)
         return Choice(size, [concat, *joins, *(reader for reader, _ in cuts)], make)
 
+    def _in_parts(self, view: Operation) -> Iterator[Choice]:
+        """``slice(reshape(x)) -> reshape(slice(x))``, ``reshape(concat(a, b)) -> concat(reshape(a), reshape(b))``."""
+        for parted in (views_above_slice(view), views_below_concat(view)):
+            if parted is not None:
+                yield Choice(0, [parted.op, *parted.views], parted.make)
+
     def _segmented_write(self, x: Value) -> Iterator[Choice]:
         """``slice(f(d)) -> f(slice(d))``   where x is a slice of what a kernel makes."""
         op = x.op
@@ -132,6 +145,27 @@ class _Finder:
             if (x.op is None or self.place[x.op] < self.place[kernel]) and is_backward(kernel) == is_backward(sum):
                 yield _sum_in(kernel, sum, index, result)
                 return
+
+    def _read_apart(self, sum: Operation, x: Value, index: int) -> Iterator[Choice]:
+        """``f(accumulate(u, x)) -> f'(u, x)``   where f is pointwise, and nothing else reads the sum."""
+        if len(sum.result.uses) != 1 or len(dict.fromkeys(sum.operands)) < 2:
+            return
+        (use,) = sum.result.uses
+        reader = use.op
+        if reader.name != "cnet.kernel" or is_backward(reader) != is_backward(sum):
+            return
+        # What is read with the sum must stay one operand each.
+        if any(v in reader.operands for v in sum.operands) or not self._maps(reader, use.index):
+            return
+        yield Choice(x.tensor.size_bytes, [sum, reader], lambda edit: edit.read_apart(sum, index))
+
+    def _maps(self, kernel: Operation, operand: int) -> bool:
+        """Whether a kernel computes each element once, from the element of the operand at the same index."""
+        *ops, _ = kernel.regions[0].block.ops
+        uses = kernel.regions[0].block.args[operand].uses
+        return all(self.iterations.of(op).kind == "pointwise" for op in ops) and all(
+            use.op in ops and self.iterations.of(use.op).reads[use.index].identity for use in uses
+        )
 
     def _second_store(self, op: Operation, index: int, x: Value) -> Iterator[Choice]:
         """``x -> x, x``   where a kernel of the same half makes x, or what x is another shape of."""

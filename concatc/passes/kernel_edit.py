@@ -100,6 +100,33 @@ class KernelEdit:
             self._instead[sum] = []
             sum.set_operands([])
 
+    def read_apart(self, sum: Operation, index: int) -> None:
+        """Let the kernel that alone reads ``sum`` add contribution ``index`` to the others itself."""
+        (use,) = sum.result.uses
+        reader, x = use.op, sum.operands[index]
+        block = reader.regions[0].block
+        whole = block.args[use.index]
+        readers = list(whole.uses)
+        reader.set_operands([*reader.operands, x])
+        part = block.add_arg(x.type, f"{x.name}_")
+        attributes = {k: v for k, v in sum.attributes.items() if k in PROVENANCE}
+        order = [part, whole] if index == 0 else [whole, part]
+        total = Operation("cnet.accumulate", order, [whole.type], attributes, loc=sum.loc, result_names=[whole.name])
+        block.insert_before(block.ops[0], total)
+        for reading in readers:
+            reading.op.set_operand(reading.index, total.result)
+        left = [v for k, v in enumerate(sum.operands) if k != index]
+        sum.set_operands(left)
+        if len(left) == 1:
+            sum.result.replace_all_uses_with(left[0])
+            self._instead[sum] = []
+            sum.set_operands([])
+
+    def replace(self, op: Operation, ops: list[Operation]) -> None:
+        """Let ``ops`` stand in place of ``op``, whose results nothing reads any more."""
+        self._instead[op] = ops
+        op.set_operands([])
+
     def flatten(self, outer: Operation, concat: Operation) -> None:
         """Let a concat of a concat join the parts of both."""
         outer.set_operands([y for x in outer.operands for y in (concat.operands if x is concat.result else [x])])
@@ -143,10 +170,12 @@ class KernelEdit:
         sizes = [[v.shape[axis] for v in row] for row in (concat.operands, op.results)]
         for before, after in _runs(*sizes):
             sources, results = [concat.operands[k] for k in before], [op.results[k] for k in after]
-            source = sources[0] if len(sources) == 1 else _concat(ops, sources, axis, op.operands[0].name, op)
+            source = sources[0] if len(sources) == 1 else append_concat(ops, sources, axis, op.operands[0].name, op)
             values = [source]
             if len(results) > 1:
-                values = _slice(ops, source, axis, [r.shape[axis] for r in results], [r.name for r in results], op)
+                values = append_slice(
+                    ops, source, axis, [r.shape[axis] for r in results], [r.name for r in results], op
+                )
             for result, value in zip(results, values, strict=True):
                 result.replace_all_uses_with(value)
         op.set_operands([])
@@ -163,21 +192,21 @@ class KernelEdit:
         ops = self._behind.setdefault(op, [])
         groups = [[op.operands[k] for k in members] for members, _ in runs]
         return [
-            group[0] if len(group) == 1 else _concat(ops, group, axis, f"{value.name}.part{k}", op)
+            group[0] if len(group) == 1 else append_concat(ops, group, axis, f"{value.name}.part{k}", op)
             for k, group in enumerate(groups)
         ]
 
     def _slices(self, value: Value, axis: int, extents: tuple[int, ...]) -> list[Value]:
         names = [f"{value.name}.part{k}" for k in range(len(extents))]
         ops = self._first if value.op is None else self._behind.setdefault(value.op, [])
-        return _slice(ops, value, axis, extents, names, value.op)
+        return append_slice(ops, value, axis, extents, names, value.op)
 
     def _joined(
         self, ops: list[Operation], kernel: Operation, parts: list[Value], value: Value, axis: int | None = None
     ) -> Value:
         """The parts of a value as one: joined where it is cut along ``axis``, else added."""
         if axis is not None:
-            return _concat(ops, parts, axis, value.name, kernel)
+            return append_concat(ops, parts, axis, value.name, kernel)
         if len(parts) == 1:
             return parts[0]
         total = Operation("cnet.accumulate", parts, [value.type], provenance_of(kernel), loc=kernel.loc)
@@ -195,7 +224,7 @@ def _segment_kernel(kernel: Operation, number: int, segment: Segment, operands: 
     return Operation("cnet.kernel", operands, types, kernel.attributes, [region], kernel.loc, part_names)
 
 
-def _concat(ops: list[Operation], values: Sequence[Value], axis: int, name: str, like: Operation) -> Value:
+def append_concat(ops: list[Operation], values: Sequence[Value], axis: int, name: str, like: Operation) -> Value:
     """Append a concat to ``ops``; it belongs to the half of ``like``."""
     shape = list(values[0].shape)
     shape[axis] = sum(v.shape[axis] for v in values)
@@ -205,7 +234,7 @@ def _concat(ops: list[Operation], values: Sequence[Value], axis: int, name: str,
     return ops[-1].result
 
 
-def _slice(
+def append_slice(
     ops: list[Operation], value: Value, axis: int, extents: Sequence[int], names: list[str], like: Operation | None
 ) -> list[Value]:
     """Append a slice to ``ops``; it belongs to the half of ``like``."""

@@ -6,7 +6,8 @@
     return %g                       %g lies in its slot of outputs or grads
     %d = concat(%a, %x)             the caller puts input %x into %d
 
-Every value gets at most one parent: a value (or slot) and the steps that lead from its place to this one's.
+Every value gets at most one parent: a value (or slot) and the steps that lead from its place to this one's.  One that
+gets none starts a block, and `root_layouts` says in which order it lies there.
 Operations are visited from the last to the first, so that what reads a value has said where it wants it before the
 value is met; the first of conflicting wishes that can hold is granted, and `plan-memory` copies for the others.  What
 must never happen is decided here, by time: a sum is made in place only if nothing reads the old bytes afterwards.
@@ -23,18 +24,11 @@ from concatc.op import is_op
 from concatc.passes.elementwise import maps_elementwise
 from concatc.passes.fuse import is_view
 from concatc.passes.graph import is_backward
-from concatc.passes.storage import Part, Place, Root, Step, concat_parts, is_segmented, new_root, views_of
+from concatc.passes.root_layouts import Layout, root_layouts
+from concatc.passes.storage import Part, Place, Root, Step, Wish, concat_parts, is_segmented, new_root, views_of
 
 # Later than everything in a step.
 END = 1 << 60
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A value would best lie where ``steps`` lead from the place of ``anchor`` (a value, or the key of a slot)."""
-
-    anchor: Value | str
-    steps: tuple[Step, ...]
 
 
 @dataclass
@@ -83,6 +77,7 @@ class Placement:
         self.arguments = {argument_key(arg): arg for arg in net.args}
         self.backward_start = next((k for k, op in enumerate(self.ops) if is_backward(op)), len(self.ops))
         self._decide()
+        self.layouts = root_layouts(self.parent)
         self._resolve_all()
 
     def __getitem__(self, value: Value) -> Place:
@@ -386,16 +381,16 @@ class Placement:
     def _placed(self, value: Value, slots: dict[str, Root]) -> Place:
         wish = self.parent.get(value)
         if wish is None:
-            return Place.whole(new_root(value), value.shape)
-        place: Place | None
+            free = self.layouts.get(value, Layout(value.shape)).place(new_root(value))
+            assert free is not None
+            return free
         if isinstance(wish.anchor, Value):
-            place = self.places[wish.anchor]
+            start = self.places[wish.anchor]
         else:
             root = slots[wish.anchor]
             assert root.slot is not None
-            place = Place.whole(root, root.slot.shape)
-        for step in wish.steps:
-            place = place.apply(step) if place is not None else None
+            start = Place.whole(root, root.slot.shape)
+        place = start.after(wish.steps)
         if place is None or place.root.dtype != value.dtype:
             self.unplaced[value] = None
             return Place.whole(new_root(value), value.shape)

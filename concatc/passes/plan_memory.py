@@ -177,9 +177,7 @@ class _Planner:
 
     def _emit_views(self, position: int, op: Operation) -> None:
         for view in views_of(op):
-            place: Place | None = self.placement[view.operand]
-            for step in view.steps:
-                place = place.apply(step) if place is not None else None
+            place = self.placement[view.operand].after(view.steps)
             made = self.placement[view.result]
             if made.same_as(place):
                 continue

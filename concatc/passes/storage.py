@@ -89,6 +89,13 @@ class Place:
         strides = reshaped_strides(self.shape, self.strides, step.shape)
         return replace(self, shape=step.shape, strides=strides) if strides is not None else None
 
+    def after(self, steps: Sequence[Step]) -> Place | None:
+        """The place after all ``steps``."""
+        place: Place | None = self
+        for step in steps:
+            place = place.apply(step) if place is not None else None
+        return place
+
     def same_as(self, other: Place | None) -> bool:
         """Whether both hold the same elements in the same order; strides of axes of one element do not matter."""
         if other is None or self.root is not other.root or self.shape != other.shape:
@@ -140,6 +147,14 @@ def _plain_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, .
         result.append(next_outer if n == 1 else s)
         next_outer = result[-1] * n
     return tuple(reversed(result))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A value would best lie where ``steps`` lead from the place of ``anchor`` (a value, or the key of a slot)."""
+
+    anchor: Value | str
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
