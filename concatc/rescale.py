@@ -29,6 +29,7 @@ from concatc.loops.polynomials import Ints, NotScalableError, Polynomials, polyn
 from concatc.loops.scaled_layout import Addresses, Layout
 from concatc.loops.scaled_plan import PlanSample, ScaledPlan
 from concatc.loops.scaled_slots import ScaledSlots
+from concatc.passes.arena import Lifetime, assign_offsets
 from concatc.passes.dumps import READING, dump_text
 from concatc.passes.lower_to_loops import scratch_pieces
 from concatc.passes.verify import verify
@@ -134,7 +135,11 @@ def scaled_plan(
 ) -> ScaledPlan:
     """The plan at any sizes."""
     taken = [PlanSample(dims, phase.stacked, phase.slots.as_planned(phase.stacked)) for dims, phase in samples]
-    return ScaledPlan(here, plan, interface, taken, scratch_pieces)
+    return ScaledPlan(here, plan, interface, taken, scratch_pieces, _placed)
+
+
+def _placed(lives: Sequence[tuple[int, int, int]]) -> list[int]:
+    return assign_offsets([Lifetime(*life) for life in lives])[0]
 
 
 def scaled_phase(

@@ -1,11 +1,12 @@
-"""Where the values of a plan lie at other sizes of the net: blocks keep their time and their order in memory.
+"""Where the values of a plan lie at other sizes of the net: blocks keep their time, and an order in memory.
 
     at n = 64     a: launches 0..3, 256 B at 0    b: 2..5, 128 B at 256    c: 4..6, 256 B at 0
     at n = 7      a:                 28 B at 0    b:        14 B at  64    c:        28 B at 0
 
 A window lies in a *block*: a slot of a base, or bytes of the arena that windows share.  Blocks are told apart on a plan
-that reuses no bytes.  At other sizes every block is put behind those that it was put behind before and that are alive
-at one time with it; so two blocks share bytes only if no launch needs both, whatever the sizes are.
+that reuses no bytes.  They are put in the order that they have in memory at very large sizes, each behind those that
+are below it there and alive at one time with it; so two blocks share bytes only if no launch needs both, whatever the
+sizes are.  Scratch memory, which may grow otherwise than values, is put where they leave room during its launch.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ class Layout:
     ``slots`` are the base, the key and the block of the slots that move (-1 where one is empty), in order, and
     ``slot_bytes`` their bytes.  ``ends`` says how far windows of the arena reach behind the start of their block,
     ``end_blocks``.  ``order`` are the blocks of the arena from low to high, ``below[k]`` those that must end before
-    block ``order[k]`` starts.  ``scratch`` are the bytes of the scratch buffers of all launches, and
-    ``scratch_first`` the first buffer of the launch that each belongs to.
+    block ``order[k]`` starts.  ``gaps`` are the blocks of scratch, and those of ``order`` that are alive with each.
+    ``scratch`` are the bytes of the scratch buffers of all launches, and ``scratch_first`` the first buffer of the
+    launch that each belongs to.
     """
 
     slots: tuple[tuple[str, str, int], ...]
@@ -121,12 +123,14 @@ class Layout:
     end_blocks: Ints
     order: tuple[int, ...]
     below: tuple[tuple[int, ...], ...]
+    gaps: tuple[tuple[int, tuple[int, ...]], ...]
     scratch: Polynomials
     scratch_first: Ints
 
     def at(self, sizes: Sequence[int]) -> Addresses:
         """Where everything lies at these values of the dims."""
-        count = 1 + max([block for _, _, block in self.slots] + list(self.order), default=-1)
+        known = [block for _, _, block in self.slots] + list(self.order) + [block for block, _ in self.gaps]
+        count = 1 + max(known, default=-1)
         starts, slots = [0] * count, {}
         used: dict[str, int] = dict.fromkeys(OWN, 0)
         for (base, key, block), size in zip(self.slots, self.slot_bytes.at(sizes).tolist(), strict=True):
@@ -142,6 +146,12 @@ class Layout:
             end = starts[block] + sizes_of[block]
             stops[block] = aligned(end)
             arena = max(arena, end)
+        for block, beside in self.gaps:
+            for begin, stop in sorted((starts[b], stops[b]) for b in beside):
+                if begin - starts[block] >= sizes_of[block]:
+                    break
+                starts[block] = max(starts[block], stop)
+            arena = max(arena, starts[block] + sizes_of[block])
         buffers = -(-self.scratch.at(sizes) // ALIGN_BYTES) * ALIGN_BYTES
         before = np.cumsum(buffers) - buffers
         return Addresses(
@@ -153,13 +163,27 @@ class Layout:
         )
 
 
-def put_order(blocks: Blocks, starts: Sequence[int]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The blocks of the arena from low to high where they start at ``starts``, and for each those below it that are
-    alive at one time with it.
+def gaps_of(blocks: Blocks, scratch: Sequence[int]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The blocks of ``scratch``, and the other blocks of the arena that are alive at one time with each."""
+    apart = dict.fromkeys(scratch)
+    values = [k for k, base in enumerate(blocks.bases) if base == "arena" and k not in apart]
+    return tuple(
+        (k, tuple(v for v in values if blocks.first[v] <= blocks.last[k] and blocks.first[k] <= blocks.last[v]))
+        for k in apart
+    )
+
+
+def put_order(
+    blocks: Blocks, starts: Sequence[int], scratch: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The blocks of the arena but ``scratch`` from low to high where they start at ``starts``, and for each those below
+    it that are alive at one time with it.
 
     Those that lie below one of these need not be named: they end before it starts.
     """
-    order = sorted((k for k, base in enumerate(blocks.bases) if base == "arena"), key=lambda k: (starts[k], k))
+    left_out = dict.fromkeys(scratch)
+    in_order = (k for k, base in enumerate(blocks.bases) if base == "arena" and k not in left_out)
+    order = sorted(in_order, key=lambda k: (starts[k], k))
     below: dict[int, tuple[int, ...]] = {}
     for position, block in enumerate(order):
         direct: list[int] = []

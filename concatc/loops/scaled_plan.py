@@ -18,11 +18,13 @@ from concatc.ir.numbers import numbers_of, with_numbers
 from concatc.loops.bases import Interface
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Segment, Window
 from concatc.loops.polynomials import Ints, NotScalableError, polynomials
-from concatc.loops.scaled_layout import Addresses, Blocks, Layout, aligned, blocks_of, put_order
+from concatc.loops.scaled_layout import Addresses, Blocks, Layout, aligned, blocks_of, gaps_of, put_order
 from concatc.loops.scaled_slots import ScaledSlots
 
 Sizes = Mapping[str, int]
 ScratchOf = Callable[[FuncOp], Sequence[int]]
+# Offsets of blocks that are given by their first and last launch and their bytes.
+Placing = Callable[[Sequence[tuple[int, int, int]]], Sequence[int]]
 SCRATCH = "i8"  # the element type of scratch
 
 
@@ -39,12 +41,18 @@ class ScaledPlan:
     """A plan at any sizes of its dims.
 
     ``plan`` is the plan at ``here``, ``samples`` are those that :func:`polynomials` asks for; ``scratch`` gives the
-    bytes of the scratch buffers of a kernel.  Raises :class:`NotScalableError` where they are not one plan at several
-    sizes.
+    bytes of the scratch buffers of a kernel, ``place`` puts blocks into an arena.  Raises :class:`NotScalableError`
+    where they are not one plan at several sizes.
     """
 
     def __init__(
-        self, here: Sizes, plan: Plan, interface: Interface, samples: Sequence[PlanSample], scratch: ScratchOf
+        self,
+        here: Sizes,
+        plan: Plan,
+        interface: Interface,
+        samples: Sequence[PlanSample],
+        scratch: ScratchOf,
+        place: Placing,
     ) -> None:
         self.here = here
         self.plan = plan
@@ -62,7 +70,7 @@ class ScaledPlan:
         self.numbers = polynomials(
             here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)], mine.numbers
         )
-        self.scratch = [f.scratch for f in found]
+        self.scratch, self.place = [f.scratch for f in found], place
         self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples], self.blocks)
         self.starts = self._starts(mine.numbers)
         self.layout = self._layout()
@@ -120,9 +128,25 @@ class ScaledPlan:
             raise NotScalableError("numbers do not follow from the dims")
         return np.array(starts, np.int64)
 
+    def _large_starts(self, ends: Sequence[tuple[int, int]]) -> list[int]:
+        """Where the blocks of the arena would start at the largest sizes: an order that is good at most sizes."""
+        blocks = self.blocks[-1]
+        size_bytes: dict[int, int] = {k: 0 for k, base in enumerate(blocks.bases) if base == "arena"}
+        for k, end in ends:
+            size_bytes[k] = max(size_bytes[k], end)
+        lives = [(blocks.first[k], blocks.last[k], n) for k, n in size_bytes.items()]
+        starts = [0] * len(blocks.bases)
+        for k, start in zip(size_bytes, self.place(lives), strict=True):
+            starts[k] = start
+        return starts
+
     def _layout(self) -> Layout:
-        order, below = put_order(self.blocks[0], self.starts.tolist())
-        ends = [_ends_of(s.plan, b, self.scratch_of) for s, b in zip(self.samples, self.blocks, strict=True)]
+        in_use = [
+            x.scratch for x in self.samples[0].plan.launches if x.scratch is not None and 0 not in x.scratch.shape
+        ]
+        scratch = [self.blocks[0].of(window)[0] for window in in_use]
+        ends = [list(_ends_of(s.plan, b, self.scratch_of)) for s, b in zip(self.samples, self.blocks, strict=True)]
+        order, below = put_order(self.blocks[0], self._large_starts(ends[-1]), scratch)
         keys = list(dict.fromkeys(zip(*ends, strict=True)))  # windows that end alike at all samples
         columns = [(s.dims, [key[k][1] for key in keys]) for k, s in enumerate(self.samples)]
         block_of_slot = {key: k for k, key in enumerate(self.blocks[0].keys) if key}
@@ -133,6 +157,7 @@ class ScaledPlan:
             np.array([key[0][0] for key in keys], np.int64),
             order,
             below,
+            gaps_of(self.blocks[0], scratch),
             polynomials(self.here, [(s.dims, used) for s, used in zip(self.samples, self.scratch, strict=True)]),
             np.array(self.scratch_first, np.int64),
         )
