@@ -264,6 +264,11 @@ CONCAT_ALGEBRA = {
         "%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%q, %p) {axis=1}\nreturn(%y)",
         "%p, %q = slice(%x) {axis=1, sizes=[1, 2]}\n%y = concat(%q, %p) {axis=1}\nreturn(%y)",
     ),
+    "two of three windows, where they may yet be differentiated": (
+        X,
+        "%p, %q, %r = slice(%x) {axis=1, sizes=[1, 1, 1]}\n%y = concat(%q, %r, %p) {axis=1}\nreturn(%y, %q)",
+        "%p, %q, %r = slice(%x) {axis=1, sizes=[1, 1, 1]}\n%y = concat(%q, %r, %p) {axis=1}\nreturn(%y, %q)",
+    ),
     "nested": (
         AB,
         "%h = concat(%a, %b) {axis=0}\n%g = concat(%b, %h, %a) {axis=0}\nreturn(%g)",
@@ -293,6 +298,23 @@ CONCAT_ALGEBRA = {
 @pytest.mark.parametrize("name", CONCAT_ALGEBRA)
 def test_concat_algebra(name: str) -> None:
     check(ConcatAlgebra(), *CONCAT_ALGEBRA[name])
+
+
+def test_some_windows_become_one_in_the_backward_half() -> None:
+    """Nothing is differentiated any more: a value with two slices gets no gradient padded with zeros."""
+    t, v = "tensor<2x1x4xf32>", "tensor<2x3x4xf32>"
+    module = parse_module(f"""func.func @net(%x: {v}) -> ({v}, {t}) {{
+      %p, %q, %r = "cnet.slice"(%x) {{axis = 1, sizes = array<i64: 1, 1, 1>, transposes = "concat %c"}}
+        : ({v}) -> ({t}, {t}, {t})
+      %y = "cnet.concat"(%q, %r, %p) {{axis = 1, transposes = "slice %c"}} : ({t}, {t}, {t}) -> {v}
+      func.return %y, %q : {v}, {t}
+    }}""")
+    changed = assert_same_values(module, ConcatAlgebra().run)
+    verify(changed)
+    joined = changed.main.ret.operands[0].op
+    assert joined is not None
+    assert [(x.name, x.shape) for x in joined.operands] == [("x.part1", (2, 2, 4)), ("p", (2, 1, 4))]
+    assert all("transposes" in op.attributes for op in changed.main.ops[:-1])
 
 
 CSE = {

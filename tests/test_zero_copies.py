@@ -23,7 +23,8 @@ CASES = {
     "two_task": {"n": 4},
 }
 # What else nets do: in the order of the names, heads of attention, of one product or of three, and beside a concat;
-# every other channel; a residual beside a loss of one branch; sums of what also stands in a concat.
+# every other channel; a residual beside a loss of one branch; one beside channels that are passed on; sums of what also
+# stands in a concat.
 LOSS = "loss softmax_loss(z |> flatten |> linear(3), label)"
 NEIGHBOURS = {
     "attention": """
@@ -61,6 +62,12 @@ NEIGHBOURS = {
         z = h + (h |> linear(6) |> relu)
         loss softmax_loss(z |> linear(3), both)
         loss softmax_loss(a |> linear(3), label) as one
+    """,
+    "dual path": f"""
+        t = x |> linear(12) |> relu
+        r, d = slice(t, axis=2, sizes=[8, 4])
+        z = concat(r + (t |> linear(8)), d, t |> linear(3), axis=2) |> linear(5)
+        {LOSS}
     """,
     "sum beside its parts": f"""
         t = x |> linear(6) |> relu

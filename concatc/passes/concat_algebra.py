@@ -5,13 +5,14 @@
     %z = "cnet.add"(%p, %q)
 
 Invariant: no slice cuts a concat along the same axis into windows of its inputs, no concat joins all windows of a
-slice in order.  Splits do not hide any of it.  Values do not change, and no new copy is made: a concat that others
-read too stays one buffer.
+slice in order (in the backward half, not two of them).  Splits do not hide any of it.  Values do not change, and no new
+copy is made: a concat that others read too stays one buffer.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concatc.ir.core import Module, Operation, Value
@@ -20,6 +21,7 @@ from concatc.op import Builder, op_of
 from concatc.ops.concat import Concat
 from concatc.ops.constant import Constant
 from concatc.ops.slice import Slice
+from concatc.passes.graph import is_backward
 from concatc.passes.patterns import builder_before, made_by, rewrite_module
 
 
@@ -72,7 +74,10 @@ class SliceOfConcat(Pattern):
 
 
 class ConcatOfSlices(Pattern):
-    """``concat(.., slice(x), ..) -> concat(.., x, ..)``   when all windows stand there in order, along one axis."""
+    """``concat(.., slice(x), ..) -> concat(.., x, ..)``   when all windows stand there in order, along one axis.
+
+    In the backward half, where nothing is differentiated any more, some windows in order become one slice of x.
+    """
 
     roots = ("cnet.concat",)
 
@@ -80,18 +85,13 @@ class ConcatOfSlices(Pattern):
         operands: list[Value] = []
         k = 0
         while k < len(op.operands):
-            cut = made_by(rw, op.operands[k], "slice")
-            if (
-                cut is None
-                or rw.makes_opaque(cut)
-                or _axis(cut) != _axis(op)
-                or list(op.operands[k : k + len(cut.results)]) != cut.results
-            ):
+            cut, count = _windows_in_order(op, k, rw)
+            if cut is None or count < (2 if is_backward(op) else len(cut.results)):
                 operands.append(op.operands[k])
                 k += 1
                 continue
-            operands.append(cut.operands[0])
-            k += len(cut.results)
+            operands.append(_joined(cut, op.operands[k : k + count], op, rw))
+            k += count
         return _rejoin(op, operands, rw)
 
 
@@ -184,6 +184,32 @@ def _overlaps(windows: list[int], inputs: list[int]) -> list[list[tuple[int, int
             left -= length
         found.append(parts)
     return found
+
+
+def _windows_in_order(op: Operation, k: int, rw: Rewriter) -> tuple[Operation | None, int]:
+    """The slice that operand ``k`` of a concat is a window of, and how many of its windows follow one another there."""
+    cut = made_by(rw, op.operands[k], "slice")
+    if cut is None or rw.makes_opaque(cut) or _axis(cut) != _axis(op):
+        return None, 0
+    first = op.operands[k].index
+    pairs = zip(op.operands[k:], cut.results[first:], strict=False)
+    return cut, sum(1 for _ in itertools.takewhile(lambda pair: pair[0] is pair[1], pairs))
+
+
+def _joined(cut: Operation, windows: Sequence[Value], op: Operation, rw: Rewriter) -> Value:
+    """What windows of a slice are together."""
+    x, axis = cut.operands[0], _axis(cut)
+    if len(windows) == len(cut.results):
+        return x
+    sizes = [r.shape[axis] for r in cut.results]
+    first, end = windows[0].index, windows[-1].index + 1
+    extents = [sum(sizes[:first]), sum(sizes[first:end]), sum(sizes[end:])]
+    if not extents[1]:
+        return windows[0]
+    parts: Sequence[Value] = builder_before(op, rw).slice(x, axis=axis, sizes=tuple(n for n in extents if n))
+    for k, part in enumerate(parts):
+        part.name = f"{x.name}.part{k}"
+    return parts[1 if extents[0] else 0]
 
 
 def _cut(x: Value, axis: int, sizes: tuple[int, ...], b: Builder) -> list[Value]:
