@@ -43,7 +43,7 @@ from concatc.passes.join_rows import JoinRows
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
-from concatc.passes.placement import joins_inputs
+from concatc.passes.placement import may_stage_inputs
 from concatc.passes.plan_memory import PlanMemory
 from concatc.passes.stats_grad_of_sums import StatsGradOfSums
 from concatc.passes.stats_over_concat import StatsOverConcat
@@ -196,9 +196,9 @@ class Lowering:
 
     @cached_property
     def _stages(self) -> bool:
-        """Whether inputs may lie in concats: where a plan is run, and is the same with and without an update."""
+        """Whether inputs may lie outside of their slots: where a plan is run, the same with and without an update."""
         options = self._options
-        return options.target in RUN_PLANS and options.max_memory is None and joins_inputs(self.joint.main)
+        return options.target in RUN_PLANS and options.max_memory is None and may_stage_inputs(self.joint.main)
 
     @cached_property
     def plan(self) -> Plan:

@@ -252,6 +252,7 @@ SIZES = {
     "channel statistics over rows": "z = concat(x, relu(x), axis=1) |> batch_norm\n loss mean(square(linear(z, 3)))",
     "norms": "loss mean(square(l2_normalize(layer_norm(x) * 2.0)))",
     "rows times a number": "z = reshape(x, [n * 3, 2])\n loss mean(square(linear(z, 17)))",
+    "columns of a batch, one behind the other": "loss mean(tanh(x |> transpose([1, 0]) |> reshape([6 * n])))",
     "rows in another order": "q = x |> linear(8) |> reshape([n, 2, 4]) |> transpose([0, 2, 1]) |> relu\n"
     "h = matmul(q, q, transpose_b=true) |> reshape([n, 2, 2, 2, 2]) |> transpose([0, 3, 1, 2, 4]) |> reshape([n, 16])\n"
     "loss mean(square(linear(h, 3)))",

@@ -76,6 +76,21 @@ NETS: dict[str, tuple[str, list[str], int]] = {
         ["arena"],
         0,
     ),
+    "columns first": (
+        """input x: f32[n, 4, 6]
+        loss mean(square(linear(x |> transpose([0, 2, 1]) |> flatten, 3)))
+        output relu(x) as z""",
+        ["arena"],
+        0,
+    ),
+    "reshaped in two ways": (
+        """input x: f32[n, 4, 6]
+        h = x |> transpose([0, 2, 1]) |> flatten
+        loss mean(square(linear(h, 3)))
+        loss mean(square(linear(x |> flatten, 3))) as other""",
+        ["inputs"],
+        3 * 24 * 4,
+    ),
     "read later": (
         """input x: f32[n, 4]
         d = linear(relu(concat(x, linear(x, 3), axis=1)), 4)
@@ -294,15 +309,16 @@ def test_wrong_places_are_told(level: str, edit: str, tmp_path: Path) -> None:
     assert expected in str(error.value) and error.value.diagnostics[0].loc is not None
 
 
-def test_written_modules(tmp_path: Path) -> None:
-    net = concatc.compile_source(source("a part of an output"))
+@pytest.mark.parametrize("name", ["a part of an output", "columns first"])
+def test_written_modules(name: str, tmp_path: Path) -> None:
+    net = concatc.compile_source(source(name))
     net.init(0)
     from concatc.artifact import write_module
 
     write_module(net._source, tmp_path / "written")
     again = concatc.load(tmp_path / "written")
     again.init(0)
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    x = data(net, np.random.default_rng(0))["x"]
     assert_same(again.forward(x=x), net.forward(x=x))
     assert_same(again.backward(), net.backward())
     assert_same(again.eval(x=-x), net.eval(x=-x))

@@ -4,7 +4,7 @@
     %p, %q = slice(%x)              %p, %q are parts of %x             (and so for split, reshape, flatten, transpose)
     %g = accumulate(%u, %v)         %u is stored in %g, %v is added to it by the kernel that makes it
     return %g                       %g lies in its slot of outputs or grads
-    %d = concat(%a, %x)             the caller puts input %x into %d
+    %d = concat(%a, %x)             the caller puts input %x into %d (or where a reshape of it is a view)
 
 Every value gets at most one parent: a value (or slot) and the steps that lead from its place to this one's.  One that
 gets none starts a block, and `root_layouts` says in which order it lies there.
@@ -77,7 +77,9 @@ class Placement:
         self.arguments = {argument_key(arg): arg for arg in net.args}
         self.backward_start = next((k for k, op in enumerate(self.ops) if is_backward(op)), len(self.ops))
         self._decide()
-        self.layouts = root_layouts(self.parent)
+        free = {arg: key for key, arg in self.arguments.items() if self._may_be_staged(arg)}
+        self.layouts = root_layouts(self.parent, free)
+        self.staged.update((free[value], value) for value in self.layouts if value in free)
         self._resolve_all()
 
     def __getitem__(self, value: Value) -> Place:
@@ -397,15 +399,23 @@ class Placement:
         return place
 
 
-def joins_inputs(net: FuncOp) -> bool:
-    """Whether an input, or a view of one, stands in a concat or among the results, where the planner may stage it."""
+def may_stage_inputs(net: FuncOp) -> bool:
+    """Whether an input (or a view of it) stands in a concat or among the results, or is no view once it is reshaped."""
     joined = [x for op in net.ops if is_op(op, "concat") for x in op.operands]
-    for value in (*joined, *net.ret.operands):
-        while value.op is not None and views_of(value.op):
-            value = value.op.operands[0]
-        if value.op is None and argument_key(value).startswith("input:"):
-            return True
-    return False
+    reshaped = [op.result for op in net.ops if is_op(op, "reshape", "flatten")]
+    return any(_leads_to_input(x) for x in (*joined, *net.ret.operands)) or any(
+        _leads_to_input(x, no_view=True) for x in reshaped
+    )
+
+
+def _leads_to_input(value: Value, no_view: bool = False) -> bool:
+    steps: list[Step] = []
+    while value.op is not None and (views := views_of(value.op)):
+        steps[:0] = views[value.index].steps
+        value = views[0].operand
+    if value.op is not None or not argument_key(value).startswith("input:"):
+        return False
+    return not no_view or Layout(value.shape, tuple(steps)).place(new_root(value)) is None
 
 
 _Region = tuple[tuple[int, int], ...]  # for each axis of a value: first index and one past the last

@@ -11,7 +11,7 @@ shows another order; taken is the one that leaves the fewest bytes to copies, an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from concatc.ir.core import Value
@@ -30,15 +30,18 @@ class Layout:
         return Place.whole(root, self.shape).after(self.steps)
 
 
-def root_layouts(parents: Mapping[Value, Wish]) -> dict[Value, Layout]:
-    """The layouts of values that start a block, where row-major ones would leave more to copies."""
+def root_layouts(parents: Mapping[Value, Wish], free: Container[Value]) -> dict[Value, Layout]:
+    """The layouts of values that start a block, where row-major ones would leave more to copies.
+
+    Arguments lie row-major, but for those that are ``free``.
+    """
     below: dict[Value, list[Value]] = {}
     for child, wish in parents.items():
         if isinstance(wish.anchor, Value):
             below.setdefault(wish.anchor, []).append(child)
     found: dict[Value, Layout] = {}
     for start in below:
-        if start in parents or start.op is None:
+        if start in parents or (start.op is None and start not in free):
             continue
         tree = _Tree(start, parents, below)
         layout = tree.best_layout()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,9 @@ class BatchNet:
         assert isinstance(rescaled, RescaledPhase)
         compiled = self.base.with_dims({**self.base.dims, **dims}).phase("train")
         assert print_module(rescaled.graph) == print_module(compiled.graph)
-        assert _slots(rescaled.interface) == _slots(compiled.interface)
+        # Of one row, more reshapes are views: what the net has to put elsewhere lies among the inputs there.
+        apart = ("inputs",) if 1 in dims.values() else ()
+        assert _slots(rescaled.interface, apart) == _slots(compiled.interface, apart)
         assert [str(d) for d in check_plan(rescaled.plan, self._kernels_at(dims))] == []
         same_values(compiled.joint.main, rescaled.plan)
         if 1 not in dims.values():  # loops over one row are others; native code is run in their place
@@ -76,12 +78,17 @@ class BatchNet:
         np.testing.assert_array_equal(table.rest, wanted.rest)
 
 
-def _slots(interface: Interface) -> tuple[dict[str, object], Mapping[Any, int]]:
-    """What both plans must agree in: of inputs in the arena, where each plan lays them otherwise, no addresses."""
+def _slots(interface: Interface, apart: Sequence[str]) -> tuple[dict[str, object], Mapping[Any, int]]:
+    """What both plans must agree in: of inputs in the arena, where each plan lays them otherwise, no addresses.
+
+    Nothing of the bases ``apart``, nor of inputs that lie in the arena, where there are any.
+    """
     slots: dict[str, object] = {
-        key: (w.base, w.shape, w.dtype) if w.base == "arena" else w for key, w in interface.slots.items()
+        key: (w.base, w.shape, w.dtype) if w.base == "arena" else w
+        for key, w in interface.slots.items()
+        if not apart or w.base not in (*apart, "arena")
     }
-    return slots, interface.size_bytes
+    return slots, {base: n for base, n in interface.size_bytes.items() if base not in apart}
 
 
 def same_values(net: FuncOp, plan: Plan) -> None:
