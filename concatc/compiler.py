@@ -26,6 +26,7 @@ from concatc.loops.declaration import declaration_of, plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
 from concatc.loops.scaled_plan import ScaledPlan
+from concatc.passes.average_first import AverageFirst
 from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
@@ -121,7 +122,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, join, StatsOverConcat(), derive) if has_backward else (),
+        "joint": (*SIMPLIFY, AverageFirst(), join, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, StatsGradOfSums(), ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels(), AvoidCopies()),
@@ -130,7 +131,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The same for the inference phase: forward only, and only what the outputs depend on."""
-    joint = (*SIMPLIFY, JoinRows(keeps=False, stages=options.max_memory is None))
+    joint = (*SIMPLIFY, AverageFirst(), JoinRows(keeps=False, stages=options.max_memory is None))
     return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": joint, "optimized": SIMPLIFY}
 
 

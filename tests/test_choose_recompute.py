@@ -24,7 +24,8 @@ from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
 from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
-from concatc.passes.fuse import Fuse, is_view
+from concatc.passes.fuse import Fuse
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.iteration import Iterations

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 from llvmlite import ir
 
-from concatc.ir.core import FuncOp, Operation
+from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
-from concatc.op import Builder, load_all_ops
+from concatc.loops.memory import view
+from concatc.loops.plan import Launch, Plan
+from concatc.op import Builder, load_all_ops, op_of
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_bytes
 from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.native import Library, host, object_code
@@ -19,6 +22,7 @@ from concatc.targets.cpu.nest import nests_in, recognize
 from concatc.targets.cpu.target import CpuTarget
 from concatc.targets.cpu.tile import choose_tiles
 from concatc.targets.cpu.transpose import transpose
+from tests.kernel_plans import CANARY, Bump, fresh_arena, plan_of, untouched
 from tests.test_every_op import assert_close
 from tests.test_packing import interpret, launch_of, reference, run
 
@@ -108,6 +112,100 @@ SUMS = {
     "weight_of_maps": (masked_weight_grad(), 24),
 }
 ALL = {**SMALL, **STRIDED, **SUMS}
+
+
+def with_sums(image: tuple[int, ...], channels: int, kernel: int, packed: bool, kept: bool, **geometry: Any) -> FuncOp:
+    """The gradient of an image through relu, a map of it, and its sums: what a batch norm's backward pass makes."""
+    dy = (image[0], 4, *image[2:])
+    shapes = [TensorType(s) for s in (dy, (4, channels, kernel, kernel), (image[0], channels, *image[2:]), (channels,))]
+    function = FuncOp("k", shapes, ["dy", "w", "x", "g"])
+    b: Any = Builder(function.body)
+    dy_, w, x, g = function.args
+    gradient = b.conv_input_grad(b.relu(dy_) if packed else dy_, w, image=image[2:], **geometry)
+    made = b.relu_grad(b.relu(x), gradient)
+    results = [b.scale(made, g, axis=1), b.sum(made, axes=(0, 2, 3)), b.sum(b.mul(made, x), axes=(0, 2, 3))]
+    results.append(b.mul(results[1], results[2]))
+    function.body.append(Operation("func.return", [*results, *([made] if kept else [])]))
+    return function
+
+
+JOINED = {
+    "whole_rows": (with_sums((3, 2, 4, 16), 5, 3, packed=False, kept=False, pad=(1, 1)), False),
+    "small_rows": (with_sums((2, 2, 7, 7), 5, 3, packed=False, kept=False, pad=(1, 1)), True),
+    "packed": (with_sums((2, 2, 4, 16), 3, 3, packed=True, kept=False, pad=(1, 1)), True),
+    "packed_small_rows": (with_sums((2, 2, 5, 6), 3, 3, packed=True, kept=False, pad=(1, 1)), True),
+    "single_tap": (with_sums((2, 2, 5, 6), 3, 1, packed=False, kept=False), False),
+    "one_image": (with_sums((1, 2, 5, 6), 3, 3, packed=False, kept=False, pad=(1, 1)), True),
+    "kept": (with_sums((2, 2, 4, 16), 3, 3, packed=False, kept=True, pad=(1, 1)), False),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("name", JOINED)
+def test_maps_and_sums_of_a_contraction_in_one_kernel(name: str, dtype: str, tmp_path: Any) -> None:
+    """Each result stored, and added to what is there; the sums over all images, one after the other."""
+    kernel = _typed(JOINED[name][0], dtype)
+    bump = Bump()
+    reads = tuple(bump.window(a.tensor, 2) for a in kernel.args)
+    writes = tuple(bump.window(v.tensor, 2) for v in kernel.ret.operands)
+    arrays = with_dtype(kernel, dtype)
+    values: dict[Value, np.ndarray] = dict(zip(kernel.args, arrays, strict=True))
+    for op in kernel.ops[:-1]:
+        values.update(zip(op.results, op_of(op).reference(*(values[v] for v in op.operands)), strict=True))
+    for add in (False, True):
+        plan = plan_of([Launch("k", reads, writes, (add,) * len(writes))], [kernel], bump.used)
+        loops = lower_to_loops(plan)
+        native = CpuTarget(Cache(tmp_path)).build_loops(loops)
+        for runner in (lambda a, m=loops: interpret(m, a), lambda a, n=native: n.run({"arena": a}, "step")):
+            arena = fresh_arena(plan)
+            for window, x in zip(plan.launches[0].reads, arrays, strict=True):
+                view(arena, window)[...] = x
+            for window in plan.launches[0].writes:
+                view(arena, window)[...] = 1.0
+            runner(arena)
+            np.testing.assert_array_equal(untouched(arena, plan), CANARY)
+            for window, value in zip(plan.launches[0].writes, kernel.ret.operands, strict=True):
+                assert_close(
+                    view(arena, window).copy(), values[value] + np.asarray(add, values[value].dtype), 400, dtype
+                )
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_is_read_by_image_is_kept_by_image(name: str) -> None:
+    """Scratch memory does not grow with the batch, and the contraction stays in registers."""
+    kernel, packs = JOINED[name]
+    images, channels, *space = kernel.args[2].shape
+    (function,) = [f for f in lower_to_loops(plan_with(kernel)).functions[1:] if f.declared is None]
+    assert recognize(function) is not None
+    image_bytes = 4 * channels * math.prod(space)
+    most = 3 * image_bytes + 4 * 4 * (space[0] + 2) * (space[1] + 2) * 2 + 1024
+    assert scratch_bytes(kernel) <= most, (images, packs)
+
+
+def plan_with(kernel: FuncOp) -> Plan:
+    """A plan of one launch of a kernel with several results."""
+    bump = Bump()
+    reads = tuple(bump.window(a.tensor, 0) for a in kernel.args)
+    writes = tuple(bump.window(v.tensor, 0) for v in kernel.ret.operands)
+    return plan_of([Launch("k", reads, writes, (False,) * len(writes))], [kernel], bump.used)
+
+
+def _typed(kernel: FuncOp, dtype: str) -> FuncOp:
+    """The kernel for another element type."""
+    made = FuncOp("k", [TensorType(a.tensor.shape, dtype) for a in kernel.args], [a.name for a in kernel.args])
+    values: dict[Value, Value] = dict(zip(kernel.args, made.args, strict=True))
+    for op in kernel.ops[:-1]:
+        copy = Operation(
+            op.name,
+            [values[v] for v in op.operands],
+            [TensorType(r.tensor.shape, dtype) for r in op.results],
+            dict(op.attributes),
+            result_names=[r.name for r in op.results],
+        )
+        made.body.append(copy)
+        values.update(zip(op.results, copy.results, strict=True))
+    made.body.append(Operation("func.return", [values[v] for v in kernel.ret.operands]))
+    return made
 
 
 def with_dtype(kernel: FuncOp, dtype: str) -> list[np.ndarray]:

@@ -7,15 +7,18 @@ import time
 import numpy as np
 import pytest
 
+from concatc.compiler import Options, compile_net
 from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.parser import parse_module
 from concatc.ir.verifier import verify
 from concatc.op import is_op
 from concatc.ops.relu import Relu
-from concatc.passes.fuse import Fuse, is_view
+from concatc.passes.fuse import Fuse
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward
 from concatc.passes.order_kernels import OrderKernels, orders_of
+from tests.example_nets import NETS as EXAMPLES
 from tests.ir_text import dedent, plain, short_text
 from tests.small_nets import NetBuilder, data_for, joint, run64
 from tests.test_derive_backward import NETS, thread
@@ -389,3 +392,15 @@ def test_dense_net_40_is_fast() -> None:
     fused(clone)
     OrderKernels().run(clone)
     assert time.perf_counter() - start < 3
+
+
+def test_what_maps_and_sums_read_by_image_is_made_in_their_kernel() -> None:
+    """The gradient that a batch norm's backward pass reads three times is stored nowhere."""
+    path = EXAMPLES / "densenet40.cnet"
+    dims = {"n": 2, "depth": 2, "size": 8, "growth": 3, "stem": 4}
+    net = compile_net(path.read_text(encoding="utf-8"), str(path), Options(dims=dims)).phase("train").kernels
+    stored = [v for op in kernels(net.main) for v in op.results if v.name.endswith("bias.grad")]
+    # Those of images; gradients of the biases themselves are results.
+    assert [v.name for v in stored if v.tensor.rank == 4] == []
+    makers = [op for op in kernels(net.main) if any(is_op(inner, "conv_input_grad") for inner in op.walk())]
+    assert sum(len(op.results) > 2 for op in makers) == 6, "each reads through batch norm and relu"

@@ -4,9 +4,9 @@
     inputs   a, b, label, loss_weights, random, output_grads     outputs: outputs, losses, total, kept, input gradients
     states   bn.mean, bn.var (read as argument, written as result)
 
-Parameters and gradients lie at equal offsets, so an optimizer is one loop over both.  A plan may have an input elsewhere,
-as a part of a concat in the arena or in outputs: the caller's array is then put there, and in the arena it lives as long
-as the plan reads it.
+Parameters and gradients lie at equal offsets, so an optimizer is one loop over both.  A plan may have an input
+elsewhere, as a part of a concat in the arena or in outputs: the caller's array is then put there, and in the arena it
+lives as long as the plan reads it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concatc.loops.expr import loads
 from concatc.loops.flat_rows import flat_rows_of, flatten_rows
 from concatc.loops.image_sums import image_sums_of, sum_images
-from concatc.loops.packing import Packed, is_contraction, packing_of, share_outer_loop
+from concatc.loops.outer_loop import share_outer_loop
+from concatc.loops.packing import Packed, is_contraction, packing_of
 from concatc.loops.program import Program, Statement
 
 
@@ -28,11 +29,18 @@ def _arrange(program: Program, fold: Statement) -> bool:
         packed = Packed(fold, load)
         by_image = packing.block == 1 and fold.piece.at[0] is packing.axis
         flat = flat_rows_of(fold, load, packed.read) if by_image else None
-        if not fold.buffer(load.ref).inlined and flat is None and not (by_image and packed.halo.strided):
+        pays = fold.buffer(load.ref).inlined or flat is not None or (by_image and packed.halo.strided)
+        if not pays and not (by_image and _has_sums(program, fold)):
             continue
-        if share_outer_loop(program, fold, packing):
-            packed.insert(program, packing.dim)
+        if share_outer_loop(program, fold, packing.axis, packing.block):
+            if pays:
+                packed.insert(program, packing.dim)
             if flat is not None:
                 flatten_rows(program, fold, flat)
             return True
     return False
+
+
+def _has_sums(program: Program, fold: Statement) -> bool:
+    """Whether sums of what the contraction makes stand in its kernel."""
+    return any(s is not fold and s.kind == "fold" for s in program.statements)

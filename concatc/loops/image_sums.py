@@ -14,16 +14,16 @@ windows may move by any stride.  The sums are kept in scratch memory from one im
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from concatc.loops.expr import Axis, Load, Ref, axes_of, loads, rebuild
+from concatc.loops.expr import Axis, Load, axes_of, loads
+from concatc.loops.outer_loop import sum_in_turn
 from concatc.loops.packing import Packed
-from concatc.loops.pieces import pointwise
-from concatc.loops.program import Buffer, Program, Statement
+from concatc.loops.program import Program, Statement
 
 LANES = 16  # channels of a vector, at the most
 FILLED = 0.5  # the least part of the lanes that must hold channels
-SMALL = 1 << 20  # elements of a weight whose sums may be larger than the images
+MOST = 1 << 22  # elements of a weight
 TAPS = 4  # with fewer taps, an element that is packed is not read often enough
 
 
@@ -55,9 +55,8 @@ def image_sums_of(fold: Statement) -> ImageSums | None:
         return None
     if all(axis.extent % LANES == 0 for axis in piece.reduce[2:]):
         return None  # whole vectors along rows need no packing
-    # The sums take as much memory as the weight.
-    most = max(SMALL, x.ref.type.numel)
-    return ImageSums(image, channel, x) if fold.target.type.numel <= most else None
+    # The sums take as much memory as the weight, whatever the batch is.
+    return ImageSums(image, channel, x) if fold.target.type.numel <= MOST else None
 
 
 def _factors(fold: Statement, image: Axis) -> tuple[Load | None, Load | None]:
@@ -71,31 +70,10 @@ def _factors(fold: Statement, image: Axis) -> tuple[Load | None, Load | None]:
 
 
 def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
-    """Let the fold run inside of a loop over images, and put a statement behind it that reads the sums."""
-    target, piece = fold.target, fold.piece
-    o, c, a, b = target.type.shape
-    made = Buffer(target.type.with_shape((o, a, b, c)), f"{target.name}_sums")
-    image = Axis(sums.image.name, sums.image.extent)
-    parallel = [axis for axis in piece.parallel if axis is not sums.channel]
-    reduce = [axis for axis in piece.reduce if axis is not sums.image]
-    fold.piece = replace(
-        piece,
-        target=replace(piece.target, type=made.type),
-        at=(piece.at[0], *piece.at[2:], piece.at[1]),
-        axes=(image, *parallel, sums.channel, *reduce),
-        value=rebuild(piece.value, lambda e: image if e is sums.image else None),
-    )
-    fold.refs = {**fold.refs, (piece.target.kind, piece.target.index): made}
-    fold.target, made.writers = made, [fold]
-    fold.outer, fold.apart, fold.repeated = image, True, True
+    """Let the fold run inside of a loop over images, with channels innermost."""
     program.block = 1
+    sum_in_turn(program, fold, sums.image, (0, 2, 3, 1))
     for load in loads(fold.piece.value):
         is_window = not isinstance(load.at[2], Axis)
         if is_window or fold.buffer(load.ref).inlined:
             Packed(fold, load, (0, 2, 3, 1) if is_window else (0, 1, 2, 3)).insert(program, 0)
-
-    x, y = Ref("operand", 0, made.type), Ref("result", 0, target.type)
-    piece = pointwise(y, lambda o, c, a, b: x[o, a, b, c])
-    store = Statement(piece, target, {("operand", 0): made, ("result", 0): target}, apart=True)
-    target.writers, target.inlined = [store], True
-    program.statements.insert(program.statements.index(fold) + 1, store)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Arith, Axis, Load, Ref, axes_of, rebuild, walk
 from concatc.loops.halo import Halo
+from concatc.loops.outer_loop import put_outside
 from concatc.loops.pieces import Piece
 from concatc.loops.program import Buffer, Program, Statement
 
@@ -73,31 +74,6 @@ def _is_read_again_without(piece: Piece, axis: Axis) -> bool:
     return all(any(a not in axes_of(factor) for a in others) for factor in piece.value.args)
 
 
-def share_outer_loop(program: Program, fold: Statement, packing: Packing) -> bool:
-    """Let the fold and all statements behind it run inside of the outer loop; whether they can."""
-    kept = [s for s in program.statements if s is not fold and (s.target.results or not s.target.inlined)]
-    dim = fold.piece.at.index(packing.axis)
-    if any(s.kind != "store" or s.target.type.shape != fold.target.type.shape for s in kept):
-        return False
-    if any(len(s.piece.at) <= dim or s.piece.at[dim] not in s.piece.parallel for s in kept):
-        return False
-    program.block = packing.block
-    _put_outside(fold, packing.axis)
-    fold.apart = True
-    for statement in kept:
-        axis = statement.piece.at[dim]
-        assert isinstance(axis, Axis)
-        _put_outside(statement, axis)
-    return True
-
-
-def _put_outside(statement: Statement, axis: Axis) -> None:
-    """Make ``axis`` the outermost one."""
-    others = tuple(a for a in statement.piece.axes if a is not axis)
-    statement.piece = replace(statement.piece, axes=(axis, *others))
-    statement.outer = axis
-
-
 class Packed:
     """What a load of a contraction reads, in scratch memory; its axis ``m`` is axis ``order[m]`` of the halo."""
 
@@ -127,7 +103,7 @@ class Packed:
         static = [axis for m, axis in enumerate(axes) if m in halo.static]
         refs = {("operand", 0): self.source, ("result", 0): target}
         statement = Statement(piece, target, refs, static=static, apart=True)
-        _put_outside(statement, axes[outer])
+        put_outside(statement, axes[outer])
         target.writers.append(statement)
         program.statements.insert(program.statements.index(fold), statement)
         fold.refs = {**fold.refs, (self.ref.kind, self.ref.index): target}

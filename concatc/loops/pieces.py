@@ -25,9 +25,9 @@ class Piece:
 
     ``store`` writes each element once.  ``add`` and ``max`` fold over the reduce axes, starting at 0 and -inf, and
     may hit one element several times from parallel axes when ``at`` holds a load (scatter; such axes are
-    ``sequential``).  ``argmax`` stores the ``index`` (an integer) at which ``value`` is largest, the first one at ties, a NaN
-    before everything.  Pieces of an op run in order; several may write disjoint parts of one target.  Together they
-    write every element of every result.  An ``add`` piece with no reduce axis starts from 0 as well.
+    ``sequential``).  ``argmax`` stores the ``index`` (an integer) at which ``value`` is largest, the first one
+    at ties, a NaN before everything.  Pieces of an op run in order; several may write disjoint parts of one target.
+    Together they write every element of every result.  An ``add`` piece with no reduce axis starts from 0 as well.
     """
 
     target: Ref

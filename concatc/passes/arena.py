@@ -52,10 +52,9 @@ ORDERS: tuple[Order, ...] = (
     lambda life: (life.first, -life.size_bytes),
     lambda life: (-life.last, -life.size_bytes),
 )
-# Nothing is searched for in arenas that are at most this many times the live set.
-NEAR = 1.01
-# How often blocks are moved in each order: first all that lie too high at once, then one of them at a time, too.
-ROUNDS = ((4, False), (24, True))
+# How often blocks are moved in each order, in arenas that are more than so many times the live set: first all that lie
+# too high at once, then one of them at a time, too.
+ROUNDS = ((4, False, 1.01), (24, True, 1.01), (1000, True, 1.03))
 
 
 def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
@@ -73,9 +72,9 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
                 tries.append(found)
     tries.sort(key=lambda found: found.size_bytes)
     best = tries[0]
-    for rounds, singly in ROUNDS:
+    for rounds, singly, near in ROUNDS:
         for start in tries:
-            if best.size_bytes > NEAR * enough:
+            if best.size_bytes > near * enough:
                 found = packing.improved(start, enough, rounds, singly)
                 best = min(best, found, key=lambda found: found.size_bytes)
     return best.offsets, _end(best.offsets, lifetimes)

@@ -34,7 +34,7 @@ from typing import Literal
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.op import op_of
 from concatc.passes.free_of_splits import free_of_splits
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward, require_tensors
 from concatc.passes.iteration import Iterations
 from concatc.passes.minimum_cut import FlowGraph

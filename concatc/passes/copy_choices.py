@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from concatc.ir.core import FuncOp, Operation, Use, Value
 from concatc.op import is_op
 from concatc.passes.cut_kernel import Cut, find_cut
-from concatc.passes.fuse import FOLDS
+from concatc.passes.fusion import FOLDS
 from concatc.passes.graph import is_backward
 from concatc.passes.iteration import Iterations
 from concatc.passes.kernel_edit import KernelEdit

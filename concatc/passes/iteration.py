@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from concatc.ir.core import Operation
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Arith, Load, walk
+from concatc.loops.expr import Arith, Load, loads, walk
 from concatc.loops.packing import is_contraction, packing_of
 from concatc.loops.pieces import Piece, is_pointwise
 from concatc.op import lowered, op_of
@@ -45,7 +45,8 @@ class Iteration:
     ``nest`` holds the extents of the parallel and of the folded axes where all pieces share them.  ``nodes`` counts
     what is computed for one point, ``cost`` the same in units of an addition.  ``work`` counts arithmetic on elements
     (that on indices left out) at all points, folds included, in the same units; ``folds_windows`` says that each result
-    folds elements of a few operands into each of its own elements, as pools and sums do.
+    folds elements of a few operands into each of its own elements, as pools and sums do.  ``by_image``: a contraction
+    that can have a loop over its images outside.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Iteration:
     cost: int
     work: int
     folds_windows: bool
+    by_image: bool
 
 
 class Iterations:
@@ -90,12 +92,18 @@ def derive_iteration(op: Operation) -> Iteration:
         cost=sum(COSTLY.get(e.op, 1) for p in pieces for e in walk(p.value) if isinstance(e, Arith)),
         work=sum(math.prod(a.extent for a in p.axes) * _work_at_a_point(p) for p in pieces),
         folds_windows=not op_of(op).effect and all(_folds_windows(p) for p in pieces),
+        by_image=any(_is_by_image(p) for p in pieces if is_contraction(p)),
     )
 
 
 def _work_at_a_point(piece: Piece) -> int:
     arithmetic = (e for e in walk(piece.value) if isinstance(e, Arith) and e.args[0].dtype not in ("index", "i1"))
     return sum(COSTLY.get(e.op, 1) for e in arithmetic) + (piece.combine != "store")
+
+
+def _is_by_image(piece: Piece) -> bool:
+    found = [packing_of(piece, load) for load in loads(piece.value)]
+    return len(piece.at) == 4 and any(p is not None and p.block == 1 and p.axis is piece.at[0] for p in found)
 
 
 def _folds_windows(piece: Piece) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concatc.ir.core import Attr, FuncOp, Operation, Region, Use, Value
 from concatc.op import is_op
 from concatc.passes.cut_kernel import Cut, Segment
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import PROVENANCE, is_backward, transposed
 from concatc.passes.order_kernels import number_kernels, sort_sums
 

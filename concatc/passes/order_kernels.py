@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.op import is_op
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward, require_tensors
 
 

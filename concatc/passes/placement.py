@@ -22,7 +22,7 @@ from concatc.ir.core import FuncOp, Operation, Value
 from concatc.loops.bases import Interface, argument_key, result_keys
 from concatc.op import is_op
 from concatc.passes.elementwise import maps_elementwise
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward
 from concatc.passes.root_layouts import Layout, root_layouts
 from concatc.passes.storage import Part, Place, Root, Step, Wish, concat_parts, is_segmented, new_root, views_of

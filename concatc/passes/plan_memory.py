@@ -28,7 +28,7 @@ from concatc.ops.accumulate import Accumulate
 from concatc.ops.split import Split
 from concatc.passes.arena import aligned
 from concatc.passes.blocks import ArenaBlocks, Phase, Step, assign_blocks
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward, split_source
 from concatc.passes.kernel_table import KernelTable
 from concatc.passes.lower_to_loops import scratch_bytes

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from concatc.ir.core import FuncOp, Operation, Value
-from concatc.passes.fuse import is_view
+from concatc.passes.fusion import is_view
 from concatc.passes.graph import is_backward
 from concatc.passes.iteration import Iterations
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from concatc.passes.join_rows import JoinRows
 
 from concatc.frontend.cnet import load
 from concatc.ir.clone import clone_module
@@ -21,6 +20,7 @@ from concatc.ir.printer import MACHINE, READING, print_module
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.plan import Plan
+from concatc.passes.average_first import AverageFirst
 from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import check_plan
@@ -31,6 +31,7 @@ from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
+from concatc.passes.join_rows import JoinRows
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.plan_memory import PlanMemory, traffic_of
@@ -97,7 +98,7 @@ class _Run:
         self.text("graph", graph)
         module = clone_module(graph)
         if self.rng.integers(2):
-            for pass_ in (*SIMPLIFY, JoinRows(), StatsOverConcat()):
+            for pass_ in (*SIMPLIFY, AverageFirst(), JoinRows(), StatsOverConcat()):
                 self.stage(f"{pass_.name} before", lambda pass_=pass_: pass_.run(module))
                 self.same(f"{pass_.name} before", module, expected, 1e-10)
         self.stage("insert-splits", lambda: InsertSplits().run(module))

@@ -1,7 +1,8 @@
 """The plan interpreter: runs any plan with NumPy, launch by launch, each kernel by the reference rules of its ops.
 
-The arena starts as NaN, each launch leaves NaN in its scratch memory, every byte that belongs to no argument or result (gaps, and a guard behind each base) holds a
-canary, and the highest byte touched is kept.  What is right here and wrong on a target is the target's fault.
+The arena starts as NaN, each launch leaves NaN in its scratch memory, every byte that belongs to no argument or result
+(gaps, and a guard behind each base) holds a canary, and the highest byte touched is kept.  What is right here and wrong
+on a target is the target's fault.
 """
 
 from __future__ import annotations
