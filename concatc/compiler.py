@@ -152,6 +152,7 @@ class Lowering:
         self.checked: list[str] = []  # what was checked of plans, where that is asked for
         self._update_bytes = 0  # what an optimizer holds
         self._is_settled = options.max_memory is None
+        self._refusal: Diagnostic | None = None  # why no plan keeps the budget
         self._levels: dict[str, Module] = {"graph": graph}
         self._run(graph, self._passes["graph"])
 
@@ -289,6 +290,7 @@ class Lowering:
             # Another choice leaves room for what the optimizer holds.
             lowering._choose(PIPELINES[self.phase](self._options, self.graph))
             lowering._is_settled = False
+            lowering._refusal = None
         return lowering
 
     def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
@@ -305,6 +307,8 @@ class Lowering:
     def _settle(self) -> None:
         """Choose more recomputation and another order, where that is needed to keep the budget; once."""
         limit = self._options.max_memory
+        if self._refusal is not None:
+            raise UsageError(self._refusal)
         if self._is_settled or limit is None:
             return
         self._is_settled = True
@@ -314,9 +318,10 @@ class Lowering:
             search = self._search(limit - self._update_bytes)
             chosen = search.chosen
             if chosen is None:
+                self._refusal = over_budget(self.graph.main, limit, self._update_bytes, self.net_plan, search.least)
+                self._choose(self._passes)  # the plan over the budget is forgotten
                 self._is_settled = False
-                error = over_budget(self.graph.main, limit, self._update_bytes, self.net_plan, search.least)
-                raise UsageError(error)
+                raise UsageError(self._refusal)
             self._choose(_with_choice(self._passes, chosen))
         noted = budget_attribute(limit, default_bytes, self._update_bytes, chosen)
         self.kernels.main.attributes["cnet.budget"] = noted

@@ -118,11 +118,11 @@ class ScaledPhase:
     def is_at_home(self, interface: Interface, table: StepNumbers) -> bool:
         """Whether slots and table here are these."""
         here = list(self.here.values())
-        at_here = self.layout.at(here)
+        at_here = replace(self.layout.at(here), starts=self.starts)
         slots = self.slots.at(here, at_here)
         if (slots.slots, slots.bases) != (interface.slots, interface.bases):
             return False
-        return self.step.is_at(here, replace(at_here, starts=self.starts), table)
+        return self.step.is_at(here, at_here, table)
 
     @property
     def here(self) -> Sizes:

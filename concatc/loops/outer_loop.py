@@ -43,7 +43,7 @@ def share_outer_loop(program: Program, fold: Statement, outer: Axis, block: int)
     if not _are_independent([fold, *inside], [found.statement for found in sums], behind, reads):
         return False
     if sums:
-        inside += _keep_what_is_shared(program, fold, reads)
+        inside += _keep_what_is_shared(program, fold, dim, reads)
     program.block = block
     put_outside(fold, outer)
     fold.apart = True
@@ -116,13 +116,15 @@ def _image_axis(statement: Statement, fold: Statement, dim: int, reads: Accesses
     return axis if isinstance(axis, Axis) and axis in piece.reduce else None
 
 
-def _keep_what_is_shared(program: Program, fold: Statement, reads: Accesses) -> list[Statement]:
+def _keep_what_is_shared(program: Program, fold: Statement, dim: int, reads: Accesses) -> list[Statement]:
     """Keep in scratch memory what all readers of the fold compute first, so that it is computed once."""
     chain: list[Statement] = []
     while True:
         made = chain[-1].target if chain else fold.target
         readers = [s for s in program.statements if any(buffer is made for buffer, _ in reads.direct(s))]
         if len(readers) != 1 or not readers[0].target.inlined or readers[0].target.results:
+            break
+        if not _is_inside(readers[0], fold, dim):
             break
         chain += readers
     for statement in chain[-1:]:

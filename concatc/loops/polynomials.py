@@ -3,13 +3,15 @@
     bytes at n = 67108859:  824633659392 = 12288 * 67108859      ->      12288 n      (at n = 64: 786432)
 
 Where a dim is far larger than every coefficient, the digits of a number in base ``n`` *are* the coefficients.  So one
-evaluation gives the whole polynomial, and what is made at the usual size confirms it.
+evaluation gives the whole polynomial.  A coefficient that is too large for a digit would be read as another polynomial,
+which agrees at the large size only: what is made at the usual size confirms every number, or refuses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -51,14 +53,18 @@ class Polynomials:
 
 
 def polynomials(
-    here: Mapping[str, int], samples: Sequence[tuple[Mapping[str, int], Sequence[int]]], known: Sequence[int] = ()
+    here: Mapping[str, int],
+    samples: Sequence[tuple[Mapping[str, int], Sequence[int]]],
+    known: Sequence[int] = (),
+    must: Literal["", "equal", "suffice"] = "",
 ) -> Polynomials:
     """The polynomials behind numbers.
 
     ``here`` are the dims as they are, ``known`` the first numbers there: what is that at every sample too is a
-    constant, however large it is (the key of a dropout).  Sample ``k`` is at a large value of dim ``k`` alone, and
-    where there are several dims the last sample is at large values of all, which must agree: no product of two dims
-    is found otherwise.
+    constant, however large it is (the key of a dropout).  The polynomials ``must`` equal what is known, or suffice,
+    which is be no less: a buffer may hold fewer rows here than at large sizes.  Sample ``k`` is at a large value of
+    dim ``k`` alone, and where there are several dims the last sample is at large values of all, which must agree: no
+    product of two dims is found otherwise.
     Raises :class:`NotScalableError` where there are no such polynomials.
     """
     names = list(here)
@@ -84,6 +90,10 @@ def polynomials(
         raise NotScalableError("numbers that are no sum of polynomials in one dim each")
     (moving,) = np.nonzero(factors.any(axis=1))
     found = Polynomials(constants[0] + constant, moving, factors[moving])
+    at_here = found.at(list(here.values()))
+    is_equal, suffices = at_here.tolist() == list(known), bool((at_here[: len(known)] >= _integers(known)).all())
+    if not {"": True, "equal": is_equal, "suffice": suffices}[must]:
+        raise NotScalableError("numbers that are otherwise here, or too large to be read off")
     at_all = [samples[-1][0][name] for name in names]
     if len(names) > 1 and (found.at(at_all) != columns[-1] + constant).any():
         raise NotScalableError("numbers that depend on a product of dims")

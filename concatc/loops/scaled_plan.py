@@ -70,7 +70,7 @@ class ScaledPlan:
         self.numbers = polynomials(
             here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)], mine.numbers
         )
-        self.scratch, self.place = [f.scratch for f in found], place
+        self.scratch, self.scratch_here, self.place = [f.scratch for f in found], mine.scratch, place
         self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples], self.blocks)
         self.starts = self._starts(mine.numbers)
         self.layout = self._layout()
@@ -145,26 +145,47 @@ class ScaledPlan:
             x.scratch for x in self.samples[0].plan.launches if x.scratch is not None and 0 not in x.scratch.shape
         ]
         scratch = [self.blocks[0].of(window)[0] for window in in_use]
-        ends = [list(_ends_of(s.plan, b, self.scratch_of)) for s, b in zip(self.samples, self.blocks, strict=True)]
+        ends = [list(_ends_of(s.plan, b.of, self.scratch_of)) for s, b in zip(self.samples, self.blocks, strict=True)]
         order, below = put_order(self.blocks[0], self._large_starts(ends[-1]), scratch)
         keys = list(dict.fromkeys(zip(*ends, strict=True)))  # windows that end alike at all samples
+        ends_here = self._ends_here(ends)
         columns = [(s.dims, [key[k][1] for key in keys]) for k, s in enumerate(self.samples)]
         block_of_slot = {key: k for k, key in enumerate(self.blocks[0].keys) if key}
         layout = Layout(
             tuple((base, key, block_of_slot.get(key, -1)) for base, key in self.slots.moving),
             self.slots.size_bytes,
-            polynomials(self.here, columns),
+            polynomials(self.here, columns, [ends_here[key] for key in keys], must="suffice"),
             np.array([key[0][0] for key in keys], np.int64),
             order,
             below,
             gaps_of(self.blocks[0], scratch),
-            polynomials(self.here, [(s.dims, used) for s, used in zip(self.samples, self.scratch, strict=True)]),
+            polynomials(
+                self.here,
+                [(s.dims, used) for s, used in zip(self.samples, self.scratch, strict=True)],
+                self.scratch_here,
+                must="suffice",
+            ),
             np.array(self.scratch_first, np.int64),
         )
         slots = layout.at(list(self.here.values())).slots
         if any(slots[key] != self.interface.slots[key].offset_bytes for key in slots):
             raise NotScalableError("arguments and results do not lie one behind the other")
         return layout
+
+    def _ends_here(self, ends: Sequence[Sequence[tuple[int, int]]]) -> dict[tuple[tuple[int, int], ...], int]:
+        """Where the windows end here behind the starts of their blocks, by where they end at the samples."""
+        in_order = iter([block for block, _ in ends[0]])
+
+        def located(window: Window) -> tuple[int, int]:
+            block = next(in_order)
+            return block, window.offset_bytes - int(self.starts[block])
+
+        found: dict[tuple[tuple[int, int], ...], int] = {}
+        here = [end for _, end in _ends_of(self.plan, located, self.scratch_of)]
+        for key, end in zip(zip(*ends, strict=True), here, strict=True):
+            if found.setdefault(key, end) != end:
+                raise NotScalableError("windows that end elsewhere in a block here")
+        return found
 
 
 def _rewritten(launch: Launch, window: Callable[[Window, bool], Window]) -> Launch:
@@ -232,18 +253,20 @@ def _functions_of(plan: Plan) -> list[FuncOp]:
     return [*plan.kernels.values(), *([plan.net] if plan.net is not None else [])]
 
 
-def _ends_of(plan: Plan, blocks: Blocks, scratch: ScratchOf) -> Iterator[tuple[int, int]]:
+def _ends_of(plan: Plan, located: Callable[[Window], tuple[int, int]], scratch: ScratchOf) -> Iterator[tuple[int, int]]:
     """Of each window of the arena its block, and where it ends behind the block's start.
+
+    ``located`` gives the block of a window, and where it starts in it.
 
     For scratch a polynomial that is no less: each buffer may take another 63 bytes.
     """
     for launch in plan.launches:
         if launch.scratch is not None and 0 not in launch.scratch.shape:
-            block, place = blocks.of(launch.scratch)
+            block, place = located(launch.scratch)
             yield block, place + sum(n + ALIGN_BYTES - 1 for n in scratch(plan.kernels[launch.kernel]))
     windows = [w for launch in plan.launches for w in (*launch.reads, *launch.writes)]
     windows += [s.window for segments in plan.values.values() for s in segments]
     for window in windows:
         if window.base == "arena" and 0 not in window.shape:
-            block, place = blocks.of(window)
+            block, place = located(window)
             yield block, place + window.end_bytes - window.offset_bytes

@@ -49,13 +49,14 @@ class ScaledSlots:
         windows = [(dims, list(i.slots.values())) for dims, i in samples]
         return ScaledSlots(
             _kinds(interface),
-            polynomials(here, [(dims, [n for w in ws for n in w.shape]) for dims, ws in windows]),
             polynomials(
                 here,
-                [
-                    (dims, [_bytes(w) for key, w in i.slots.items() if w.base in OWN and not is_staged(key, w)])
-                    for dims, i in samples
-                ],
+                [(dims, [n for w in ws for n in w.shape]) for dims, ws in windows],
+                [n for w in interface.slots.values() for n in w.shape],
+                must="equal",
+            ),
+            polynomials(
+                here, [(dims, _moving_bytes(i)) for dims, i in samples], _moving_bytes(interface), must="equal"
             ),
             *fixed[0],
             staged[0],
@@ -89,6 +90,11 @@ class ScaledSlots:
             offset = addresses.slots[key] if base in OWN else self.fixed[key]
             made.slots[key] = Window.dense(base, offset, TensorType(shape, dtype))
         return made
+
+
+def _moving_bytes(interface: Interface) -> list[int]:
+    """The bytes of the slots that move."""
+    return [_bytes(w) for key, w in interface.slots.items() if w.base in OWN and not is_staged(key, w)]
 
 
 def _kinds(interface: Interface) -> tuple[tuple[str, BaseKind, str, int], ...]:

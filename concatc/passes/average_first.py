@@ -5,10 +5,12 @@
 
 A 1x1 convolution adds channels of one pixel, an average pixels of one channel; sums over both may be made in either
 order.  The convolution then sees the small image: a quarter of the arithmetic for 2x2, forward and in both gradients,
-and its result and its gradient take a quarter of the memory (the transitions of DenseNet).
+and its gradient takes a quarter of the memory (the transitions of DenseNet).  A convolution that makes few channels
+of many stays in front: the average of the many would be larger than what it makes.
 
-Invariant: no 1x1 convolution of stride 1 without padding is read by an average alone that makes the image smaller.
-Values are the same but for rounding.  For graphs without a backward half; splits do not hide anything.
+Invariant: no 1x1 convolution of stride 1 without padding is read by an average alone that makes the image smaller,
+and whose own average would be no larger than the convolution's result.  Values are the same but for rounding.  For
+graphs without a backward half; splits do not hide anything.
 """
 
 from __future__ import annotations
@@ -40,18 +42,19 @@ class AverageFirst:
 
 class AvgPoolOfConv(Pattern):
     """``avg_pool(conv(x, w)) -> conv(avg_pool(x), w)``   when the convolution is 1x1, of stride 1 and without padding,
-    nothing else reads it, and the average makes the image smaller.
+    nothing else reads it, and the averaged image is no larger than the convolution's result was.
     """
 
     roots = ("cnet.avg_pool",)
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         conv = made_by(rw, op.operands[0], "conv")
-        if conv is None or len(conv.result.uses) > 1 or not _is_smaller(op) or not _mixes_channels(conv):
+        if conv is None or len(conv.result.uses) > 1 or not _mixes_channels(conv) or not _gains(conv, op):
             return False
         x, w = conv.operands
         b = builder_before(op, rw)
-        (averaged,) = b.emit(op_of(op), [x], [f"{op.result.name}.avg_pool"])
+        (averaged,) = b.emit(op_of(op), [x], [f"{conv.result.name}.avg_pool"])
+        b.loc = conv.loc
         rw.replace(op, b.emit(op_of(conv), [averaged, w], [op.result.name]))
         return True
 
@@ -65,20 +68,26 @@ class AvgPoolOfBias(Pattern):
 
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         bias = made_by(rw, op.operands[0], "bias")
-        if bias is None or len(bias.result.uses) > 1 or not _is_smaller(op):
+        if bias is None or len(bias.result.uses) > 1:
             return False
         conv = made_by(rw, bias.operands[0], "conv")
         pool = cast(AvgPool, op_of(op))
-        if conv is None or len(conv.result.uses) > 1 or not _mixes_channels(conv) or max(pool.pad) > 0:
+        if conv is None or len(conv.result.uses) > 1 or not _mixes_channels(conv) or not _gains(conv, op):
+            return False
+        if max(pool.pad) > 0:
             return False
         b = builder_before(op, rw)
-        (averaged,) = b.emit(pool, [conv.result], [f"{op.result.name}.avg_pool"])
+        (averaged,) = b.emit(pool, [conv.result], [f"{op.result.name}.conv"])
+        b.loc = bias.loc
         rw.replace(op, b.emit(op_of(bias), [averaged, bias.operands[1]], [op.result.name]))
         return True
 
 
-def _is_smaller(pool: Operation) -> bool:
-    return pool.result.tensor.numel < pool.operands[0].tensor.numel
+def _gains(conv: Operation, pool: Operation) -> bool:
+    """Whether the image becomes smaller, and what is kept between the two not larger than it was."""
+    x, y, z = conv.operands[0].tensor, conv.result.tensor, pool.result.tensor
+    averaged = x.numel // max(y.numel // y.shape[1], 1) * (z.numel // z.shape[1]) if y.numel else 0
+    return z.numel < y.numel and averaged <= y.numel
 
 
 def _mixes_channels(op: Operation) -> bool:

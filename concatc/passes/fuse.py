@@ -10,9 +10,10 @@
 
 Views (concat, slice, split, accumulate, reshape, flatten, transpose) stay between kernels, where `plan-memory` makes
 windows of them; splits inside a kernel vanish.  Invariant: a kernel lowers by substitution.  Each value inside it is
-made by one pointwise piece, and is inlined into its readers, or by a fold whose readers are pointwise over the
-same space; stages and scatters (softmax, max_pool_grad) are those of one operation.  Forward and
-backward operations never share a kernel, an operation with an effect shares none, and values do not change.
+made by one pointwise piece, and is inlined into its readers, or by a fold whose readers are pointwise over the same
+space, or sums over images of what a contraction makes (`concatc/loops/outer_loop.py`); stages and scatters (softmax,
+max_pool_grad) are those of one operation.  Forward and backward operations never share a kernel, an operation with an
+effect shares none, and values do not change.
 """
 
 from __future__ import annotations

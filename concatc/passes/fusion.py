@@ -304,7 +304,8 @@ class Fusion:
                 ops[needed.op] = None
                 pending += needed.op.operands
         known = {operand: None for op in reader.ops for operand in op.operands}
-        read = sum(v.tensor.numel for v in given if v not in known)
+        # Images alone count, so that the choice is the same for any batch.
+        read = sum(v.tensor.numel for v in given if v not in known and v.tensor.rank == value.tensor.rank)
         return read < 2 * value.tensor.numel and sum(self.iterations.of(op).cost for op in ops) <= 4 * CHEAP
 
     def _maps(self, reader: Group, fold: Group) -> bool:

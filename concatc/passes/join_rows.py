@@ -38,7 +38,7 @@ from concatc.passes.concat_algebra import ConcatOfSlices, NestedConcat
 from concatc.passes.graph import is_backward, short_name
 from concatc.passes.iteration import Iterations
 from concatc.passes.patterns import builder_before, kept_blobs, rewrite_function
-from concatc.passes.rows import Apart, Maker, SameRows, joined_name, place, row_operand, same_rows, say
+from concatc.passes.rows import Apart, Maker, SameRows, joined_name, row_operand, same_rows, say
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class ConcatOfProducts(Pattern):
             above = above.operands[at].op if at is not None else None
         if above is not None and len(above.operands) > 1:
             what = f"{short_name(above)} stays apart before concat %{op.result.name}"
-            self.lines[op] = f"{place(above)}{what}: {end.reason}"
+            self.lines[op] = f"{what}: {end.reason}"
 
 
 def _row_numel(value: Value) -> int:
@@ -190,4 +190,4 @@ def _why_elsewhere(part: Value, stages: bool) -> str | None:
 
 def _line(concat: Operation, step: SameRows, what: str) -> str:
     parts = ", ".join(f"%{part.name}" for part in step.parts)
-    return f"{place(step.first)}{short_name(step.first)} of {parts}, joined by concat %{concat.result.name}, {what}"
+    return f"{short_name(step.first)} of {parts}, joined by concat %{concat.result.name}, {what}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
 
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
@@ -121,12 +120,6 @@ def joined_name(values: tuple[Value, ...]) -> str:
     """A name for the joined rows of values."""
     first = values[0].name
     return first.removesuffix(".part0") if first.endswith(".part0") else f"{first}.joined"
-
-
-def place(op: Operation) -> str:
-    """``net.cnet:5:9: ``, without the directory: where a net lies changes nothing that is made of it."""
-    loc = op.loc
-    return f"{PurePath(loc.file).name}:{loc.line}:{loc.column}: " if loc is not None else ""
 
 
 def say(func: FuncOp, lines: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ from concatc.ops.mul_scalar import MulScalar
 from concatc.passes.concat_algebra import ConcatOfSlices, SliceOfConcat
 from concatc.passes.graph import is_backward, short_name
 from concatc.passes.patterns import builder_before, made_by, rewrite_function
-from concatc.passes.rows import Apart, is_known, joined_name, place, row_operand, rule_of, same_rows, say
+from concatc.passes.rows import Apart, is_known, joined_name, row_operand, rule_of, same_rows, say
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class LossOfConcat(Pattern):
 
     def _stays(self, op: Operation, reason: str) -> bool:
         if op in self._losses:
-            self.lines[op] = f"{place(op)}{short_name(op)} %{op.result.name} stays one loss: {reason}"
+            self.lines[op] = f"{short_name(op)} %{op.result.name} stays one loss: {reason}"
         return False
 
     def _parts(self, op: Operation, index: int, sizes: tuple[int, ...], rw: Rewriter) -> list[Value]:
@@ -150,7 +150,7 @@ class SumOfLosses(Pattern):
         columns = list(zip(*(loss.operands for loss in made), strict=False))
         reason = _why_not_one(made) or _wrong_weights(found)
         if reason is not None:
-            self.lines[op] = f"{place(op)}{len(made)} losses of %{op.result.name} stay apart: {reason}"
+            self.lines[op] = f"{len(made)} losses of %{op.result.name} stay apart: {reason}"
             return False
         b = builder_before(op, rw)
         self.lines.pop(op, None)

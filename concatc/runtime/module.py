@@ -39,6 +39,7 @@ R = TypeVar("R")
 SEEDS = 2**31
 # Plans for other batch sizes are kept, the ones used last; each holds its IR and code, memory is shared.
 MAX_PLANS = 32
+MOST_BASES = 4  # compilations at several dims that are asked whether others follow from them
 
 
 def _one_at_a_time(
@@ -416,7 +417,8 @@ class CompiledModule:
         if problems:
             raise UsageError(problems)
         if rescaled is None:
-            self._bases.append(source)  # from which other batch sizes may follow where they do not from the others
+            # Other batch sizes may follow from it where they do not from the others; the first stays.
+            self._bases = [self._bases[0], *self._bases[1:][-MOST_BASES + 2 :], source]
         return source
 
     def _make_ready(self, source: Source) -> None:

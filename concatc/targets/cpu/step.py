@@ -258,7 +258,8 @@ class NativeStep:
             memory = bases.get(name)
             if memory is None or memory.nbytes < size_bytes:
                 found = 0 if memory is None else memory.nbytes
-                assert size_bytes == 0, f"the base {name} has {found} bytes where the step needs {size_bytes}"
+                if size_bytes:
+                    raise ConcatcError(f"the base {name} has {found} bytes where the step needs {size_bytes}")
                 continue
             self._bases[k] = memory.__array_interface__["data"][0]
         cells, kernels = self._phases[phase]
