@@ -21,6 +21,8 @@ from concatc.rescale import ScaledGraph, ScaledPhase
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
 
+MOST_BLOCKS = 1 << 24
+
 
 def data_of(phase: ScaledPhase) -> dict[str, Any]:
     """A phase as data that JSON takes."""
@@ -31,9 +33,13 @@ def data_of(phase: ScaledPhase) -> dict[str, Any]:
 def from_data(data: Mapping[str, Any], graph: Module, table: StepNumbers) -> ScaledPhase:
     """The phase that :func:`data_of` gave, of that graph and table here.
 
-    Data of another form ends in KeyError, TypeError or ValueError; whether it is of this graph and table is for the
-    caller to ask (`ScaledPhase.is_at_home`).
+    Data of another form ends in an ArithmeticError, AttributeError, LookupError, TypeError or ValueError; whether it is
+    of this graph and table is for the caller to ask (`ScaledPhase.is_at_home`).
     """
+    layout = data["layout"]
+    blocks = [*layout["order"], *(b for b, _ in layout["gaps"]), *(b for _, _, b in layout["slots"])]
+    if not all(type(block) is int and -1 <= block < MOST_BLOCKS for block in blocks):
+        raise ValueError("blocks that no plan has")
     return ScaledPhase(
         ScaledGraph(data["graph"]["here"], graph, _made_of(data["graph"]["numbers"])),
         _made(ScaledSlots, data["slots"]),

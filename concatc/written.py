@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from concatc.rescale import ScaledPhase
 
 CHUNK_BYTES = 1 << 14
+MAX_LINE_BYTES = 1 << 24
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -129,6 +130,8 @@ class WrittenFiles:
         rest = b""
         for chunk in self._chunks(name):
             *whole, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                raise self.damaged(name, "a line is too long")
             yield from whole
         if rest:
             yield rest
@@ -236,7 +239,7 @@ class WrittenModule:
             scaled = from_data(data, written.graph, table)
             if not (scaled.graph.is_at_home() and scaled.is_at_home(written.interface, table)):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError, NotScalableError):
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, NotScalableError):
             raise self._files.damaged(file, "it is not of this net") from None
         return scaled
 

