@@ -65,7 +65,6 @@ MEMORY_WORKLOADS = [
     Workload("googlenet", *GOOGLENET),
     Workload("googlenet within 200 MiB", *GOOGLENET, budget_mib=200, peers="googlenet"),
     Workload("unet", *UNET),
-    Workload("unet within 80 MiB", *UNET, budget_mib=80, peers="unet"),
     Workload("resnet20", "nets/residual.cnet", {"n": 128, "depth": 3}, {"label": 10}),
     *(Workload(f"growing{k}", "nets/growing.cnet", {"layers": k}) for k in (8, 16, 32, 64)),
 ]
