@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from concatc.compiler import Compilation, Lowering, Options
+from concatc.compiler import Compilation, Options
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
 from concatc.ir.core import FuncOp, Module
 from concatc.ir.levels import LEVELS
@@ -29,6 +29,7 @@ from concatc.loops.bases import Interface, interface_of, result_keys
 from concatc.loops.declaration import DECLARED, declaration_in, declared_interface, net_of, slot_problems
 from concatc.loops.plan import Base, Plan, Segment
 from concatc.loops.plan_text import STEP, plan_of
+from concatc.lowering import Lowering
 from concatc.op import is_op
 from concatc.passes.check_lattice import overlap
 from concatc.passes.check_plan import check_places, check_plan

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from concatc import compiler
+from concatc import lowering
 from concatc.ir.core import FuncOp, Module
 from concatc.loops.plan import Plan
 from concatc.loops.scaled_plan import ScaledPlan
@@ -36,14 +36,14 @@ def checked_plans() -> Iterator[None]:
         assert not problems, "\n".join(problem.render() for problem in problems)
         return plan
 
-    make, merge, rescale = PlanMemory.plan, compiler.merge_plans, ScaledPlan.at
+    make, merge, rescale = PlanMemory.plan, lowering.merge_plans, ScaledPlan.at
     with pytest.MonkeyPatch.context() as patch:
 
         def planned(self: PlanMemory, module: Module) -> Plan:
             return check(make(self, module), module.main)
 
         patch.setattr(PlanMemory, "plan", planned)
-        patch.setattr(compiler, "merge_plans", lambda *plans: check(merge(*plans)))
+        patch.setattr(lowering, "merge_plans", lambda *plans: check(merge(*plans)))
         patch.setattr(ScaledPlan, "at", lambda *given: check(rescale(*given)))
         yield
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc.compiler import Lowering, Options, compile_net
+from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.ir.clone import clone_module
 from concatc.ir.core import Module
 from concatc.loops.bases import argument_key
 from concatc.loops.plan import Plan
 from concatc.loops.plan_text import module_of
+from concatc.lowering import Lowering
 from concatc.passes.check_plan import check_plan
 from concatc.passes.choose_recompute import ChooseRecompute
 from concatc.passes.dumps import dump_text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc import compiler
+from concatc import compiler, lowering
 from concatc.loops.plan import Plan
 from concatc.passes import arena, blocks
 from concatc.passes.check_plan import check_plan
@@ -32,14 +32,14 @@ def test_a_plan_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_with_an_update_is_checked() -> None:
     plan = compiler.compile_net(NET, "small.cnet").phase("train").plan
     with pytest.raises(AssertionError, match="a forward launch stands after a backward launch"):
-        compiler.merge_plans(plan, replace(plan, launches=plan.launches[:1]))
+        lowering.merge_plans(plan, replace(plan, launches=plan.launches[:1]))
 
 
 @pytest.mark.parametrize("optimizer", [concatc.SGD(lr=0.1), concatc.SGD(lr=0.1, momentum=0.9), concatc.Adam()])
 def test_plans_with_updates_are_right(optimizer: concatc.SGD | concatc.Adam, monkeypatch: pytest.MonkeyPatch) -> None:
     """Updates read gaps between parameters and their own state, but no gradient that nothing wrote."""
     made: list[Plan] = []
-    monkeypatch.setattr(compiler, "merge_plans", _noting(compiler.merge_plans, made))
+    monkeypatch.setattr(lowering, "merge_plans", _noting(lowering.merge_plans, made))
     net = concatc.compile_source(NET)
     net.init(seed=0)
     data = {"x": np.ones((4, 5), np.float32), "label": np.zeros(4, np.int32)}

@@ -37,6 +37,8 @@ FLOORS: dict[str, float] = {
     "concatc.scaled_data": 5.62,
     "concatc.scaled_store": 5.65,
     "concatc.scaling": 5.7,
+    "concatc.options": 5.5,
+    "concatc.lowering": 5.9,
     "concatc.compiler": 6,
     "concatc.manifest": 6,
     "concatc.artifact": 6.5,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from concatc.compiler import Compilation, Options, Phase
+from concatc.compiler import Compilation, Options
 from concatc.inspect.memory import plan_report
+from concatc.runtime.source import Phase
 
 NETS = Path(__file__).parent.parent / "examples" / "nets"
 CASES = {

@@ -25,7 +25,8 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.stages import Times, listening
 
 if TYPE_CHECKING:
-    from concatc.compiler import Compilation, Lowering
+    from concatc.compiler import Compilation
+    from concatc.lowering import Lowering
     from concatc.runtime.memory_report import MemoryReport
     from concatc.targets import Executable
 

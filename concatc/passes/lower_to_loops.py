@@ -19,6 +19,7 @@ call says which: ``cnet.kernel = "k7_relu"``.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,14 +48,24 @@ class LowerToLoops:
         return lower_to_loops(plan)
 
 
+# What planning asks several times of a kernel of a plan; such a function does not change once it is made.
+_SCRATCH: weakref.WeakKeyDictionary[FuncOp, tuple[TensorType, ...]] = weakref.WeakKeyDictionary()
+
+
 def scratch_bytes(kernel: FuncOp) -> int:
     """How many bytes of scratch a launch of ``kernel`` needs; they must be aligned to 64."""
-    return _scratch_windows(scratch_of(kernel, lowered), Window("arena", 0, (), (), "i8"))[1]
+    return _scratch_windows(_scratch_types(kernel), Window("arena", 0, (), (), "i8"))[1]
 
 
 def scratch_pieces(kernel: FuncOp) -> list[int]:
     """The bytes of each scratch buffer of ``kernel``; every one starts at a multiple of 64."""
-    return [type.size_bytes for type in scratch_of(kernel, lowered)]
+    return [type.size_bytes for type in _scratch_types(kernel)]
+
+
+def _scratch_types(kernel: FuncOp) -> tuple[TensorType, ...]:
+    if kernel not in _SCRATCH:
+        _SCRATCH[kernel] = tuple(scratch_of(kernel, lowered))
+    return _SCRATCH[kernel]
 
 
 def lower_to_loops(plan: Plan, chunked: list[tuple[int, int]] | None = None) -> Module:
