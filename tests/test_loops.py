@@ -352,18 +352,20 @@ def test_a_kernel_launched_with_two_layouts_is_two_functions() -> None:
     assert [f.sym_name for f in module.functions] == ["step", "k", "k.2"]
 
 
-def test_results_that_overlap_a_read_are_not_marked() -> None:
+def test_results_say_what_else_lies_where_they_are_stored() -> None:
     made = relu_kernel("k", 3, 4)
     bump = Bump()
     x, y = bump.window(T((3, 4))), bump.window(T((3, 4)))
 
-    def marks(*windows: Window) -> list[bool]:
+    def marks(*windows: Window) -> list[dict[str, object]]:
         plan = plan_of([Launch("k", (windows[0],), (windows[1],), (False,))], [made], bump.used)
-        memory = [a for a in lower_to_loops(plan).functions[1].args if isinstance(a.type, MemRefType)]
-        return ["cnet.noalias" in a.attrs for a in memory]
+        function = lower_to_loops(plan).functions[1]
+        memory = [a for a in function.args if isinstance(a.type, MemRefType)]
+        assert memory[0].index == 2  # behind %begin and %end: all 12 elements are one axis
+        return [dict(a.attrs) for a in memory]
 
-    assert marks(x, y) == [False, True]
-    assert marks(x, x) == [False, False]
+    assert marks(x, y) == [{}, {"cnet.noalias": True}]
+    assert marks(x, x) == [{}, {"cnet.same": 2}]
 
 
 def test_chunks_cut_the_outermost_loop() -> None:

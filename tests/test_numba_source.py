@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from concatc.ir.core import Module
 from concatc.ir.parser import parse_module
 from concatc.ir.types import ELEMENT_BYTES
+from concatc.passes.check_step import step_bases, step_calls
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.numba_source import numba_module
@@ -177,3 +179,60 @@ def test_strides_get_names_of_their_own() -> None:
 
 def source_of_gaps(made: object) -> str:
     return numba_module(lower_to_loops(dense_plan(made, gap=1)).functions[1:])[0]  # type: ignore[arg-type]
+
+
+IN_PLACE = """module @m {
+  func.func @step(%arena: memref<64xi8>) {
+    %o = arith.constant 0 : index
+    %n = arith.constant 8 : index
+    %p = arith.constant 32 : index
+    %x = memref.view %arena[%o][] : memref<64xi8> to memref<8xf32>
+    %y = memref.view %arena[%p][] : memref<64xi8> to memref<8xf32>
+    func.call @k(%o, %n, %y, %x, %x) {cnet.phase = "forward"}
+        : (index, index, memref<8xf32>, memref<8xf32>, memref<8xf32>) -> ()
+    func.return
+  }
+  func.func private @k(%begin: index, %end: index, %y: memref<8xf32>, %x: memref<8xf32>,
+                       %z: memref<8xf32> {cnet.same = 3 : i64}) attributes {cnet.kernel} {
+    %one = arith.constant 1 : index
+    scf.for %i = %begin to %end step %one {
+      %a = memref.load %x[%i] : memref<8xf32>
+      %b = memref.load %y[%i] : memref<8xf32>
+      %r = arith.addf %a, %b : f32
+      memref.store %r, %z[%i] : memref<8xf32>
+    }
+    func.return
+  }
+}
+"""
+
+
+def test_what_works_in_place_has_one_pointer_and_is_vector_code_without_checks(tmp_path: Path) -> None:
+    module = parse_module(IN_PLACE)
+    source, _ = numba_module(module.functions[1:])
+    assert "# z is x" in source
+    assert "x[i] = x[i] + y[i]" in source
+    target = CpuTarget(Cache(tmp_path))
+    _, generated = target.compile_loops(module)
+    text = generated.text("llvm")
+    assert "memcheck" not in text
+    assert re.search(r"fadd <\d+ x float>", text)
+    arena = np.arange(16, dtype=np.float32)
+    target.build_loops(module).run({"arena": arena.view(np.uint8)}, "step")
+    np.testing.assert_array_equal(arena[:8], np.arange(8) + np.arange(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("%y, %x, %x)", "%y, %x, %y)", "%z is to lie where %x does"),
+        ("cnet.same = 3", "cnet.same = 7", "%z: `cnet.same` is the number of an argument of its type before it"),
+        ("cnet.same = 3", "cnet.same = 0", "%z: `cnet.same` is the number of an argument of its type before it"),
+        ("%y, %x, %x)", "%x, %x, %x)", "%z is to overlap %x alone, but shares bytes with %y"),
+    ],
+)
+def test_what_calls_say_of_places_is_checked(old: str, new: str, message: str) -> None:
+    module = parse_module(IN_PLACE.replace(old, new, 1))
+    bases, _ = step_bases(module.main)
+    _, problems = step_calls(module, bases)
+    assert f"@k: {message}" in [p.message for p in problems]

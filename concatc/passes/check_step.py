@@ -199,8 +199,22 @@ def written_arguments(kernel: FuncOp) -> dict[Value, None]:
     return {op.operands[1]: None for op in kernel.walk() if op.name == "memref.store" and len(op.operands) > 1}
 
 
+def _place_of(kernel: FuncOp, arg: Value) -> Value | None:
+    """The argument in whose memory this one lies, by ``cnet.same``: itself where that is not said; None for none."""
+    number = arg.attrs.get("cnet.same", arg.index)
+    if not isinstance(number, int) or not 0 <= number <= arg.index or kernel.args[number].type != arg.type:
+        return None
+    return kernel.args[number]
+
+
 def _call_problems(call: Call) -> Iterator[str]:
     windows = call.windows()
+    places = {arg: _place_of(call.kernel, arg) for arg in windows}
+    for arg, place in places.items():
+        if place is None:
+            yield f"%{arg.name}: `cnet.same` is the number of an argument of its type before it"
+        elif windows[place] != windows[arg]:
+            yield f"%{arg.name} is to lie where %{place.name} does"
     written = written_arguments(call.kernel)
     for arg, window in windows.items():
         if arg not in written:
@@ -209,8 +223,10 @@ def _call_problems(call: Call) -> Iterator[str]:
             yield f"%{arg.name} is in {window.base}, which a {call.phase} call must not write"
         if overlaps_itself(window):
             yield f"%{arg.name} has two elements in one place"
-        if "cnet.noalias" not in arg.attrs:
+        if "cnet.noalias" not in arg.attrs and "cnet.same" not in arg.attrs:
             continue
+        place = places[arg] or arg
+        allowed = "nothing" if place is arg else f"%{place.name} alone"
         for other, elsewhere in windows.items():
-            if other is not arg and overlap(window, elsewhere):
-                yield f"%{arg.name} is to overlap nothing, but shares bytes with %{other.name}"
+            if places[other] is not place and overlap(window, elsewhere):
+                yield f"%{arg.name} is to overlap {allowed}, but shares bytes with %{other.name}"

@@ -133,13 +133,7 @@ class _Lowering:
         if key in self._kernels:
             return self._kernels[key]
         made = kernel_loops("", self.plan.kernels[launch.kernel], windows, lowered)
-        reads = len(launch.reads)
-        alone = [windows.count(w) == 1 for w in windows[reads:]]
-        memory = [a for a in made.function.args if isinstance(a.type, MemRefType)]
-        for arg, flag in zip(memory[reads:], alone, strict=False):
-            # Nothing else that the kernel is given overlaps this result, so that vector code needs no check.
-            if flag:
-                arg.attrs["cnet.noalias"] = True
+        _mark_overlaps(made.function, windows, len(launch.reads))
         text = structure_of(made.function)
         if text in self._by_text:
             made.function = self._by_text[text]
@@ -165,6 +159,24 @@ class _Lowering:
             lists = {"offsets": (0,), "sizes": window.shape, "strides": window.strides}
             value = b.pure("memref.reinterpret_cast", [value], strided, attributes=lists)
         return value if value.type == type else b.pure("memref.cast", [value], type)
+
+
+def _mark_overlaps(function: FuncOp, windows: Sequence[Window], reads: int) -> None:
+    """Say of each result and scratch buffer what else lies there, so that vector code needs no check.
+
+    ``cnet.noalias``: nothing.  ``cnet.same = k`` on all arguments in the memory of a result, but for the first of them,
+    which is argument ``k``: what kernels may overwrite at all lies there exactly.
+    """
+    memory = [a for a in function.args if isinstance(a.type, MemRefType)]
+    for scratch in memory[len(windows) :]:
+        scratch.attrs["cnet.noalias"] = True
+    for window, arg in zip(windows[reads:], memory[reads:], strict=False):
+        first, *others = (a for a, w in zip(memory, windows, strict=False) if w == window)
+        if not others:
+            arg.attrs["cnet.noalias"] = True
+        elif all(other.type == first.type for other in others):
+            for other in others:
+                other.attrs["cnet.same"] = function.args.index(first)
 
 
 def _without_offset_if_empty(window: Window) -> Window:

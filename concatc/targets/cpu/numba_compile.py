@@ -133,9 +133,11 @@ def _with_noalias(text: str, kernels: Mapping[str, FuncOp]) -> str:
     def mark(m: re.Match[str]) -> str:
         parameters = m.group(3).split(", ")
         at = 2  # behind Numba's own two
-        for arg in kernels[m.group(2)].args:
+        arguments = kernels[m.group(2)].args
+        places = {arg.attrs.get("cnet.same") for arg in arguments}  # all that lies there is reached by this pointer
+        for arg in arguments:
             if isinstance(arg.type, MemRefType):
-                if "cnet.noalias" in arg.attrs:
+                if "cnet.noalias" in arg.attrs or arg.index in places:
                     parameters[at] = parameters[at].replace("ptr ", "ptr noalias ", 1)
                 at += len(dynamic_strides(arg.type))
             at += 1

@@ -138,9 +138,14 @@ class _FunctionPrinter:
             strides = dynamic_strides(arg.type) if isinstance(arg.type, MemRefType) else []
             name = self._bind(arg, arg.name, [f"_s{d}" for d in strides])
             parameters += [name, *(f"{name}_s{d}" for d in strides)]
+            if "cnet.same" in arg.attrs:
+                # One pointer for one place: vector code may store where it has just loaded.
+                place = self.kernel.args[int(str(arg.attrs["cnet.same"]))]
+                self._line(f"# {name} is {self._use(place)}")
+                self.texts[arg] = self.texts[place]
         self._block(self.kernel.body)
         head = f"def {self.name}({', '.join(parameters)}):"
-        if not self.lines:
+        if all(line.lstrip().startswith("#") for line in self.lines):
             self._line("pass")
         return "\n".join([*_wrapped(head), *self.lines]) + "\n"
 
