@@ -41,7 +41,7 @@ from concatc.runtime.runnable import DataError, Runnable, from_data
 from concatc.runtime.signature import Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.runtime.store import SHARED_BASES
-from concatc.targets import Executable, Lowered
+from concatc.targets import Executable, Lowered, Peaks
 from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.step_text import TableError, read_table
@@ -380,3 +380,9 @@ class WrittenTarget:
         from concatc.targets.cpu.target import CpuTarget
 
         return CpuTarget().build(lowered)
+
+    def peaks(self, again: bool = False) -> Peaks:
+        """What the machine can do."""
+        from concatc.targets.cpu.peaks import machine_peaks
+
+        return machine_peaks(again)

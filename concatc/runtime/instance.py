@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Instance:
         self._views: dict[str, Array] = {}
         self._executables: dict[tuple[object, ...] | None, Executable] = {}
         self._optimizer_bases: dict[Executable, Array] = {}
+        self._stamps: list[tuple[str, Array]] | None = None
 
     @property
     def size_bytes(self) -> dict[str, int]:
@@ -67,8 +69,23 @@ class Instance:
         """Run launches of a phase of the plan."""
         self._claim()
         self._bases["optimizer"] = self._optimizer_bases[executable] if update is None else update.base
-        executable.run(self._bases, phase)
+        if self._stamps is None:
+            executable.run(self._bases, phase)
+        else:
+            self._stamps.append((phase, executable.run_timed(self._bases, phase)))
         self.executable = executable
+
+    @contextmanager
+    def timed(self) -> Iterator[list[tuple[str, Array]]]:
+        """Run with a clock: the list gets of each run in here its phase, and when it began and each launch was done.
+
+        Times are nanoseconds.
+        """
+        self._stamps = []
+        try:
+            yield self._stamps
+        finally:
+            self._stamps = None
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""

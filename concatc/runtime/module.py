@@ -6,7 +6,8 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -32,6 +33,7 @@ from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 from concatc.runtime.watch import Watch
 
 if TYPE_CHECKING:
+    from concatc.inspect.profile import Profile
     from concatc.runtime.memory_report import MemoryReport
 
 P = ParamSpec("P")
@@ -305,8 +307,7 @@ class CompiledModule:
 
         With ``blob`` only what makes and reads that blob and its gradient.
         """
-        if phase not in PHASES:
-            raise UsageError(f"a phase is `train` or `infer`, not `{phase}`")
+        self._check_phase(phase)
         return self._source.phase(phase).dump(level, blob=blob)
 
     @property
@@ -321,6 +322,45 @@ class CompiledModule:
 
         lowered = {phase: self._source.phase(phase) for phase in self._source.phases}
         return MemoryReport.of(self.name, lowered)
+
+    @_one_at_a_time
+    def profile(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+        *,
+        phase: Phase = "train",
+        rounds: int | None = None,
+        optimizer: Optimizer | None = None,
+        measure_peaks: bool = False,
+        **arrays: Any,
+    ) -> Profile:
+        """Measure a step launch by launch: time, GFLOP/s, GB/s and share of the roofline of each kernel.
+
+        ``phase="train"`` profiles `train_step`, with the update of ``optimizer`` where one is given; ``"infer"``
+        profiles `eval`.  Without inputs some are made up, at the dims of the net.  Of ``rounds`` rounds (by default as
+        many as take two seconds), each a call as it is and one with a clock read before and after every launch, medians
+        are taken.  What the machine can do is measured once and kept; ``measure_peaks=True`` measures it again.
+        Parameters, states and the optimizer are afterwards as before; gradients are those of the last call.  Raises
+        UsageError on a target without kernels.
+        """
+        from concatc.runtime.profiling import check_rounds, made_up_inputs, profile_calls
+
+        check_rounds(rounds)
+        self._check_phase(phase)
+        if phase == "infer" and optimizer is not None:
+            raise UsageError("inference has no update: an optimizer goes with the phase `train`")
+        given = _by_name(inputs, arrays)
+        if not given:
+            given = made_up_inputs(self._signature(phase), self._source.phase(phase).index_checks)
+
+        def call() -> object:
+            return self.eval(given) if phase == "infer" else self.train_step(given, optimizer=optimizer)
+
+        update = self._update(optimizer) if optimizer is not None else None
+        with self._kept_as_it_is(update):
+            call()
+            return profile_calls(self._current[phase], call, rounds, update, measure_peaks)
 
     # -- weights ---------------------------------------------------------------------------------------------------
     @_one_at_a_time
@@ -358,6 +398,27 @@ class CompiledModule:
     @functools.cached_property
     def _store(self) -> Store:
         return Store(self.signature, self._source.phase("train").interface)
+
+    @contextmanager
+    def _kept_as_it_is(self, update: OptimizerState | None) -> Iterator[None]:
+        """Steps in here leave parameters, states, an optimizer's state and the number of steps as they were."""
+        self._ready()
+        bases = [self._store.bases["params"], self._store.bases["states"], *([update.base] if update else [])]
+        before = [base.copy() for base in bases]
+        steps, updates = self._state.steps, update.steps if update else 0
+        try:
+            yield
+        finally:
+            for base, values in zip(bases, before, strict=True):
+                base[...] = values
+            self._state.steps = steps
+            if update:
+                update.steps = updates
+
+    @staticmethod
+    def _check_phase(phase: str) -> None:
+        if phase not in PHASES:
+            raise UsageError(f"a phase is `train` or `infer`, not `{phase}`")
 
     def _ready(self) -> None:
         if not self._state.initialised:

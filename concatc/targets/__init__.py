@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,6 +50,40 @@ class Lowered(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Bandwidth:
+    """What memory of some size gives, in GB/s (10^9 bytes a second): read only, and read and written alike."""
+
+    size_bytes: int
+    read: float
+    copy: float
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a machine can do at most, as measured, on one thread.
+
+    ``gflops`` is by element type; ``bandwidths`` are those of working sets of rising size, none faster than a smaller.
+    """
+
+    machine: str
+    gflops: Mapping[str, float]
+    bandwidths: tuple[Bandwidth, ...]
+
+    def arithmetic_ns(self, flops: int, dtype: str) -> float:
+        """The least time that so many flops take."""
+        return flops / self.gflops[dtype]
+
+    def memory_ns(self, read_bytes: int, written_bytes: int) -> float:
+        """The least time that so many bytes take, in the smallest memory that was measured and holds them."""
+        total = read_bytes + written_bytes
+        at = next((b for b in self.bandwidths if b.size_bytes >= total), self.bandwidths[-1])
+        both = 2 * min(read_bytes, written_bytes)
+        if written_bytes > read_bytes:
+            return total / at.copy
+        return (total - both) / at.read + both / at.copy
+
+
 class Executable(Protocol):
     """A compiled net.  ``bases[name]`` is a contiguous ``uint8`` array aligned to 64 bytes (see ``loops/plan.py``)."""
 
@@ -57,6 +92,19 @@ class Executable(Protocol):
 
         Reads and writes the bases only.  ``backward`` follows a ``forward`` on the same bases.
         """
+        ...
+
+    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Run the launches of a phase and say when: the time before the first one, then behind each, in nanoseconds.
+
+        The clock is read by native code.  Raises :class:`concatc.diagnostics.UsageError` where the target runs no
+        launches.
+        """
+        ...
+
+    @property
+    def launches(self) -> tuple[tuple[str, str], ...]:
+        """The kernel and the phase of each launch, in order."""
         ...
 
     def text(self, what: str) -> str:
@@ -82,4 +130,11 @@ class Target(Protocol):
 
     def build(self, lowered: Lowered) -> Executable:
         """Generate, compile and load the code of a net."""
+        ...
+
+    def peaks(self, again: bool = False) -> Peaks:
+        """What the machine can do, measured once and kept; ``again`` measures it anew.
+
+        Raises :class:`concatc.diagnostics.UsageError` for a target that is not measured.
+        """
         ...

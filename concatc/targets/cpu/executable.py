@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from concatc.targets.cpu.native import Library
-from concatc.targets.cpu.step import RUNNER, NativeStep, StepNumbers, kernel_symbol
+from concatc.targets.cpu.step import RUNNER, Ints, NativeStep, StepNumbers, kernel_symbol
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ class CpuExecutable:
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
         self._step.run(bases, phase)
+
+    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> Ints:
+        """Run a phase and say when each launch was done; see :class:`concatc.targets.Executable`."""
+        return self._step.run_timed(bases, phase)
+
+    @property
+    def launches(self) -> tuple[tuple[str, str], ...]:
+        """The kernel and the phase of each launch."""
+        return tuple(zip(self.table.kernels, self.table.phases, strict=True))
 
     def with_table(self, table: StepNumbers) -> CpuExecutable:
         """The same code with another table, of the same kernels."""

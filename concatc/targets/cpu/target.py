@@ -14,10 +14,11 @@ from concatc.collector import collector_paused
 from concatc.diagnostics import UsageError
 from concatc.ir.core import Module
 from concatc.stages import stage
-from concatc.targets import Lowered
+from concatc.targets import Lowered, Peaks
 from concatc.targets.cpu.cache import Cache, default_directory
 from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
+from concatc.targets.cpu.peaks import machine_peaks
 from concatc.targets.cpu.step import StepNumbers, step_table
 from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, object_of, units_of
 
@@ -73,6 +74,10 @@ class CpuTarget:
         with stage("load"):
             loaded = LoadedCode.of(code.objects, code.symbols)
             return CpuExecutable(StepNumbers.of(step_table(loops.main)), loaded, generated.text)
+
+    def peaks(self, again: bool = False) -> Peaks:
+        """See :class:`concatc.targets.Target`."""
+        return machine_peaks(again)
 
     def compile_loops(self, loops: Module) -> tuple[ObjectCode, Generated]:
         """The object code of a loops module, compiled where the cache does not hold it, and what it was made of."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from concatc.diagnostics import UsageError
+from concatc.diagnostics import Diagnostic, UsageError
 from concatc.ir.core import FuncOp
 from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.memory import Array, view
 from concatc.loops.plan import Plan
 from concatc.passes.graph import OUTPUT_GRAD
-from concatc.targets import Lowered
+from concatc.targets import Lowered, Peaks
 from concatc.targets.reference.interpreter import run_function
+
+NO_LAUNCHES = Diagnostic(
+    "the target `reference` runs the joint graph op by op: it has no kernels to measure", help="the target cpu has"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class ReferenceTarget:
     def build(self, lowered: Lowered) -> ReferenceExecutable:
         """Nothing is compiled."""
         return ReferenceExecutable(lowered)
+
+    def peaks(self, again: bool = False) -> Peaks:
+        """See :class:`concatc.targets.Target`."""
+        raise UsageError(NO_LAUNCHES)
 
 
 class ReferenceExecutable:
@@ -59,6 +68,15 @@ class ReferenceExecutable:
             self._write(bases, self._gradients)
         if phase in ("update", "step") and self._update is not None:
             _run_launches(self._update, bases)
+
+    def run_timed(self, bases: Mapping[str, Array], phase: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """See :class:`concatc.targets.Executable`."""
+        raise UsageError(NO_LAUNCHES)
+
+    @property
+    def launches(self) -> tuple[tuple[str, str], ...]:
+        """It has none."""
+        return ()
 
     def text(self, what: str) -> str:
         """See :class:`concatc.targets.Executable`."""

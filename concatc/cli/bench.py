@@ -1,0 +1,141 @@
+"""``concatc bench``: how long a step takes, and what each kernel makes of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from concatc.cli.common import (
+    compile_file,
+    finish,
+    net_options,
+    parse_dims,
+    plan_options,
+    recompute_option,
+    show_checked,
+    write_file,
+)
+from concatc.cli.progress import show_progress
+from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import check_replaceable
+
+if TYPE_CHECKING:
+    from concatc.compiler import Compilation
+    from concatc.runtime.module import CompiledModule
+    from concatc.runtime.optimizers import Optimizer
+    from concatc.runtime.signature import Signature
+    from concatc.runtime.source import Phase
+
+
+@click.command()
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="The batch size: --dim n=N, whatever its name is.")
+@click.option("--train/--eval", "training", default=None, help="What to run; default: training where there is a loss.")
+@click.option("--optimizer", "method", type=click.Choice(("sgd", "adam")), help="Update parameters in each step.")
+@click.option("--rounds", type=click.IntRange(1), help="How many; default: as many as take two seconds, 5 to 500.")
+@click.option("--rows", default=20, show_default=True, type=click.IntRange(0), help="Of the table; 0: every kernel.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a trace for Perfetto or chrome://tracing.")
+@click.option("--measure-peaks", is_flag=True, help="Measure again what the machine can do.")
+@net_options
+@recompute_option
+@plan_options
+def command(
+    file: Path,
+    dims: tuple[str, ...],
+    net: str | None,
+    target: str,
+    dtype: str,
+    as_json: bool,
+    recompute: str,
+    max_memory: int | None,
+    verify_plan: bool,
+    batch: int | None,
+    training: bool | None,
+    method: str | None,
+    rounds: int | None,
+    rows: int,
+    trace: Path | None,
+    measure_peaks: bool,
+) -> None:
+    """Time a step of a net, kernel by kernel, on made-up data.
+
+    FILE is a net, a dump of one, or a directory that `concatc compile -o` wrote.  For each kernel the table says how
+    long it takes, how many multiply-adds of contractions (GFLOP/s) and bytes (GB/s) it does, and which share of what
+    this machine could do that is.  docs/PROFILE.md says how to read it.
+    """
+    start = time.perf_counter()
+    show_progress()
+    if trace is not None and trace.parent.exists():
+        check_replaceable(trace)
+    checked: list[str] = []
+    if file.is_dir():
+        module = _written(file, dims, batch)
+    else:
+        compilation = compile_file(
+            file, dims, net, target, dtype, recompute=recompute, max_memory=max_memory, verify_plan=verify_plan
+        )
+        module = _module(compilation, batch)
+        checked = show_checked(compilation)
+    phase: Phase = "train" if (bool(module.signature.loss_weights) if training is None else training) else "infer"
+    profile = module.profile(
+        phase=phase, rounds=rounds, optimizer=_optimizer(method, phase), measure_peaks=measure_peaks
+    )
+    ready_s = time.perf_counter() - start - profile.measured_ns / 1e9
+    if trace is not None:
+        write_file(trace, json.dumps(profile.trace()))
+    ready = f"ready after {ready_s:.2f} s: compilation, or code from the cache, and a first step"
+    text = f"{profile.text(rows)}\n\n{ready}" + (f"\ntrace written to {trace}" if trace is not None else "")
+    finish(
+        as_json,
+        text,
+        **profile.data(),
+        ready_s=ready_s,
+        checked=checked,
+        trace=os.fspath(trace) if trace is not None else None,
+    )
+
+
+def _module(compilation: Compilation, batch: int | None) -> CompiledModule:
+    from concatc.runtime.module import CompiledModule
+
+    if batch is not None:
+        name = _batch_dim(compilation.phase("train").signature)
+        compilation = compilation.with_dims({**compilation.dims, name: batch})
+    return CompiledModule(compilation)
+
+
+def _written(directory: Path, dims: Iterable[str], batch: int | None) -> CompiledModule:
+    from concatc.written import load_module
+
+    module = load_module(directory)
+    wanted = parse_dims(dims)
+    if batch is not None:
+        wanted[_batch_dim(module.signature)] = batch
+    return module.with_dims(**wanted) if wanted else module
+
+
+def _batch_dim(signature: Signature) -> str:
+    """The dim that is the first axis of every input that begins with one."""
+    names = list(dict.fromkeys(spec.dims[0] for spec in signature.inputs.values() if spec.dims and spec.dims[0]))
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise UsageError(Diagnostic("no input of the net begins with a dim, so --batch sets none"))
+    listed = " ".join(f"--dim {name}=N" for name in names)
+    raise UsageError(Diagnostic(f"the net has {len(names)} batch sizes, {', '.join(names)}", help=f"write {listed}"))
+
+
+def _optimizer(method: str | None, phase: Phase) -> Optimizer | None:
+    from concatc.runtime.optimizers import SGD, Adam
+
+    if method is None:
+        return None
+    if phase == "infer":
+        raise UsageError("--optimizer goes with --train")
+    # A rate of 0: what a step takes does not depend on it, and steps on made-up data lead nowhere.
+    return SGD(0.0, momentum=0.9) if method == "sgd" else Adam(0.0)
