@@ -79,11 +79,10 @@ def compile(
     and other orders of kernels; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all
     errors of the file at once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
     """
-    from concatc.edited import SUFFIX, read_dump
-    from concatc.frontend.cnet import read
+    from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
 
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
-    text = read_dump(filename) if filename.endswith(SUFFIX) else read(filename)
+    text = read_dump(filename) if filename.endswith(DUMP_SUFFIX) else read(filename)
     return _compiled(
         text,
         filename,
@@ -154,8 +153,9 @@ def _compiled(
     max_memory: int | str | None,
     verify_each: bool,
 ) -> CompiledModule:
-    from concatc.compiler import Options, compile_net
-    from concatc.edited import SUFFIX, EditedDump
+    from concatc.frontend.source import DUMP_SUFFIX
+    from concatc.opening import open_net
+    from concatc.options import Options
     from concatc.runtime.module import CompiledModule
     from concatc.sizes import parse_bytes
 
@@ -173,15 +173,15 @@ def _compiled(
         max_memory=None if max_memory is None else parse_bytes(max_memory, "max_memory"),
         verify_each=verify_each,
     )
-    if filename.endswith(SUFFIX):
+    if filename.endswith(DUMP_SUFFIX):
+        from concatc.edited import EditedDump
+
         return CompiledModule(EditedDump(text, filename, options))
-    compilation = compile_net(text, filename, options)
-    for warning in compilation.warnings:
+    opened = open_net(text, filename, options)
+    for warning in opened.warnings:
         # Level 3 is the line that called compile or compile_source.
         warnings.warn(warning.render({filename: text}), ConcatcWarning, stacklevel=3)
-    if options.max_memory is not None and compilation.phase("train").graph.main.returned("total"):
-        _ = compilation.phase("train").plan  # a budget that cannot be kept is an error here, not at the first step
-    return CompiledModule(compilation)
+    return CompiledModule(opened)
 
 
 def _names(argument: str, value: Iterable[str], of: str) -> tuple[str, ...]:

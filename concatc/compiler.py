@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
@@ -36,6 +36,10 @@ def target_named(name: str) -> Target:
     return CpuTarget()
 
 
+if TYPE_CHECKING:
+    from concatc.frontend.cnet.project import Imported
+
+
 class Compilation:
     """A net at one choice of dims; phases and levels are made when they are asked for."""
 
@@ -45,6 +49,7 @@ class Compilation:
         self.options = options
         self._lowerings: dict[Phase, Lowering] = {}
         self._decisions: dict[Phase, list[tuple[Any, ...]]] = {}
+        self.imports: list[Imported] = []  # the files that it imports
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
         graph, self.warnings = self._load("train")
         self._lowerings["train"] = Lowering(graph, "train", options, None)
@@ -163,6 +168,7 @@ class Compilation:
                 keep=options.keep if phase == "train" else (),
                 dtype=options.dtype,
                 decisions=decisions,
+                imports=self.imports if phase == "train" else None,
             )
         if phase == "train":
             freeze(graph.main, options.freeze)
@@ -182,6 +188,14 @@ class Compilation:
                     problems.append(Diagnostic(f"{what} `{name}` is {found}", graph.main.loc))
         if problems:
             raise ConcatcError(problems, {self.filename: self.text})
+
+
+def compile_to_run(text: str, filename: str, options: Options) -> Compilation:
+    """:func:`compile_net`; a budget that no plan of training keeps is an error here, not at the first step."""
+    compilation = compile_net(text, filename, options)
+    if options.max_memory is not None and compilation.phase("train").graph.main.returned("total"):
+        _ = compilation.phase("train").plan
+    return compilation
 
 
 def compile_net(text: str, filename: str, options: Options | None = None) -> Compilation:

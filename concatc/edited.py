@@ -13,12 +13,10 @@ What is read is checked before it becomes code: plans by `check_plan.py`, loops 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 from concatc.compiler import Compilation, Options
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
@@ -44,18 +42,7 @@ from concatc.runtime.loop_bounds import loop_problems
 from concatc.runtime.plan_bounds import plan_index_checks
 from concatc.runtime.source import Dim, Phase
 
-SUFFIX = ".mlir"
 STEPS = ("plan", "loops")  # levels whose main function is a step
-
-
-def read_dump(path: str | os.PathLike[str]) -> str:
-    """The text of a dump; its size is bounded by the parser.  Raises :class:`UsageError` where it cannot be read."""
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(Diagnostic(f"{path} is no text: byte {error.start} is not UTF-8")) from None
 
 
 def level_of(module: Module) -> str:

@@ -7,29 +7,17 @@ What is read is confirmed: at the dims of the net it must give the slots and the
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from concatc.loops.bases import Interface
 from concatc.loops.polynomials import NotScalableError
 from concatc.rescale import ScaledGraph, ScaledPhase
 from concatc.scaled_data import data_of, from_data
-from concatc.targets.cpu.cache import Cache, digest
+from concatc.targets.cpu.cache import DATA, Cache, digest
 from concatc.targets.cpu.step import StepNumbers
-
-
-@functools.cache
-def release() -> str:
-    """The digest of this package: another planner may find other numbers."""
-    hasher = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted(here.rglob("*.py")):
-        hasher.update(str(path.relative_to(here)).encode() + b"\0" + path.read_bytes())
-    return hasher.hexdigest()
+from concatc.version import source_digest
 
 
 class ScaledStore:
@@ -37,23 +25,26 @@ class ScaledStore:
 
     def __init__(self, cache: Cache, what: Iterable[object]) -> None:
         self.cache = cache
-        self.key = digest("other batch sizes", release(), *map(repr, what))
+        self.key = digest("other batch sizes", source_digest(), *map(repr, what))
 
     def save(self, phase: ScaledPhase | str) -> None:
         """Store how a phase follows, or why it does not."""
         data = {"reason": phase} if isinstance(phase, str) else data_of(phase)
-        self.cache.store(self.key, json.dumps(data).encode())
+        self.cache.store(self.key, json.dumps(data).encode(), DATA)
 
     def load(self, graph: ScaledGraph, interface: Interface, table: StepNumbers) -> ScaledPhase | None:
         """The phase whose slots and table here are these, or None where it is not known.
 
         Raises :class:`NotScalableError` where it is known that there is none.
         """
-        stored = self.cache.load(self.key)
+        stored = self.cache.load(self.key, DATA)
         if stored is None:
             return None
-        data = json.loads(stored)
-        if "reason" in data:
-            raise NotScalableError(data["reason"])
-        phase = replace(from_data(data, graph.graph, table), graph=graph)
-        return phase if phase.is_at_home(interface, table) else None
+        try:
+            data = json.loads(stored)
+            if "reason" not in data:
+                phase = replace(from_data(data, graph.graph, table), graph=graph)
+                return phase if phase.is_at_home(interface, table) else None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return None  # of another form: found out anew
+        raise NotScalableError(data["reason"])

@@ -89,6 +89,7 @@ class Scaling:
         self.net = net
         self._cache = cache
         self.reasons: dict[Phase, str] = {}  # why a phase does not follow
+        self.entries: dict[Phase, str] = {}  # where the cache holds how a phase follows
         self._phases: dict[Phase, ScaledPhase | None] = {}
         self._plans: dict[Phase, ScaledPlan] = {}
 
@@ -133,6 +134,7 @@ class Scaling:
         table = StepNumbers.of(step_table(mine.net_loops.main))
         graphs = [numbers_of(g.functions) for g in (mine.graph, *(sample.graph for _, sample in samples))]
         store = ScaledStore(self._cache, (phase, self.net.settings, self.here, graphs, mine.interface.slots))
+        self.entries[phase] = store.key
         known = store.load(graph, mine.interface, table)
         if known is not None:
             return known

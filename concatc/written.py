@@ -41,8 +41,8 @@ from concatc.runtime.runnable import DataError, Runnable, from_data
 from concatc.runtime.signature import Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.runtime.store import SHARED_BASES
-from concatc.targets import Executable, Lowered, Peaks
 from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
+from concatc.targets.cpu.lazy_target import LazyCpuTarget
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.step_text import TableError, read_table
 from concatc.version import __version__
@@ -165,7 +165,7 @@ class WrittenModule:
         self.name = manifest.net
         self.dims: dict[str, Dim] = dict(manifest.dims)
         self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
-        self.target = WrittenTarget()
+        self.target = LazyCpuTarget()
         self._objects = manifest.objects
         self._files = files
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], CpuExecutable] = {}
@@ -366,23 +366,3 @@ class WrittenPhase:
         if train is not None and any(bases[name] != train.bases[name] for name in SHARED_BASES):
             raise self._files.damaged(file, "its parameters and states are not those of training")
         return runnable
-
-
-@dataclass(frozen=True)
-class WrittenTarget:
-    """What runs written modules.  It compiles only what was not written."""
-
-    name: str = "cpu"
-    runs_plan: bool = True
-
-    def build(self, lowered: Lowered) -> Executable:
-        """Compile a net from its loops."""
-        from concatc.targets.cpu.target import CpuTarget
-
-        return CpuTarget().build(lowered)
-
-    def peaks(self, again: bool = False) -> Peaks:
-        """What the machine can do."""
-        from concatc.targets.cpu.peaks import machine_peaks
-
-        return machine_peaks(again)

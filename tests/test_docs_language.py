@@ -9,8 +9,9 @@ import pytest
 
 from concatc.frontend.cnet import load
 from concatc.frontend.cnet.build_ast import RESERVED
-from concatc.frontend.cnet.limits import CALL_DEPTH, NESTING, OPS, RANK, SOURCE_BYTES, STEPS
+from concatc.frontend.cnet.limits import CALL_DEPTH, NESTING, OPS, RANK, STEPS
 from concatc.frontend.cnet.parser import parse, parse_tree
+from concatc.frontend.source import SOURCE_BYTES
 
 TEXT = (Path(__file__).parent.parent / "docs" / "LANGUAGE.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```cnet\n(.*?)^```$", TEXT, re.M | re.S)

@@ -13,11 +13,14 @@ import click
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import replacing
+from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
 
 if TYPE_CHECKING:
+    from concatc.cached_net import CachedNet
     from concatc.compiler import Compilation
+    from concatc.options import Options
     from concatc.runtime.source import Dim
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +66,7 @@ def plan_options(command: F) -> F:
     return command
 
 
-def show_checked(compilation: Compilation) -> list[str]:
+def show_checked(compilation: Compilation | CachedNet) -> list[str]:
     """Write to stderr what ``--verify-plan`` checked, and return it."""
     found = [f"{phase}: {checked}" for phase, checked in compilation.checked]
     for line in found:
@@ -76,39 +79,52 @@ freeze_option = click.option(
 )
 
 
-def compile_file(
-    file: Path,
-    dims: Iterable[str],
-    net: str | None,
-    target: str,
-    dtype: str,
-    keep: Iterable[str] = (),
-    input_grads: bool = False,
-    freeze: Iterable[str] = (),
-    **more: Any,
-) -> Compilation:
-    """Compile a ``.cnet`` file, or a dump, and show its warnings."""
+def compile_file(file: Path, dims: Iterable[str], net: str | None, target: str, dtype: str, **more: Any) -> Compilation:
+    """Compile a ``.cnet`` file, or a dump, and show its warnings; ``more`` are options (`options.py`)."""
     with stage("imports"):
-        from concatc.compiler import Options, compile_net
-        from concatc.edited import SUFFIX, EditedDump, read_dump
-        from concatc.frontend.cnet import read
+        from concatc.compiler import compile_net
 
-    options = Options(
-        target=target,
-        dims=parse_dims(dims),
-        net=net,
-        dtype=dtype,
-        keep=tuple(keep),
-        input_grads=input_grads,
-        freeze=tuple(freeze),
-        **more,
-    )
-    if file.suffix == SUFFIX:
-        return EditedDump(read_dump(file), os.fspath(file), options)
-    compilation = compile_net(read(file), os.fspath(file), options)
-    for warning in compilation.warnings:
-        click.echo(warning.render({os.fspath(file): compilation.text}), err=True)
+    text, options = _read(file, dims, net, target, dtype, more)
+    if file.suffix == DUMP_SUFFIX:
+        return _edited(text, file, options)
+    compilation = compile_net(text, os.fspath(file), options)
+    _show_warnings(file, text, compilation.warnings)
     return compilation
+
+
+def open_file(
+    file: Path, dims: Iterable[str], net: str | None, target: str, dtype: str, **more: Any
+) -> Compilation | CachedNet:
+    """The same to be run: a net that the cache holds is not compiled."""
+    with stage("imports"):
+        from concatc.opening import open_net
+
+    text, options = _read(file, dims, net, target, dtype, more)
+    if file.suffix == DUMP_SUFFIX:
+        return _edited(text, file, options)
+    found = open_net(text, os.fspath(file), options)
+    _show_warnings(file, text, found.warnings)
+    return found
+
+
+def _read(
+    file: Path, dims: Iterable[str], net: str | None, target: str, dtype: str, more: dict[str, Any]
+) -> tuple[str, Options]:
+    from concatc.options import Options
+
+    options = Options(target=target, dims=parse_dims(dims), net=net, dtype=dtype, **more)
+    return read_dump(file) if file.suffix == DUMP_SUFFIX else read(file), options
+
+
+def _edited(text: str, file: Path, options: Options) -> Compilation:
+    from concatc.edited import EditedDump
+
+    return EditedDump(text, os.fspath(file), options)
+
+
+def _show_warnings(file: Path, text: str, warnings: Iterable[Diagnostic]) -> None:
+    for warning in warnings:
+        click.echo(warning.render({os.fspath(file): text}), err=True)
 
 
 def parse_dims(given: Iterable[str]) -> dict[str, Dim]:

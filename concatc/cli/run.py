@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from concatc.cli.common import (
-    compile_file,
     finish,
     net_options,
+    open_file,
     plan_options,
     recompute_option,
     show_checked,
@@ -63,7 +63,6 @@ def command(
 
     from concatc.runtime.dataset import as_one_batch
     from concatc.runtime.module import CompiledModule
-    from concatc.runtime.signature import signature_of
     from concatc.runtime.training import accuracy_of
 
     show_progress()
@@ -71,7 +70,7 @@ def command(
         check_replaceable(output)  # before the work, not behind it
     if keys and data is None:
         raise UsageError("--key goes with --data")
-    compilation = compile_file(
+    compilation = open_file(
         file, dims, net, target, dtype, recompute=recompute, max_memory=max_memory, verify_plan=verify_plan
     )
     if compilation.no_inference is not None and not training:
@@ -81,7 +80,7 @@ def command(
     inputs = module.signature.inputs
     arrays, key_of = read_data(data, keys, inputs) if data is not None else ({}, {})
     if training or module.outputs:
-        _check_data(data, inputs if training else signature_of(compilation.phase("infer").graph.main).inputs, arrays)
+        _check_data(data, inputs if training else compilation.phase("infer").signature.inputs, arrays)
     batch, parts = as_one_batch(inputs, arrays, key_of)
     module.init(seed)
     if weights is not None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import click
 
 from concatc.cli.common import (
-    compile_file,
     finish,
     freeze_option,
     net_options,
+    open_file,
     plan_options,
     recompute_option,
     show_checked,
@@ -130,7 +130,7 @@ def command(
     start = time.perf_counter()
     path = output or file.with_suffix(".safetensors")
     check_replaceable(path)
-    compilation = compile_file(
+    compilation = open_file(
         file,
         dims,
         net,

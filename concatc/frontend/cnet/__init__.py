@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from concatc.diagnostics import Diagnostic, UsageError
+from concatc.diagnostics import Diagnostic
 from concatc.frontend.cnet.elaborate import Phase, elaborate
-from concatc.frontend.cnet.parser import check_size, decode
+from concatc.frontend.cnet.project import Imported
+from concatc.frontend.source import read
 from concatc.ir.core import Module
 
 __all__ = ["Phase", "load", "load_file", "read"]
@@ -33,6 +34,7 @@ def load(
     keep: Sequence[str] = (),
     dtype: str | None = None,
     decisions: list[tuple[Any, ...]] | None = None,
+    imports: list[Imported] | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """The graph level of a net, and the warnings.
 
@@ -40,12 +42,12 @@ def load(
     source; ``keep`` names blobs to return (``h``, or with a path ``stage0.dense1.layer.y``; a name that is bound
     again means its last value); ``dtype="f64"`` turns every f32 into f64.  Imports are looked for beside ``filename``.
     ``decisions`` gets the numbers that decided something on the way: texts at other dims that agree in them are one
-    net of other sizes.
+    net of other sizes.  ``imports`` gets the files that were imported.
 
     Raises :class:`ConcatcError` with all errors of the text, :class:`UsageError` where ``net``, ``dims`` or ``keep``
     do not fit it.
     """
-    return elaborate(text, filename, net, dims, phase, keep, dtype, decisions)
+    return elaborate(text, filename, net, dims, phase, keep, dtype, decisions, imports)
 
 
 def load_file(
@@ -59,17 +61,3 @@ def load_file(
 ) -> tuple[Module, list[Diagnostic]]:
     """:func:`load` of a file."""
     return load(read(path), str(path), net=net, dims=dims, phase=phase, keep=keep, dtype=dtype)
-
-
-def read(path: str | Path) -> str:
-    """The text of a source file; raises :class:`UsageError` where it cannot be read, ConcatcError
-    where it is no text.
-    """
-    try:
-        check_size(Path(path).stat().st_size, str(path))  # what is too large is refused unread
-        if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(Diagnostic(f"{path} cannot be read: it is no file"))
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
-    return decode(data, str(path))

@@ -11,7 +11,7 @@ from concatc.frontend.cnet import ast
 from concatc.frontend.cnet.context import POISON, Frame, Run
 from concatc.frontend.cnet.graph import Graph
 from concatc.frontend.cnet.names import Analysis, unused_inputs
-from concatc.frontend.cnet.project import Project, Unit
+from concatc.frontend.cnet.project import Imported, Project, Unit
 from concatc.frontend.cnet.statements import Statements
 from concatc.frontend.cnet.values import describe, is_blob
 from concatc.ir.core import Attr, Module, Value
@@ -30,10 +30,12 @@ def elaborate(
     keep: Sequence[str],
     dtype: str | None,
     decisions: list[tuple[Any, ...]] | None = None,
+    imports: list[Imported] | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """See :func:`concatc.frontend.cnet.load`."""
     sink = Sink()
-    unit = Project(filename, sink).load(text, filename)
+    project = Project(filename, sink)
+    unit = project.load(text, filename)
     sink_is_clean = not sink.errors
     if not unit.nets and (unit.broken or not sink_is_clean):
         sink.raise_if_errors()
@@ -62,6 +64,8 @@ def elaborate(
         raise ConcatcError(Diagnostic(error.message, definition.loc, help=error.help), sink.sources) from None
     if decisions is not None:
         decisions += run.decisions
+    if imports is not None:
+        imports += project.imports
     return module, sink.warnings
 
 

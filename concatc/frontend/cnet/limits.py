@@ -1,6 +1,5 @@
 """How much a source text may ask for.  Each limit ends in a clear error instead of a long wait or a crash."""
 
-SOURCE_BYTES = 250_000  # of one file: some seconds of parsing
 NESTING = 64  # open brackets, prefix operators and powers
 SYNTAX_ERRORS = 20  # reported for one file
 RECOVERY_BYTES = 250_000  # parsed again behind syntax errors: a large file reports fewer of them

@@ -16,6 +16,7 @@ from concatc.diagnostics import ConcatcError, Diagnostic, Loc
 from concatc.frontend.cnet import limits
 from concatc.frontend.cnet.ast import File
 from concatc.frontend.cnet.build_ast import AstBuilder
+from concatc.frontend.source import check_size
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -157,24 +158,6 @@ def parse(text: str, filename: str) -> tuple[File, tuple[Diagnostic, ...]]:
     return file, (*errors, *builder.errors)
 
 
-def decode(data: bytes, filename: str) -> str:
-    """Bytes of a file as text; raises :class:`ConcatcError` where they are not UTF-8."""
-    check_size(len(data), filename)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n") + 1
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
-        raise ConcatcError(
-            Diagnostic(
-                f"byte 0x{data[error.start]:02x} is not UTF-8",
-                Loc(filename, line, column, line, column + 1),
-                help="save the file as UTF-8",
-            )
-        ) from None
-
-
 def normalise(text: str, filename: str) -> str:
     """The text less a byte order mark, with ``\\n`` line ends; raises :class:`ConcatcError` for NUL and huge texts."""
     check_size(len(text), filename)
@@ -186,11 +169,3 @@ def normalise(text: str, filename: str) -> str:
         loc = Loc(filename, line, column, line, column + 1)
         raise ConcatcError(Diagnostic("a NUL byte stands in the source", loc, help="is this a text file?"))
     return text
-
-
-def check_size(length: int, filename: str) -> None:
-    """Raise :class:`ConcatcError` where a file is larger than the limit."""
-    if length <= limits.SOURCE_BYTES:
-        return
-    message = f"{filename} holds {length / 1e6:.2f} MB; a source file may hold {limits.SOURCE_BYTES // 1000} kB"
-    raise ConcatcError(Diagnostic(message, help="data belongs into arrays, repeated code into blocks and loops"))

@@ -6,11 +6,13 @@ however many import it; a cycle is an error.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from concatc.diagnostics import ConcatcError, Loc, Sink, did_you_mean
 from concatc.frontend.cnet import ast, limits, parser
+from concatc.frontend.source import check_size, decode
 
 
 @dataclass(eq=False)
@@ -40,6 +42,15 @@ class Unit:
     broken: bool = False
 
 
+@dataclass(frozen=True)
+class Imported:
+    """A file that was imported: its name, as messages have it, where it lies below the project, and its sha256."""
+
+    name: str
+    place: str
+    sha256: str
+
+
 class Project:
     """Loads a file and what it imports; mistakes go to ``sink``."""
 
@@ -48,7 +59,9 @@ class Project:
         self.main = Path(filename)
         self.root = self.main.parent.resolve()
         self._units: dict[Path, Unit] = {}
+        self._digests: dict[Path, str] = {}
         self._open: list[Path] = []
+        self.imports: list[Imported] = []
 
     def load(self, text: str, filename: str, path: Path | None = None) -> Unit:
         """Parse one file and, first, its imports."""
@@ -134,7 +147,9 @@ class Project:
             chain = [p.name for p in self._open[self._open.index(target) :]] + [target.name]
             self.sink.error("imports go in a circle", item.loc, [" -> ".join(chain)])
             return None
+        name = str(here.parent / item.path)
         if target in self._units:
+            self._note(name, target)
             return self._units[target]
         if len(self._units) >= limits.FILES or len(self._open) > limits.CALL_DEPTH:
             self.sink.error("too many files are imported", item.loc)
@@ -143,11 +158,10 @@ class Project:
             near = [p.name for p in sorted(target.parent.glob("*.cnet"))[:1000]] if target.parent.is_dir() else []
             self.sink.error(f'there is no file "{item.path}"', item.loc, help=did_you_mean(target.name, near))
             return None
-        name = str(here.parent / item.path)
         try:
-            if target.stat().st_size > limits.SOURCE_BYTES:
-                parser.check_size(target.stat().st_size, name)
-            loaded = self.load(parser.decode(target.read_bytes(), name), name, target)
+            check_size(target.stat().st_size, name)
+            data = target.read_bytes()
+            loaded = self.load(decode(data, name), name, target)
         except ConcatcError as error:
             self.sink.diagnostics += error.diagnostics
             return None
@@ -155,4 +169,9 @@ class Project:
             self.sink.error(f'"{item.path}" cannot be read: {error.strerror}', item.loc)
             return None
         self._units[target] = loaded
+        self._digests[target] = hashlib.sha256(data).hexdigest()
+        self._note(name, target)
         return loaded
+
+    def _note(self, name: str, target: Path) -> None:
+        self.imports.append(Imported(name, str(target.relative_to(self.root)), self._digests[target]))

@@ -1,9 +1,10 @@
 """The content-addressed cache: generated sources and object code, shared by all processes of a user.
 
     ~/.cache/concatc/ab/abcdef0123....o        sha256 of what it was made from, the host's CPU and the versions
+    ~/.cache/concatc/cd/cdef012345....json     what is known of a net (`net_cache.py`)
 
 Entries are written beside their place and then renamed, so that parallel processes see whole entries only.  Each entry
-of object code starts with the hash of its key and its bytes; one that does not match is made anew.
+but for sources starts with the hash of its key and its bytes; one that does not match is made anew.
 ``CONCATC_CACHE_DIR`` names another directory.  **Objects are code**: who can write to the directory can run code as
 you.  It is made for its owner alone, and entries that belong to another user are not loaded.
 """
@@ -14,10 +15,13 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 MAGIC = b"concatc-object-1\n"
+OBJECT, DATA, SOURCE = ".o", ".json", ".py"  # object code, what is known of a net, generated source
+USED_EVERY_S = 3600.0  # how exactly the cache knows when an entry was used last
 
 
 def default_directory() -> Path:
@@ -67,14 +71,15 @@ class Cache:
 
     def holds(self, key: str) -> bool:
         """Whether there is object code under ``key``, good or damaged."""
-        return self.path(key, ".o").exists()
+        return self.path(key, OBJECT).exists()
 
-    def load(self, key: str) -> bytes | None:
-        """The object code stored under ``key``; None where there is none, or where it is damaged."""
-        path = self.path(key, ".o")
+    def load(self, key: str, kind: str = OBJECT) -> bytes | None:
+        """What is stored under ``key``; None where there is nothing, or where it is damaged."""
+        path = self.path(key, kind)
         try:
             with path.open("rb") as file:
-                if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid != os.getuid():
+                found = os.fstat(file.fileno())
+                if hasattr(os, "getuid") and found.st_uid != os.getuid():
                     return None
                 data = file.read()
         except OSError:
@@ -82,15 +87,18 @@ class Cache:
         checksum, payload = data[len(MAGIC) : len(MAGIC) + 64], data[len(MAGIC) + 64 :]
         if not data.startswith(MAGIC) or _checksum(key, payload) != checksum:
             return None
+        if time.time() - found.st_mtime > USED_EVERY_S:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # `concatc cache prune` removes what was not used for long
         return payload
 
-    def store(self, key: str, payload: bytes) -> None:
-        """Store object code."""
-        self._write(self.path(key, ".o"), MAGIC + _checksum(key, payload) + payload)
+    def store(self, key: str, payload: bytes, kind: str = OBJECT) -> None:
+        """Store object code, or what is known of a net."""
+        self._write(self.path(key, kind), MAGIC + _checksum(key, payload) + payload)
 
     def source(self, key: str, text: str) -> Path:
         """The file that holds a generated source; written if it does not hold just that."""
-        path = self.path(key, ".py")
+        path = self.path(key, SOURCE)
         data = text.encode()
         try:
             if path.read_bytes() == data:

@@ -36,11 +36,26 @@ class LoadedCode:
         return LoadedCode(self.runner, {**other.addresses, **self.addresses}, (*self.libraries, *other.libraries))
 
 
-class CpuExecutable:
-    """A net's native code, loaded.  ``generated`` gives the text of what was generated, by its kind."""
+@dataclass(frozen=True)
+class CodeNames:
+    """Where code is found again: the keys of its units in the cache, and the symbol of each kernel."""
 
-    def __init__(self, table: StepNumbers, code: LoadedCode, generated: Callable[[str], str]) -> None:
+    units: tuple[str, ...]
+    symbols: Mapping[str, str]
+
+
+class CpuExecutable:
+    """A net's native code, loaded.
+
+    ``generated`` gives the text of what was generated, by its kind; ``names`` says where the code came from, if the
+    cache holds it.
+    """
+
+    def __init__(
+        self, table: StepNumbers, code: LoadedCode, generated: Callable[[str], str], names: CodeNames | None = None
+    ) -> None:
         self.table = table
+        self.names = names
         self._code = code
         self._generated = generated
         self._step = NativeStep(table, code.runner, code.addresses)

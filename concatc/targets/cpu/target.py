@@ -16,7 +16,7 @@ from concatc.ir.core import Module
 from concatc.stages import stage
 from concatc.targets import Lowered, Peaks
 from concatc.targets.cpu.cache import Cache, default_directory
-from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
+from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
 from concatc.targets.cpu.peaks import machine_peaks
 from concatc.targets.cpu.step import StepNumbers, step_table
@@ -73,7 +73,8 @@ class CpuTarget:
         code, generated = self.compile_loops(loops)
         with stage("load"):
             loaded = LoadedCode.of(code.objects, code.symbols)
-            return CpuExecutable(StepNumbers.of(step_table(loops.main)), loaded, generated.text)
+            names = CodeNames(tuple(unit.key for unit in generated.units), code.symbols)
+            return CpuExecutable(StepNumbers.of(step_table(loops.main)), loaded, generated.text, names)
 
     def peaks(self, again: bool = False) -> Peaks:
         """See :class:`concatc.targets.Target`."""

@@ -1,0 +1,27 @@
+"""The ``cpu`` target where code is there already: what generates code is imported when something is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from concatc.targets import Executable, Lowered, Peaks
+
+
+@dataclass(frozen=True)
+class LazyCpuTarget:
+    """What runs written modules and nets that the cache holds.  It compiles only what is not there."""
+
+    name: str = "cpu"
+    runs_plan: bool = True
+
+    def build(self, lowered: Lowered) -> Executable:
+        """Compile a net from its loops."""
+        from concatc.targets.cpu.target import CpuTarget
+
+        return CpuTarget().build(lowered)
+
+    def peaks(self, again: bool = False) -> Peaks:
+        """What the machine can do."""
+        from concatc.targets.cpu.peaks import machine_peaks
+
+        return machine_peaks(again)
