@@ -162,7 +162,7 @@ def test_another_batch_size_of_densenet40_is_there_at_once() -> None:
         start = time.thread_time()
         other = net.with_dims(n=n)
         taken.append(time.thread_time() - start)
-        instances = [i for i in net._instances.values() if i.source.dims == other.dims]
+        instances = [i for i in net._plans.instances.values() if i.source.dims == other.dims]
         assert sorted((i.phase, len(i.built)) for i in instances) == [("infer", 1), ("train", 1)]
     assert statistics.median(taken) < 0.05, taken
 
@@ -187,7 +187,7 @@ def test_example_nets_at_other_sizes_are_the_nets_compiled_there(case: Case) -> 
             n = 4  # one row has no variance
         at = replace(case, dims={**case.dims, "n": n})
         other = net.with_dims(n=n)
-        assert other._source not in net._bases, f"n = {n} was compiled"
+        assert other._source not in net._plans.bases, f"n = {n} was compiled"
         arrays = example_inputs(other, at)
         for name, value in start.items():
             net.states[name] = value
@@ -231,7 +231,7 @@ def test_random_nets_run_natively_at_other_sizes(seed: int) -> None:
         if n == 1 and "batch_norm" in source:
             continue
         other = net.with_dims(**dims)
-        assert other._source not in net._bases
+        assert other._source not in net._plans.bases
         alone = concatc.compile_source(source, dims=dims, dtype="f64", input_grads=True, target="reference")
         copy_values(alone, net)
         arrays = inputs_of(other, n)
@@ -335,7 +335,7 @@ def test_two_batch_sizes_move_apart_and_together() -> None:
     net.init(seed=1)
     for dims in ({"x": 7}, {"y": 9}, {"x": 2, "y": 2}, {"x": 1, "y": 40}):
         other = net.with_dims(**dims)
-        assert other._source not in net._bases
+        assert other._source not in net._plans.bases
         alone = concatc.compile(THREAD, dims={"x": 4, "y": 3, **dims}, dtype="f64", target="reference")
         copy_values(alone, net)
         arrays = inputs_of(other)
@@ -471,7 +471,7 @@ def test_numpy_and_whole_floats_are_sizes() -> None:
     for n in (np.int64(7), 7.0, np.float32(7)):
         other = net.with_dims(n=n)
         assert other.dims["n"] == 7 and type(other.dims["n"]) is int
-        assert other._source not in net._bases
+        assert other._source not in net._plans.bases
 
 
 def test_a_size_without_memory_is_an_error_and_changes_nothing() -> None:
@@ -502,7 +502,7 @@ def test_nets_that_decide_by_their_batch_size_are_compiled() -> None:
     net.init(seed=1)
     for n in (3, 9, 5, 4):
         other = net.with_dims(n=n)
-        assert other._source in net._bases
+        assert other._source in net._plans.bases
         alone = concatc.compile_source(DECIDING, dims={"n": n}, dtype="f64", target="reference")
         copy_values(alone, net)
         arrays = inputs_of(other)
@@ -511,7 +511,7 @@ def test_nets_that_decide_by_their_batch_size_are_compiled() -> None:
 
 def test_budgets_are_met_size_by_size() -> None:
     net = small(max_memory=1 << 20)
-    assert net.with_dims(n=7)._source in net._bases
+    assert net.with_dims(n=7)._source in net._plans.bases
     with pytest.raises(UsageError, match="the budget is 1 MiB"):
         net.with_dims(n=1 << 16).train_step(inputs_of(net.with_dims(n=1 << 16)))
 
@@ -529,7 +529,7 @@ def test_plans_and_memory_of_other_sizes_say_what_is_run() -> None:
     report = other.memory.phases["train"]
     assert report.bases["arena"] == lowered.arena_bytes
     other.train_step(inputs_of(other))
-    pool = net._pools["train"].bases
+    pool = net._plans.pools["train"].bases
     assert report.bases["arena"] <= pool["arena"].nbytes
     assert report.bases["inputs"] <= pool["inputs"].nbytes
     alone = small(dims={"n": 64})

@@ -348,9 +348,9 @@ def test_only_what_was_handed_out_is_summed() -> None:
     net = concatc.compile_source(STATEFUL, target="reference")
     assert len(net.params) and list(net.states)
     net.forward(x=np.ones((4, 3), np.float32))
-    assert net._watch._arrays == {}
+    assert net._generations.watch._arrays == {}
     _ = net.params["fc.bias"]
-    assert list(net._watch._arrays) == ["parameter `fc.bias`"]
+    assert list(net._generations.watch._arrays) == ["parameter `fc.bias`"]
 
 
 @pytest.mark.parametrize("seed", [1.5, True, "1", None])

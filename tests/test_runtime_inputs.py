@@ -130,11 +130,11 @@ def test_torch_tensors_are_taken_without_a_copy_of_ours() -> None:
 
 
 def test_plans_of_many_batch_sizes_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("concatc.runtime.module.MAX_PLANS", 3)
+    monkeypatch.setattr("concatc.runtime.plans.MAX_PLANS", 3)
     net = compile_thread()
     sizes = [4, 5, 6, 7, 8, 4]
     outs = [net.eval(batch(x))["logits"] for x in sizes]
-    assert len(net._instances) == 3
+    assert len(net._plans.instances) == 3
     assert np.array_equal(outs[0], outs[-1])
 
 

@@ -48,11 +48,14 @@ def _from_plain(given: Any, spec: Input) -> Array:
     return np.asarray(given, dtype)
 
 
-def take(signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, Input]) -> dict[str, Array]:
+def take(
+    signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, Input], some: bool = False
+) -> dict[str, Array]:
     """The given arrays by input name, names and element types checked.
 
-    ``ignored`` are inputs of the net that this phase does not read; they may be given and are left out.  Raises one
-    :class:`UsageError` that names every unknown and missing name and every wrong element type.
+    ``ignored`` are inputs of the net that this phase does not read; they may be given and are left out.  With ``some``,
+    inputs may be missing.  Raises one :class:`UsageError` that names every unknown and missing name and every wrong
+    element type.
     """
     problems: list[Diagnostic] = []
     arrays: dict[str, Array] = {}
@@ -74,12 +77,12 @@ def take(signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, I
         if arrays[name].dtype != dtype:
             found = f"input `{name}` holds {arrays[name].dtype}, but the net takes {dtype.name}"
             problems.append(Diagnostic(found, help=f"{name}.astype(np.{dtype.name}) converts it"))
-    missing = [name for name in signature.inputs if name not in given]
+    missing = [] if some else [name for name in signature.inputs if name not in given]
     problems += [Diagnostic(f"missing input `{n}`: {describe(signature.inputs[n])}") for n in missing]
     problems += [problem for name, array in arrays.items() if (problem := _rank_problem(signature.inputs[name], array))]
     if problems:
         raise UsageError(problems)
-    return {name: arrays[name] for name in signature.inputs}
+    return {name: arrays[name] for name in signature.inputs if name in arrays}
 
 
 def dims_of(signature: Signature, arrays: Mapping[str, Array]) -> dict[str, int]:

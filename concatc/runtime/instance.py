@@ -12,9 +12,11 @@ from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import check_indices
 from concatc.runtime.optimizers import OptimizerState
 from concatc.runtime.pool import Pool
+from concatc.runtime.prepared import call_spec
 from concatc.runtime.source import Phase, Source
 from concatc.runtime.store import Store
 from concatc.targets import Executable
+from concatc.targets.call import NativeCall
 
 OWN_BASES = ("inputs", "outputs")
 
@@ -37,9 +39,11 @@ class Instance:
         self._pool_version = -1
         self._bases: dict[str, Array] = {}
         self._views: dict[str, Array] = {}
+        self._groups: dict[str, dict[str, Array]] = {}
         self._executables: dict[tuple[object, ...] | None, Executable] = {}
         self._optimizer_bases: dict[Executable, Array] = {}
         self._stamps: list[tuple[str, Array]] | None = None
+        self._calls: dict[object, NativeCall | None] = {}  # on the memory of now
 
     @property
     def size_bytes(self) -> dict[str, int]:
@@ -75,6 +79,11 @@ class Instance:
             self._stamps.append((phase, executable.run_timed(self._bases, phase)))
         self.executable = executable
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether it runs with a clock now."""
+        return self._stamps is not None
+
     @contextmanager
     def timed(self) -> Iterator[list[tuple[str, Array]]]:
         """Run with a clock: the list gets of each run in here its phase, and when it began and each launch was done.
@@ -86,6 +95,18 @@ class Instance:
             yield self._stamps
         finally:
             self._stamps = None
+
+    def native_call(
+        self, phases: tuple[str, ...], executable: Executable, update: OptimizerState | None = None
+    ) -> NativeCall | None:
+        """Inputs, launches of ``phases`` and losses as one native call, as long as the memory is what it is now."""
+        self._claim()
+        key = (phases, executable, update)
+        if key not in self._calls:
+            base = self._optimizer_bases[executable] if update is None else update.base
+            spec = call_spec(self.interface, self.checks, phases)
+            self._calls[key] = executable.native_call({**self._bases, "optimizer": base}, spec)
+        return self._calls[key]
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""
@@ -109,6 +130,17 @@ class Instance:
         self._claim()
         return self._view(kind, name)
 
+    def group(self, kind: str) -> dict[str, Array]:
+        """Views of all results of a kind, by name; they live until the next run of this phase."""
+        self._claim()
+        if kind not in self._groups:
+            self._groups[kind] = {name: self._view(kind, name) for name in self.names(kind)}
+        return self._groups[kind]
+
+    def losses(self) -> dict[str, float]:
+        """The weighted total as ``"loss"``, each loss unweighted by its name."""
+        return {name: float(view) for name, view in {**self.group("total"), **self.group("loss")}.items()}
+
     def names(self, kind: str) -> list[str]:
         """The arguments and results of a kind."""
         prefix = f"{kind}:"
@@ -129,3 +161,4 @@ class Instance:
         self._bases = {**self._store.bases, **self._pool.bases}
         self._views = {}
         self._pool_version = self._pool.version
+        self._groups, self._calls = {}, {}

@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -19,18 +18,20 @@ from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
-from concatc.runtime.dims import other_parameters, take_dims
+from concatc.runtime.dims import take_dims
+from concatc.runtime.generations import Generations, Kind
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.inputs import check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.optimizers import Optimizer, OptimizerState
 from concatc.runtime.output_grads import take_output_grads
-from concatc.runtime.pool import Pool
+from concatc.runtime.plans import Plans
+from concatc.runtime.prepared import Prepared
 from concatc.runtime.signature import Input, Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
-from concatc.runtime.watch import Watch
+from concatc.targets.call import NativeCall
 
 if TYPE_CHECKING:
     from concatc.inspect.profile import Profile
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 SEEDS = 2**31
-# Plans for other batch sizes are kept, the ones used last; each holds its IR and code, memory is shared.
-MAX_PLANS = 32
-MOST_BASES = 4  # compilations at several dims that are asked whether others follow from them
+STEP = ("forward", "backward", "update")
 
 
 def _one_at_a_time(
@@ -53,19 +52,6 @@ def _one_at_a_time(
             return method(self, *args, **kwargs)
 
     return locked
-
-
-@dataclass
-class _State:
-    """What a net and its views at other dims (`with_dims`) share and change."""
-
-    initialised: bool = False
-    seed: int = 0
-    steps: int = 0
-    pending: Instance | None = None  # the forward pass that a backward() may follow
-    last: Instance | None = None  # what ran last in the training phase: its kept blobs are in memory
-    stale: str = "backward() needs a forward() before it"
-    has_grads: bool = False  # gradients that no step has used
 
 
 class CompiledModule:
@@ -87,14 +73,12 @@ class CompiledModule:
         self._source = source
         self._lock = threading.RLock()
         self._signatures: dict[Phase, Signature] = {}
-        self._bases = [source]  # what was compiled: the net as it was, and at other dims
-        self._instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
+        self._plans = Plans(source)
         self._current: dict[Phase, Instance] = {}  # what this view of the net ran last
-        self._pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
+        self._bound: dict[str, Array] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
-        self._state = _State()
-        self._watch = Watch()
-        self.loss_weights = LossWeights(self.signature.loss_weights)
+        self._generations = Generations()
+        self.loss_weights = LossWeights(self.signature.loss_weights, self._generations.ready.clear)
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
@@ -130,23 +114,24 @@ class CompiledModule:
     def with_dims(self, **dims: Dim) -> CompiledModule:
         """The same net at other dims: ``net.with_dims(n=7)``.
 
-        It shares parameters, gradients, states, optimizers, weights of losses and memory with this one, which stays
-        usable: a `forward` of one makes a pending `backward` of the other stale, or may be followed by it.  For a
-        batch size (a dim that is the first axis of an input) this is a new plan over the same code, and nothing is
-        compiled: arrays of that size do the same without being asked.  What this net has run is ready to run then;
-        memory is taken at the first step.  Other dims are compiled anew.  Raises UsageError where a dim is unknown, no
-        value for it, or a part of a parameter's shape.
+        It shares parameters, gradients, states, optimizers, weights of losses and memory with this one (not what is
+        bound with `bind`), which stays usable: a `forward` of one makes a pending `backward` of the other stale, or may
+        be followed by it.  For a batch size (a dim that is the first axis of an input) this is a new plan over the same
+        code, and nothing is compiled: arrays of that size do the same without being asked.  What this net has run is
+        ready to run then; memory is taken at the first step.  Other dims are compiled anew.  Raises UsageError where a
+        dim is unknown, no value for it, or a part of a parameter's shape.
         """
         with self._lock, collector_paused():
             given = take_dims(self.name, self.dims, dims)
             changed = {name: n for name, n in given.items() if n != self.dims[name]}
             other = object.__new__(CompiledModule)
             self._store  # noqa: B018  it is shared, so it must be there
-            other.__dict__ = {**self.__dict__, "_signatures": {}, "_current": {}}
+            other.__dict__ = {**self.__dict__, "_signatures": {}, "_current": {}, "_bound": {}}
             if changed:
                 at = ", ".join(f"{name}={value}" for name, value in changed.items())
-                other._source = self._at_dims({**self.dims, **changed}, changed, "train", f"with_dims means {at}")
-                self._make_ready(other._source)
+                dims, why = {**self.dims, **changed}, f"with_dims means {at}"
+                other._source = self._plans.at(self._source, dims, changed, "train", why)
+                self._plans.make_ready(other._source, self._source, self._optimizers.values())
             return other
 
     # -- values ----------------------------------------------------------------------------------------------------
@@ -160,20 +145,19 @@ class CompiledModule:
             raise UsageError(f"a seed is a whole number, not {seed!r}")
         if not 0 <= seed < SEEDS:
             raise UsageError(f"a seed is 0 to {SEEDS - 1}, not {seed}")
-        self._state.initialised = True
-        self._state.seed = int(seed)
-        self._state.steps = 0
-        self._store.initialise(self._state.seed)
+        generations = self._generations
+        generations.initialised, generations.seed, generations.steps = True, int(seed), 0
+        self._store.initialise(generations.seed)
         for state in self._optimizers.values():
             state.reset()
-        self._state.has_grads = False
-        self._parameters_changed()
+        generations.has_grads = False
+        generations.parameters_changed()
 
     @property
     def params(self) -> Tensors:
         """The parameters by path: live views in language layout, ``net.params["fc.weight"][...] = w``."""
         self._ready()
-        return Tensors("parameter", self._store.params, self._parameters_changed, self._handing_out)
+        return Tensors("parameter", self._store.params, self._generations.parameters_changed, self._handing_out)
 
     @property
     def grads(self) -> Tensors:
@@ -190,7 +174,7 @@ class CompiledModule:
     def states(self) -> Tensors:
         """The states (running statistics) by path: live views."""
         self._ready()
-        return Tensors("state", self._store.states, self._parameters_changed, self._handing_out)
+        return Tensors("state", self._store.states, self._generations.parameters_changed, self._handing_out)
 
     @property
     def blobs(self) -> Blobs:
@@ -199,6 +183,25 @@ class CompiledModule:
 
     # -- running ---------------------------------------------------------------------------------------------------
     @_one_at_a_time
+    def bind(self, inputs: Mapping[str, Any] | None = None, /, **arrays: Any) -> None:
+        """Bind inputs to arrays: calls that are not given such an input read the array, as it is at that time.
+
+            net.bind(a=a, label=label)
+            net.train_step(optimizer=opt)
+            a[...] = next_a                 # the next step reads these
+
+        A call that is given the input takes what it is given; ``bind(a=None)`` ends it.  Nothing is copied now: the
+        net holds the array, and every `forward`, `train_step` and `eval` copies its elements to where the plan reads
+        them, so it may be written as soon as the call is over, and not during the call.  What has no memory that NumPy
+        can read (numbers, lists) is converted once, now.  Bound arrays belong to this view of the net (`with_dims`).
+        Raises UsageError for names and element types that are wrong; shapes are checked at each call, all together.
+        """
+        given = _by_name(inputs, arrays)
+        kept = {name: value for name, value in given.items() if value is not None}
+        unknown = {name: value for name, value in given.items() if value is None and name not in self.signature.inputs}
+        taken = take(self.signature, {**kept, **unknown}, {}, some=True)
+        self._bound = {name: a for name, a in {**self._bound, **taken}.items() if given.get(name, a) is not None}
+
     def forward(
         self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any
     ) -> dict[str, Array]:
@@ -208,12 +211,14 @@ class CompiledModule:
         its name, and the outputs.  ``copy=False`` returns views that live until the next call.  Raises UsageError where
         inputs are wrong: all that is wrong at once.
         """
-        instance = self._prepare("train", _by_name(inputs, arrays))
-        instance.run("forward", instance.build(None))
-        self._state.steps += 1
-        self._state.pending = instance
-        self._watch.mark()
-        return self._results(instance, copy)
+        with self._lock:
+            if inputs is not None or self._bound:
+                arrays = self._given(inputs, arrays)
+            if self._again("forward", arrays) is None:
+                self._forward("train", "forward", arrays)
+            instance = self._current["train"]
+            self._generations.forward_ran(instance)
+            return self._results(instance, copy)
 
     @_one_at_a_time
     def backward(self, *, output_grads: Mapping[str, Any] | None = None) -> dict[str, Array]:
@@ -227,19 +232,13 @@ class CompiledModule:
         total plus ``sum(g * logits)``.  An output that is not named has none.
         """
         self._needs_backward()
-        if self._state.pending is not None and (changed := self._watch.changed()):
-            self._outdate(f"the {changed} changed after forward(); run forward() again before backward()")
-        instance = self._state.pending
-        if instance is None or instance.executable is None:
-            raise UsageError(self._state.stale)
+        instance, executable = self._generations.take_pending()
         for name, array in take_output_grads(instance.signature.outputs, instance.output_grads, output_grads).items():
             instance.write("output_grad", name, array)
-        instance.run("backward", instance.executable)
-        self._state.has_grads = True
-        self._outdate("backward() ran already; run forward() before the next backward()")
+        instance.run("backward", executable)
+        self._generations.backward_ran()
         return self._gradients(instance)
 
-    @_one_at_a_time
     def eval(self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any) -> dict[str, Array]:
         """Run the net in the inference phase and return its outputs.
 
@@ -247,41 +246,34 @@ class CompiledModule:
         others of the net may be given and are not read.  A pending ``backward`` stays possible: inference has memory of
         its own.
         """
-        if self._source.no_inference is not None:
-            raise UsageError(self._source.no_inference)
-        if not self.outputs:
-            where = " in inference" if self.signature.outputs else ""
-            raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))
-        instance = self._prepare("infer", _by_name(inputs, arrays))
-        instance.run("forward", instance.build(None))
-        return {name: _handed_out(instance.read("output", name), copy) for name in instance.signature.outputs}
+        with self._lock:
+            if inputs is not None or self._bound:
+                arrays = self._given(inputs, arrays)
+            if self._again("eval", arrays) is None:
+                self._needs_outputs()
+                self._forward("infer", "eval", arrays)
+            instance = self._current["infer"]
+            return {name: _handed_out(view, copy) for name, view in instance.group("output").items()}
 
-    @_one_at_a_time
     def train_step(
         self, inputs: Mapping[str, Any] | None = None, /, *, optimizer: Optimizer | None = None, **arrays: Any
     ) -> dict[str, float]:
         """Forward, backward and update in one call; without an optimizer only the gradients are computed.
 
         Returns the losses: the weighted total as ``"loss"``, each loss unweighted by its name.
+
+        Where inputs are C-contiguous NumPy arrays of the net's element types, and of the sizes of the call before, all
+        of it is one native call: arrays are checked and copied there, too.  Other arrays take some ten microseconds
+        more.
         """
-        self._needs_loss()
-        instance = self._prepare("train", _by_name(inputs, arrays))
-        update = self._update(optimizer) if optimizer is not None else None
-        if update is not None:
-            self._check_multipliers(instance)
-        executable = instance.build(update)
-        if update is None:
-            instance.run("forward", executable)
-            instance.run("backward", executable)
-        else:
-            update.advance()
-            instance.run("step", executable, update)
-        self._state.has_grads = update is None
-        self._state.steps += 1
-        self._outdate("backward() needs a forward() before it; train_step() ran both")
-        losses = {"loss": float(instance.read("total", "loss"))}
-        losses.update((name, float(instance.read("loss", name))) for name in instance.signature.loss_weights)
-        return losses
+        with self._lock:
+            if inputs is not None or self._bound:
+                arrays = self._given(inputs, arrays)
+            losses = self._again("train_step", arrays, optimizer)
+            if losses is None:
+                losses = self._train_step(arrays, optimizer)
+            self._generations.step_ran(optimizer is not None)
+            return losses
 
     @_one_at_a_time
     def step(self, optimizer: Optimizer) -> None:
@@ -290,16 +282,18 @@ class CompiledModule:
         Raises UsageError where no backward pass ran since the last update.
         """
         self._needs_backward()
-        if not self._state.has_grads:
+        if not self._generations.has_grads:
             raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
-        instance = self._current.get("train") or self._instance("train", self._source)
+        instance = self._current.get("train") or self._plans.instance("train", self._source)
         update = self._update(optimizer)
         self._check_multipliers(instance)
         executable = instance.build(update)
-        update.advance()
+        self._generations.use(instance)
+        update.write_scalars()
+        update.steps += 1
         instance.run("update", executable, update)
-        self._state.has_grads = False
-        self._parameters_changed()
+        self._generations.has_grads = False
+        self._generations.parameters_changed()
 
     # -- reading it ------------------------------------------------------------------------------------------------
     def ir(self, level: str = "graph", *, phase: Phase = "train", blob: str | None = None) -> str:
@@ -313,7 +307,7 @@ class CompiledModule:
     @property
     def kernels(self) -> str:
         """The generated kernels of the training phase, as source text."""
-        return self._instance("train", self._source).build(None).text("kernels")
+        return self._plans.instance("train", self._source).build(None).text("kernels")
 
     @property
     def memory(self) -> MemoryReport:
@@ -391,13 +385,13 @@ class CompiledModule:
         self._ready()
         state = self._update(optimizer) if optimizer is not None else None
         report = checkpoint.load(Path(path), self._store, rename or {}, strict, state)
-        self._parameters_changed()
+        self._generations.parameters_changed()
         return report
 
     # -- inside ----------------------------------------------------------------------------------------------------
-    @functools.cached_property
+    @property
     def _store(self) -> Store:
-        return Store(self.signature, self._source.phase("train").interface)
+        return self._plans.store
 
     @contextmanager
     def _kept_as_it_is(self, update: OptimizerState | None) -> Iterator[None]:
@@ -405,13 +399,13 @@ class CompiledModule:
         self._ready()
         bases = [self._store.bases["params"], self._store.bases["states"], *([update.base] if update else [])]
         before = [base.copy() for base in bases]
-        steps, updates = self._state.steps, update.steps if update else 0
+        steps, updates = self._generations.steps, update.steps if update else 0
         try:
             yield
         finally:
             for base, values in zip(bases, before, strict=True):
                 base[...] = values
-            self._state.steps = steps
+            self._generations.steps = steps
             if update:
                 update.steps = updates
 
@@ -421,7 +415,7 @@ class CompiledModule:
             raise UsageError(f"a phase is `train` or `infer`, not `{phase}`")
 
     def _ready(self) -> None:
-        if not self._state.initialised:
+        if not self._generations.initialised:
             self.init(0)
 
     def _signature(self, phase: Phase) -> Signature:
@@ -429,7 +423,66 @@ class CompiledModule:
             self._signatures[phase] = self._source.phase(phase).signature
         return self._signatures[phase]
 
+    def _given(self, inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of a call by input name, those that are bound too."""
+        return {**self._bound, **_by_name(inputs, arrays)}
+
+    def _again(self, kind: Kind, arrays: dict[str, Any], optimizer: Optimizer | None = None) -> dict[str, float] | None:
+        """Make a call as it was made before, natively.  None where it is another one, or something is not plain."""
+        generations = self._generations
+        prepared = generations.ready.get(kind)
+        if prepared is None or prepared.optimizer is not optimizer:
+            return None
+        instance = prepared.instance
+        if instance is not self._current.get(instance.phase) or instance.is_timed:
+            return None  # a view at other dims made it; a clock is read between launches
+        try:
+            return prepared.make(arrays, generations.seed, generations.steps % SEEDS)
+        except ConcatcError:
+            generations.begin(instance)
+            raise
+
+    def _forward(self, phase: Phase, kind: Kind, arrays: Mapping[str, Any]) -> None:
+        """Run a forward pass on any arrays, and prepare to do so again."""
+        instance = self._prepare(phase, arrays)
+        executable = instance.build(None)
+        instance.run("forward", executable)
+        self._prepare_again(kind, instance, instance.native_call(("forward",), executable))
+
+    def _train_step(self, arrays: Mapping[str, Any], optimizer: Optimizer | None) -> dict[str, float]:
+        """Forward, backward and update on any arrays, and prepare to do so again."""
+        self._needs_loss()
+        instance = self._prepare("train", arrays)
+        if optimizer is None:
+            executable = instance.build(None)
+            instance.run("forward", executable)
+            instance.run("backward", executable)
+            self._prepare_again("train_step", instance, instance.native_call(("forward", "backward"), executable))
+            return instance.losses()
+        update = self._update(optimizer)
+        self._check_multipliers(instance)
+        executable = instance.build(update)
+        update.write_scalars()
+        update.steps += 1
+        instance.run("step", executable, update)
+        native = instance.native_call(STEP, executable, update)
+        self._prepare_again("train_step", instance, native, optimizer, update)
+        return instance.losses()
+
+    def _prepare_again(
+        self,
+        kind: Kind,
+        instance: Instance,
+        native: NativeCall | None,
+        optimizer: Optimizer | None = None,
+        update: OptimizerState | None = None,
+    ) -> None:
+        # Gradients of outputs that a call gave would be read by the next one.
+        if native is not None and not instance.output_grads:
+            self._generations.ready[kind] = Prepared(instance, native, optimizer, update)
+
     def _prepare(self, phase: Phase, given: Mapping[str, Any]) -> Instance:
+        """The plan for these arrays, with all that it reads in place."""
         self._ready()
         signature = self._signature(phase)
         ignored: Mapping[str, Input] = self.signature.inputs if phase == "infer" else {}
@@ -437,12 +490,11 @@ class CompiledModule:
         instance = self._current.get(phase)
         if instance is None or any(array.shape != instance.shapes[name] for name, array in arrays.items()):
             instance = self._instance_for(phase, arrays)
-        if phase == "train":
-            self._outdate("the forward pass before it did not finish")
-            self._state.last = instance
+        generations = self._generations
+        generations.begin(instance)
         instance.write_inputs(arrays)
         instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
-        instance.write("random", "random", [self._state.seed, self._state.steps % SEEDS])
+        instance.write("random", "random", [generations.seed, generations.steps % SEEDS])
         for name in instance.output_grads:
             instance.write("output_grad", name, 0.0)  # until backward() is given another one
         self._current[phase] = instance
@@ -451,57 +503,16 @@ class CompiledModule:
     def _instance_for(self, phase: Phase, arrays: Mapping[str, Array]) -> Instance:
         signature = self._signature(phase)
         if all(array.shape == signature.inputs[name].type.shape for name, array in arrays.items()):
-            return self._instance(phase, self._source)
+            return self._plans.instance(phase, self._source)
         dims = dims_of(signature, arrays)
         changed = {name: n for name, n in dims.items() if n != self._source.dims.get(name)}
         if not changed:
             check_shapes(signature, arrays, dims)
         at = ", ".join(f"{name}={n}" for name, n in changed.items())
-        source = self._at_dims({**self._source.dims, **dims}, changed, phase, f"the arrays given mean {at}")
+        why = f"the arrays given mean {at}"
+        source = self._plans.at(self._source, {**self._source.dims, **dims}, changed, phase, why)
         check_shapes(source.phase(phase).signature, arrays, dims)
-        return self._instance(phase, source)
-
-    def _at_dims(self, dims: Mapping[str, Dim], changed: Mapping[str, Dim], phase: Phase, why: str) -> Source:
-        """The net at other dims: on code that is there, or compiled.  Raises UsageError where it is another net."""
-        key = tuple(dims.items())
-        known = [i.source for (_, at), i in self._instances.items() if at == key]
-        if known:
-            return known[0]
-        try:
-            rescaled = next((at for base in self._bases if (at := base.at(dims, phase)) is not None), None)
-            source = rescaled or self._source.with_dims(dims)
-            params = source.phase(phase if rescaled else "train").signature.params
-        except ConcatcError as error:
-            first = Diagnostic(f"{why}, and the net does not compile with that")
-            raise UsageError([first, *error.diagnostics], error.sources) from None
-        problems = list(other_parameters(self._store.signature.params, params, phase, changed, why))
-        if problems:
-            raise UsageError(problems)
-        if rescaled is None:
-            # Other batch sizes may follow from it where they do not from the others; the first stays.
-            self._bases = [self._bases[0], *self._bases[1:][-MOST_BASES + 2 :], source]
-        return source
-
-    def _make_ready(self, source: Source) -> None:
-        """Prepare other dims to run what was run at these, where that follows from the code that is there."""
-        if source in self._bases:
-            return  # compiled at its first step, as any net is
-        updates = {state.key: state for state in self._optimizers.values()}
-        for instance in [i for i in self._instances.values() if i.source is self._source]:
-            if source.at(source.dims, instance.phase) is None:
-                continue
-            there = self._instance(instance.phase, source)
-            for key in instance.built:
-                if key is None or key in updates:
-                    there.build(updates[key] if key is not None else None)
-
-    def _instance(self, phase: Phase, source: Source) -> Instance:
-        key = (phase, tuple(source.dims.items()))
-        instance = self._instances.pop(key, None) or Instance(source, phase, self._store, self._pools[phase])
-        self._instances[key] = instance  # the one used last stands last
-        if len(self._instances) > MAX_PLANS:
-            del self._instances[next(iter(self._instances))]
-        return instance
+        return self._plans.instance(phase, source)
 
     def _update(self, optimizer: Optimizer) -> OptimizerState:
         if not isinstance(optimizer, Optimizer):
@@ -529,21 +540,15 @@ class CompiledModule:
             raise UsageError(problems)
 
     def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
-        results = {}
-        if instance.signature.loss_weights:
-            results["loss"] = _handed_out(instance.read("total", "loss"), copy)
-        for name in instance.signature.loss_weights:
-            results[name] = _handed_out(instance.read("loss", name), copy)
-        for name in instance.signature.outputs:
-            results[name] = _handed_out(instance.read("output", name), copy)
-        return results
+        results = {**instance.group("total"), **instance.group("loss"), **instance.group("output")}
+        return {name: _handed_out(view, copy) for name, view in results.items()}
 
     def _gradients(self, instance: Instance) -> dict[str, Array]:
         inputs = {name: instance.read("input_grad", name) for name in instance.names("input_grad")}
         return {**self._store.grads, **inputs}
 
     def _blob(self, name: str) -> Blob:
-        instance = self._state.last
+        instance = self._generations.last
         if instance is None:
             raise UsageError(f"blob `{name}` has no value before the first forward()")
         has_grad = name in instance.names("kept_grad")
@@ -566,17 +571,16 @@ class CompiledModule:
                 Diagnostic(f"net {self.name} has no loss, so it has no backward pass", help="add `loss ..` to the net")
             )
 
+    def _needs_outputs(self) -> None:
+        if self._source.no_inference is not None:
+            raise UsageError(self._source.no_inference)
+        if not self.outputs:
+            where = " in inference" if self.signature.outputs else ""
+            raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))
+
     @_one_at_a_time
     def _handing_out(self, name: str, array: Array) -> None:
-        self._watch.add(name, array)
-
-    def _parameters_changed(self) -> None:
-        self._outdate("the parameters changed after forward(); run forward() again before backward()")
-
-    def _outdate(self, why: str) -> None:
-        if self._state.pending is not None:
-            self._state.pending = None
-            self._state.stale = why
+        self._generations.watch.add(name, array)
 
 
 def _handed_out(view: Array, copy: bool) -> Array:

@@ -81,6 +81,7 @@ class Scalar:
     def __set__(self, optimizer: Optimizer, value: float) -> None:
         what = f"{type(optimizer).__name__}: {self._name}"
         optimizer.__dict__[self._name] = checked_number(what, value, self._high)
+        optimizer.changes += 1
 
 
 def checked_number(what: str, value: object, high: float = math.inf) -> float:
@@ -98,6 +99,8 @@ class Optimizer(ABC):
     """Base of the optimizers.  One object may train several nets; each net has slots of its own."""
 
     slots: ClassVar[tuple[str, ...]]
+    is_steady: ClassVar[bool] = False  # scalars are the same at each step, as long as none is set
+    changes = 0  # how often a scalar was set
     lr = Scalar()
     weight_decay = Scalar()
 
@@ -129,6 +132,7 @@ class SGD(Optimizer):
     """
 
     slots = ("velocity",)
+    is_steady = True
     momentum = Scalar(high=1.0)
 
     def __init__(
@@ -225,6 +229,7 @@ class OptimizerState:
         if not self._ranges:
             raise UsageError("the net has no parameter to train")
         self.steps = 0
+        self._written = -1  # at how many changes of the optimizer
         self.key = (*optimizer.code_key, self._ranges)
         params_bytes = store.bases["params"].nbytes
         first_slot = len(self._ranges) * HYPER * ELEMENT_BYTES["f64"]
@@ -237,14 +242,18 @@ class OptimizerState:
     def reset(self) -> None:
         """As before the first step."""
         self.steps = 0
+        self._written = -1
         self.base[...] = 0
 
-    def advance(self) -> None:
-        """Count a step and write its scalars."""
-        self.steps += 1
+    def write_scalars(self) -> None:
+        """Write the scalars of the step that follows ``steps`` others, where they are not there yet."""
+        optimizer = self._optimizer
+        if optimizer.is_steady and self._written == optimizer.changes:
+            return
         for r, scalars in zip(self._ranges, self._hyper, strict=True):
-            values = self._optimizer.hyper(self.steps, r.lr, r.decay)
+            values = optimizer.hyper(self.steps + 1, r.lr, r.decay)
             scalars[: len(values)] = values
+        self._written = optimizer.changes
 
     def plan(self) -> Plan:
         """The launches of the update, one a range, over the bases params, grads and optimizer."""

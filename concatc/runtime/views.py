@@ -116,9 +116,10 @@ class LossWeights(MutableMapping[str, float]):
     What is not set is what the source says; it is shown for the dims that the net was compiled with.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float], changed: Callable[[], None]) -> None:
         self._weights = dict(weights)
         self._set: dict[str, float] = {}
+        self._changed = changed
 
     def at(self, weights: Mapping[str, float]) -> list[float]:
         """The weights at other dims, where the source gives ``weights``: what was set stays."""
@@ -133,6 +134,7 @@ class LossWeights(MutableMapping[str, float]):
         if not _is_finite_number(weight):
             raise UsageError(f"the weight of the loss `{name}` must be a finite number, not {weight!r}")
         self._set[name] = float(weight)
+        self._changed()
 
     def __delitem__(self, name: str) -> None:
         raise UsageError(f"the net has the loss `{name}`; give it the weight 0 to leave it out")

@@ -11,6 +11,7 @@ import numpy as np
 from concatc.ir.core import Module
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
+from concatc.targets.call import CallSpec, NativeCall
 
 
 class Lowered(Protocol):
@@ -105,6 +106,13 @@ class Executable(Protocol):
     @property
     def launches(self) -> tuple[tuple[str, str], ...]:
         """The kernel and the phase of each launch, in order."""
+        ...
+
+    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec) -> NativeCall | None:
+        """A function that does all of ``spec`` in one native call; None where the target or the machine has none.
+
+        It is for these bases, which it keeps.
+        """
         ...
 
     def text(self, what: str) -> str:

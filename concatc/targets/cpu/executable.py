@@ -12,15 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from concatc.targets.call import CallSpec, NativeCall
+from concatc.targets.cpu.entry import Entry, can_enter
 from concatc.targets.cpu.native import Library
+from concatc.targets.cpu.record import ENTRY
 from concatc.targets.cpu.step import RUNNER, Ints, NativeStep, StepNumbers, kernel_symbol
 
 
 @dataclass(frozen=True)
 class LoadedCode:
-    """Object code in memory: the function that runs tables, the address of each kernel, and what keeps them there."""
+    """Object code in memory: what runs tables and enters from Python, each kernel's address, what keeps them there."""
 
     runner: int
+    entry: int
     addresses: Mapping[str, int]
     libraries: tuple[Library, ...]
 
@@ -29,11 +33,12 @@ class LoadedCode:
         """Load object files, which hold each kernel under its symbol.  Raises :class:`ConcatcError` where one lacks."""
         library = Library(objects)
         addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in symbols.items()}
-        return LoadedCode(library.address(RUNNER), addresses, (library,))
+        return LoadedCode(library.address(RUNNER), library.address(ENTRY), addresses, (library,))
 
     def with_kernels_of(self, other: LoadedCode) -> LoadedCode:
         """This code, and the kernels of ``other`` besides."""
-        return LoadedCode(self.runner, {**other.addresses, **self.addresses}, (*self.libraries, *other.libraries))
+        addresses = {**other.addresses, **self.addresses}
+        return LoadedCode(self.runner, self.entry, addresses, (*self.libraries, *other.libraries))
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ class CpuExecutable:
     def launches(self) -> tuple[tuple[str, str], ...]:
         """The kernel and the phase of each launch."""
         return tuple(zip(self.table.kernels, self.table.phases, strict=True))
+
+    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec) -> NativeCall | None:
+        """See :class:`concatc.targets.Executable`."""
+        if not can_enter(spec):
+            return None
+        return Entry(spec, bases, self._step.launches(bases, spec.phases), (self._code.entry, self._code))
 
     def with_table(self, table: StepNumbers) -> CpuExecutable:
         """The same code with another table, of the same kernels."""

@@ -9,7 +9,7 @@ another table over the same code.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -230,6 +230,16 @@ class StepNumbers:
         )
 
 
+@dataclass(frozen=True)
+class Launches:
+    """Arguments of the function that runs tables, which lies at ``runner``; ``kernels`` are the rows' by name."""
+
+    runner: int
+    bases: Ints
+    table: Ints
+    kernels: list[str]
+
+
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -247,6 +257,7 @@ class NativeStep:
         cells[:, 1] = start + step * table.windows_at
         cells[:, 2] = start + step * table.sizes_at
         cells[:, 3:6] = table.rest
+        self._cells = cells
         self._phases: dict[str, tuple[np.ndarray, list[str]]] = {}
         for phase in ("step", *PHASES):
             rows = [k for k, of in enumerate(table.phases) if phase in ("step", of)]
@@ -256,7 +267,7 @@ class NativeStep:
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run the launches of a phase, or all of them (``step``)."""
         cells, kernels = self._phases[phase]
-        self._take(bases)
+        self._address(bases, self._bases)
         _check(self._run(ctypes.addressof(self._bases), cells.ctypes.data, len(cells)), kernels)
 
     def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> Ints:
@@ -264,13 +275,21 @@ class NativeStep:
         from concatc.targets.cpu.timed_step import timed_rows
 
         cells, kernels = self._phases[phase]
-        self._take(bases)
+        self._address(bases, self._bases)
         status, stamps = timed_rows(self._runner, ctypes.addressof(self._bases), cells)
         _check(status, kernels)
         return stamps
 
-    def _take(self, bases: Mapping[str, np.ndarray]) -> None:
-        """Note where the bases are."""
+    def launches(self, bases: Mapping[str, np.ndarray], phases: Sequence[str]) -> Launches:
+        """The launches of some phases on these bases, as data for a native call.  The bases must outlive it."""
+        addresses = np.zeros(len(self.table.bases), np.int64)
+        self._address(bases, addresses)
+        rows = [k for k, of in enumerate(self.table.phases) if of in phases]
+        table = np.ascontiguousarray(self._cells[rows])
+        return Launches(self._runner, addresses, table, [self.table.kernels[k] for k in rows])
+
+    def _address(self, bases: Mapping[str, np.ndarray], into: Any) -> None:
+        """Write where the bases begin; raises :class:`ConcatcError` where one is too small."""
         for k, (name, size_bytes) in enumerate(self.table.bases):
             memory = bases.get(name)
             if memory is None or memory.nbytes < size_bytes:
@@ -278,7 +297,7 @@ class NativeStep:
                 if size_bytes:
                     raise ConcatcError(f"the base {name} has {found} bytes where the step needs {size_bytes}")
                 continue
-            self._bases[k] = memory.__array_interface__["data"][0]
+            into[k] = memory.__array_interface__["data"][0]
 
 
 def _check(status: int, kernels: list[str]) -> None:

@@ -16,6 +16,7 @@ from concatc.stages import stage
 from concatc.targets.cpu.abi import adapters
 from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
+from concatc.targets.cpu.entry_ir import entry_ir
 from concatc.targets.cpu.functions import definitions
 from concatc.targets.cpu.native import Host, build_id, link, object_code
 from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
@@ -74,7 +75,7 @@ def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[st
 
 @dataclass
 class StepUnit:
-    """The function that runs tables."""
+    """The function that runs tables, and the one that Python calls."""
 
     host: Host
     key: str = field(init=False)
@@ -87,7 +88,7 @@ class StepUnit:
         return 0
 
     def llvm_ir(self, cache: Cache) -> str:
-        return RUNNER_IR
+        return f"{RUNNER_IR}\n{entry_ir()}"
 
 
 @dataclass

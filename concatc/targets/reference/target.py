@@ -15,6 +15,7 @@ from concatc.loops.memory import Array, view
 from concatc.loops.plan import Plan
 from concatc.passes.graph import OUTPUT_GRAD
 from concatc.targets import Lowered, Peaks
+from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.reference.interpreter import run_function
 
 NO_LAUNCHES = Diagnostic(
@@ -77,6 +78,10 @@ class ReferenceExecutable:
     def launches(self) -> tuple[tuple[str, str], ...]:
         """It has none."""
         return ()
+
+    def native_call(self, bases: Mapping[str, Array], spec: CallSpec) -> NativeCall | None:
+        """It runs in Python."""
+        return None
 
     def text(self, what: str) -> str:
         """See :class:`concatc.targets.Executable`."""
