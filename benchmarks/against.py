@@ -13,87 +13,61 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
-from benchmarks.nets import ROOT, WORKLOADS, Workload
-from benchmarks.run import markdown
-from benchmarks.systems import values_for
+from benchmarks.nets import ROOT, ROWS, Workload
+from benchmarks.problem import Problem
+from benchmarks.process import Failed, Process
+from benchmarks.report import markdown, ratios, spread
 
 ROUND_S = 0.4
+READY_S = 900.0
 HEAD = ["net", "recompute", "other, ms", "this, ms", "this / other"]
+NETS = [work.name for work in ROWS if "train" in work.phases]
 
 
-class Stepper:
+def stepper(checkout: Path, work: Workload, data: Path, recompute: str) -> Process:
     """A process that does training steps with the concatc of one checkout."""
-
-    def __init__(self, checkout: Path, work: Workload, data: Path, recompute: str) -> None:
-        command = [sys.executable, str(ROOT / "benchmarks" / "stepper.py"), str(work.path), str(data)]
-        self.process = subprocess.Popen(
-            [*command, json.dumps(work.dims), recompute],
-            cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.loss = float(self._answer().split()[1])
-
-    def __enter__(self) -> Stepper:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def round_s(self) -> float:
-        """Seconds a step, over one round."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{ROUND_S}\n")
-        self.process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the process in {self.process.args!r} ended early")
-        return line
+    script = str(ROOT / "benchmarks" / "stepper.py")
+    command = [sys.executable, script, str(work.path), str(data), json.dumps(work.dims), recompute]
+    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "CONCATC_NUM_THREADS": "1"}
+    return Process(command, env, READY_S, READY_S, cwd=checkout)
 
 
 def measure(work: Workload, other: Path, recompute: str, rounds: int) -> list[str]:
     """One row."""
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory) / "batch.npz"
-        np.savez(data, **values_for(work)[1])  # type: ignore[arg-type]
-        with Stepper(other, work, data, recompute) as theirs, Stepper(ROOT, work, data, recompute) as ours:
-            if abs(theirs.loss - ours.loss) > 1e-4 * abs(theirs.loss):
-                raise SystemExit(f"{work.name}: the losses are {theirs.loss} and {ours.loss}")
-            pairs = [(theirs.round_s(), ours.round_s()) for _ in range(rounds)]
-    ratios = [b / a for a, b in pairs]
-    times = [statistics.median(t) * 1e3 for t in zip(*pairs, strict=True)]
-    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return [work.name, recompute, *(f"{t:.3g}" for t in times), ratio]
+        np.savez(data, **Problem.of(work).inputs)  # type: ignore[arg-type]
+        with stepper(other, work, data, recompute) as theirs, stepper(ROOT, work, data, recompute) as ours:
+            losses = [process.first["loss"] for process in (theirs, ours)]
+            if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[0]):
+                raise SystemExit(f"{work.name}: the losses are {losses[0]} and {losses[1]}")
+            pairs = [[process.ask(ROUND_S)["step_s"] for process in (theirs, ours)] for _ in range(rounds)]
+    before, after = zip(*pairs, strict=True)
+    times = [f"{statistics.median(seconds) * 1e3:.3g}" for seconds in (before, after)]
+    return [work.name, recompute, *times, spread(ratios(after, before))]
 
 
 def main() -> None:
     """Measure the rows asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the other checkout")
-    parser.add_argument("--nets", default=",".join(w.name for w in WORKLOADS), help="names, separated by commas")
+    parser.add_argument("--nets", default=",".join(NETS), help="names, separated by commas: %(default)s")
     parser.add_argument("--recompute", default="none,auto", help="modes, separated by commas")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     rows = []
-    for work in (w for w in WORKLOADS if w.name in options.nets.split(",")):
+    for work in (w for w in ROWS if w.name in NETS and w.name in options.nets.split(",")):
         for recompute in options.recompute.split(","):
-            rows.append(measure(work, options.other.resolve(), recompute, options.rounds))
+            try:
+                rows.append(measure(work, options.other.resolve(), recompute, options.rounds))
+            except Failed as error:
+                raise SystemExit(f"{work.name}: {error}") from None
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     print(markdown(HEAD, rows))
 

@@ -1,6 +1,7 @@
 """A net at the graph level as a JAX function, so that `jax.jit` can be measured on any net of the language.
 
-`loss_function(net, layout)` gives `f(params, states, inputs, weights) -> total, states`.  Images are [n, c, h, w] as in
+`loss_function(net, layout)` gives `f(params, states, inputs, weights) -> total, states`, `output_function(net, layout)`
+`f(params, states, inputs) -> outputs`.  Images are [n, c, h, w] as in
 the language, or [n, h, w, c] where ``layout`` is ``NHWC``; weights of convolutions are as in the language.
 """
 
@@ -20,6 +21,7 @@ from concatc.op import op_of
 Array = jax.Array
 Tree = dict[str, Array]
 LossFunction = Callable[[Tree, Tree, Tree, Array], tuple[Array, Tree]]
+OutputFunction = Callable[[Tree, Tree, Tree], Tree]
 Layout = Literal["NCHW", "NHWC"]
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
@@ -192,22 +194,38 @@ def _contrastive_loss(place: Place, op: Any, a: Array, b: Array, same: Array) ->
 
 def loss_function(net: FuncOp, layout: Layout = "NCHW") -> LossFunction:
     """The weighted total of the losses of a net at the graph level, and the new states by path."""
-    place = Place(layout)
 
     def function(params: Tree, states: Tree, inputs: Tree, weights: Array) -> tuple[Array, Tree]:
-        given: Mapping[str, Any] = {"param": params, "state": states, "input": inputs}
-        env: dict[Any, Any] = {}
-        for arg in net.args:
-            kind, name = str(arg.attrs["cnet.kind"]), str(arg.attrs["cnet.name"])
-            env[arg] = weights if kind == "loss_weights" else given[kind][name]
-        for operation in net.ops[:-1]:
-            op = op_of(operation)
-            made = RULES[op.name](place, op, *(env[x] for x in operation.operands))
-            env.update(zip(operation.results, made if isinstance(made, list) else [made], strict=True))
-        results = {
-            (str(attrs["cnet.kind"]), str(attrs["cnet.name"])): env[value]
-            for attrs, value in zip(net.result_attrs, net.ret.operands, strict=True)
-        }
+        results = _results(net, layout, {"param": params, "state": states, "input": inputs}, weights)
         return results["total", "loss"], {name: x for (kind, name), x in results.items() if kind == "state"}
 
     return function
+
+
+def output_function(net: FuncOp, layout: Layout = "NCHW") -> OutputFunction:
+    """The outputs of a net at the graph level by name."""
+
+    def function(params: Tree, states: Tree, inputs: Tree) -> Tree:
+        results = _results(net, layout, {"param": params, "state": states, "input": inputs}, None)
+        return {name: x for (kind, name), x in results.items() if kind == "output"}
+
+    return function
+
+
+def _results(
+    net: FuncOp, layout: Layout, given: Mapping[str, Tree], weights: Array | None
+) -> dict[tuple[str, str], Array]:
+    """What the net returns, by kind and name."""
+    place = Place(layout)
+    env: dict[Any, Any] = {}
+    for arg in net.args:
+        kind, name = str(arg.attrs["cnet.kind"]), str(arg.attrs["cnet.name"])
+        env[arg] = weights if kind == "loss_weights" else given[kind][name]
+    for operation in net.ops[:-1]:
+        op = op_of(operation)
+        made = RULES[op.name](place, op, *(env[x] for x in operation.operands))
+        env.update(zip(operation.results, made if isinstance(made, list) else [made], strict=True))
+    return {
+        (str(attrs["cnet.kind"]), str(attrs["cnet.name"])): env[value]
+        for attrs, value in zip(net.result_attrs, net.ret.operands, strict=True)
+    }

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,49 +21,32 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.nets import MEMORY_WORKLOADS, ROOT, Workload
-from benchmarks.run import MIB, machine, markdown
-from benchmarks.systems import MAKERS, options_of
+from benchmarks.problem import compiled
+from benchmarks.process import environment
+from benchmarks.report import MIB, machine, markdown, write_json
 
 FAMILIES = {
     "torch": ("torch", "torch-channels-last"),
     "inductor": ("inductor", "inductor-channels-last"),
     "jax": ("jax", "jax-nhwc"),
 }
+SYSTEMS = ("concatc", *(system for family in FAMILIES.values() for system in family))
 # The C library keeps blocks that were given up; told not to, PyTorch grows half as much on a chain of concats.
-ALLOCATORS = {
-    "as it is": {},
-    "gives back": {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"},
-}
+ALLOCATORS = ("as it is", "gives back")
 # The most that concatc may take of what the best peer takes.
 BARS = {"densenet40": 1 / 6, "densenet_bc100": 1 / 4, "googlenet": 0.7, "unet": 0.7}
 SAME_LOSS = 1e-3  # of its size; deep nets in float32 differ by some 1e-4
 TIMEOUT_S = 3600
 
 
-def environment(caches: Path, allocator: str) -> dict[str, str]:
-    """One thread for everybody, and caches that last from one run to the next."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(caches / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-        **ALLOCATORS[allocator],
-    }
-
-
 def resident(system: str, work: Workload, caches: Path, allocator: str) -> dict[str, Any]:
     """What `benchmarks.resident` prints; ``{"failed": why}`` where it does not end well."""
-    if system.startswith("inductor") and shutil.which("g++") is None:
-        return {"failed": "Inductor needs g++"}
     command = [sys.executable, "-m", "benchmarks.resident", system, work.name]
     try:
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=environment(caches, allocator),
+            env=environment(caches, allocator, threads=1),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -81,10 +62,7 @@ def resident(system: str, work: Workload, caches: Path, allocator: str) -> dict[
 
 def planned(work: Workload) -> dict[str, Any]:
     """Bytes of the plan's bases, and of what it copies in a step, by column."""
-    from concatc.compiler import compile_net
-
-    compilation = compile_net(work.path.read_text(encoding="utf-8"), str(work.path), options_of(work))
-    plan = compilation.phase("train").plan
+    plan = compiled(work).phase("train").plan
     copied: dict[str, int] = {"copy": 0, "second store": 0}
     for remark in plan.remarks:
         copied[remark.kind] = copied.get(remark.kind, 0) + remark.bytes
@@ -147,7 +125,7 @@ def main() -> None:
     """Measure the rows asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", default=",".join(w.name for w in MEMORY_WORKLOADS), help="names, by commas")
-    parser.add_argument("--systems", default=",".join(MAKERS), help="names, by commas: %(default)s")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="names, by commas: %(default)s")
     parser.add_argument("--json", type=Path, help="write everything measured there, keeping what it holds of others")
     parser.add_argument("--caches", type=Path, help="where peers keep compiled code from run to run")
     options = parser.parse_args()
@@ -156,7 +134,7 @@ def main() -> None:
     for work in MEMORY_WORKLOADS:
         if work.name in options.nets.split(","):
             rows[work.name] = measure(work, options.systems.split(","), caches, rows.get(work.name, {}))
-            write(options.json, rows)
+            write_json(options.json, ordered(rows))
     shown = [with_peers(rows[work.name], rows.get(work.peers, {})) for work in MEMORY_WORKLOADS if work.name in rows]
     print(markdown(HEAD, [cells(row) for row in shown]))
 
@@ -166,27 +144,12 @@ def known_rows(path: Path | None) -> dict[str, Any]:
     if path is None or not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {row["net"]: row for row in found["rows"]} if found["machine"] == versions() else {}
+    return {row["net"]: row for row in found["rows"]} if found["machine"] == machine() else {}
 
 
-def write(path: Path | None, rows: dict[str, Any]) -> None:
-    """Replace the file in one step."""
-    if path is None:
-        return
-    ordered = [rows[work.name] for work in MEMORY_WORKLOADS if work.name in rows]
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps({"machine": versions(), "rows": ordered}, indent=1) + "\n", encoding="utf-8")
-    beside.rename(path)
-
-
-def versions() -> dict[str, str]:
-    """What it ran on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return {**machine(), "jax": version("jax")}
-    except PackageNotFoundError:
-        return machine()
+def ordered(rows: dict[str, Any]) -> dict[str, Any]:
+    """What is written: rows as `MEMORY_WORKLOADS` has them."""
+    return {"machine": machine(), "rows": [rows[work.name] for work in MEMORY_WORKLOADS if work.name in rows]}
 
 
 if __name__ == "__main__":

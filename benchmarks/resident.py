@@ -15,11 +15,13 @@ import ctypes
 import gc
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.nets import MEMORY_WORKLOADS, Workload
-from benchmarks.systems import prepare
+from benchmarks.nets import MEMORY_WORKLOADS
+from benchmarks.problem import Problem
+from benchmarks.systems import SYSTEMS
 
 STEPS = 3
 
@@ -41,9 +43,8 @@ def give_back() -> None:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def growth(system: str, work: Workload) -> dict[str, Any]:
-    """Bytes that a training step of a system takes, and the loss that it computes."""
-    start = prepare(system, work)
+def growth(start: Callable[[], Callable[[], float]]) -> dict[str, Any]:
+    """Bytes that a training step takes, and the loss that it computes; `start` makes one."""
     step = start()
     for _ in range(2):
         step()
@@ -59,7 +60,9 @@ def growth(system: str, work: Workload) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     system, name = sys.argv[1:]
-    print(json.dumps(growth(system, next(w for w in MEMORY_WORKLOADS if w.name == name))))
+    problem = Problem.of(next(w for w in MEMORY_WORKLOADS if w.name == name))
+    start = SYSTEMS[system].prepare(problem, "train", threads=1)
+    print(json.dumps(growth(lambda: start().run)))
 
 
 if __name__ == "__main__":

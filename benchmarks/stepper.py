@@ -2,8 +2,8 @@
 
     PYTHONPATH=CHECKOUT python benchmarks/stepper.py net.cnet batch.npz '{"n": 16}' auto
 
-Compiles, does one step, prints ``ready LOSS``; then each line on stdin is a round: steps for that many seconds, and
-the answer is the seconds that a step took.
+Compiles, does one step, prints its loss; then each line on stdin is a round: steps for that many seconds, and the
+answer is the seconds that a step took.  Lines are JSON.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def main() -> None:
         batch = dict(arrays)
     net = concatc.compile(path, dims=json.loads(dims), target="cpu", recompute=recompute)  # type: ignore[arg-type]
     net.init(seed=0)
-    print("ready", net.train_step(batch)["loss"], flush=True)
+    print(json.dumps({"loss": net.train_step(batch)["loss"]}), flush=True)
     for line in sys.stdin:
         seconds, start, steps = float(line), time.perf_counter(), 0
         while not steps or time.perf_counter() - start < seconds:
             net.train_step(batch)
             steps += 1
-        print((time.perf_counter() - start) / steps, flush=True)
+        print(json.dumps({"step_s": (time.perf_counter() - start) / steps}), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.nets import ROOT
-from benchmarks.run import MIB, machine
+from benchmarks.report import MIB, machine, write_json
 from concatc.artifact import write_module
 from concatc.compiler import Options, compile_net
 from concatc.runtime.memory_report import MemoryReport
@@ -85,8 +85,7 @@ def main() -> None:
         f"load      {statistics.median(found['load_s']):.3f} s, {statistics.median(found['load_cpu_s']):.3f} s of it "
         f"on the processor (bar {LOAD_BAR_S:g}); imports {', '.join(found['imported']) or 'neither lark nor numba'}"
     )
-    if args.json is not None:
-        args.json.write_text(json.dumps({"machine": machine(), **found}, indent=1) + "\n", encoding="utf-8")
+    write_json(args.json, {"machine": machine(), **found})
 
 
 if __name__ == "__main__":

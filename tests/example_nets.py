@@ -33,6 +33,7 @@ CASES = [
     Case("growing", {"n": 2, "layers": 4, "growth": 3, "channels": 5, "size": 5}),
     Case("inception", {"n": 2, "size": 9, "width": 2, "classes": 4}, {"label": 4}),
     Case("residual", {"n": 3, "size": 9, "width": 3, "depth": 2, "classes": 4}, {"label": 4}),
+    Case("squeezenet", {"n": 2, "size": 33, "width": 4, "classes": 5, "drop": 0}, {"label": 5}),
     Case("unet", {"n": 2, "width": 3, "levels": 3, "size": 8, "classes": 3}, {"mask": 3}),
     Case("siamese", {"n": 5, "size": 17, "width": 2}),
     Case("two_tower", {"n": 6, "users": 9, "items": 7, "dim": 4}, {"user": 9, "item": 7, "genre": 64}),

@@ -26,6 +26,7 @@ TINY = {
     "growing": {"n": 1, "layers": 2, "growth": 2, "channels": 3, "size": 4},
     "inception_net": {"n": 2, "size": 6, "width": 1, "classes": 3},
     "residual": {"n": 2, "size": 8, "width": 2, "depth": 1, "classes": 3},
+    "squeezenet": {"n": 1, "size": 33, "width": 4, "classes": 3},
     "unet": {"n": 1, "width": 2, "levels": 2, "size": 4},
     "siamese": {"n": 2, "size": 16, "width": 1},
     "two_tower": {"n": 3, "users": 7, "items": 6, "genres": 5, "tags": 2, "dim": 2},

@@ -18,6 +18,7 @@ CASES = {
     "googlenet": {"n": 2},
     "unet": {"n": 2},
     "residual": {"n": 2, "depth": 3},
+    "squeezenet": {"n": 2},
     "siamese": {"n": 4},
     "two_tower": {"n": 4},
     "inception": {"n": 2},

@@ -1,7 +1,7 @@
 """The nets of ``examples/nets`` written in PyTorch, float64: independent witnesses for values and gradients.
 
 A twin is a function of a :class:`Twin`, which holds parameters and states by the paths that the language gives them,
-and of the inputs; it returns the losses and the outputs by name.
+and of the inputs; it returns the losses, which are computed when they are asked for, and the outputs by name.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Twin:
         self.read: list[str] = []
 
     @classmethod
-    def of(cls, params: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Twin:
-        """A twin in training on tensors that are there already; states are updated in place."""
-        twin = cls({}, {})
+    def of(cls, params: Mapping[str, Tensor], states: Mapping[str, Tensor], train: bool = True) -> Twin:
+        """A twin on tensors that are there already; in training states are updated in place."""
+        twin = cls({}, {}, train)
         twin.params, twin.states = dict(params), dict(states)
         return twin
 
@@ -77,7 +77,7 @@ class Twin:
         )
 
 
-Results = tuple[dict[str, Tensor], dict[str, Tensor]]
+Results = tuple[Callable[[], dict[str, Tensor]], dict[str, Tensor]]
 Net = Callable[..., Results]
 
 
@@ -88,7 +88,7 @@ def net_named(name: str) -> Net:
 
 
 def run(net: Net, twin: Twin, inputs: Mapping[str, np.ndarray]) -> Results:
-    """The losses and outputs."""
+    """The losses, to be computed, and the outputs."""
     tensors = {
         k: torch.from_numpy(v.astype(np.float64 if v.dtype.kind == "f" else np.int64)) for k, v in inputs.items()
     }
@@ -99,7 +99,8 @@ def step(
     net: Net, twin: Twin, inputs: Mapping[str, np.ndarray], weights: Mapping[str, float]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Losses (their weighted total as ``loss``) and outputs by name, and the gradients of all parameters by path."""
-    losses, outputs = run(net, twin, inputs)
+    compute, outputs = run(net, twin, inputs)
+    losses = compute()
     total = sum(weights[name] * value for name, value in losses.items())
     assert isinstance(total, Tensor)
     total.backward()

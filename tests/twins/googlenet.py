@@ -34,8 +34,9 @@ def net(p: Twin, image: Tensor, label: Tensor) -> Results:
         if stage < 5:
             h = pool(h)
     logits = p.linear(h.mean((2, 3)), "classifier")
-    losses = {"main": F.cross_entropy(logits, label)}
-    if p.train:
-        for k, tap in enumerate(taps, 1):
-            losses[f"aux{k}"] = F.cross_entropy(head(p, tap, f"aux{k}"), label)
+
+    def losses() -> dict[str, Tensor]:
+        scores = {"main": logits, **{f"aux{k}": head(p, tap, f"aux{k}") for k, tap in enumerate(taps, 1)}}
+        return {name: F.cross_entropy(score, label) for name, score in scores.items()}
+
     return losses, {"logits": logits}

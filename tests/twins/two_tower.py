@@ -20,6 +20,9 @@ def net(p: Twin, user: Tensor, item: Tensor, genre: Tensor, dense: Tensor) -> Re
     u = torch.cat([p.embedding(user, "user_table"), p.linear(dense, "user_dense")], 1)
     v = torch.cat([p.embedding(item, "item_table"), p.embedding(genre, "genre_table").mean(1)], 1)
     u, v = F.normalize(mlp(p, u, "user_vector"), dim=1), F.normalize(mlp(p, v, "item_vector"), dim=1)
-    score = u @ v.T / 0.07
-    losses = {"in_batch": F.cross_entropy(score, torch.arange(len(score)))}
+
+    def losses() -> dict[str, Tensor]:
+        score = u @ v.T / 0.07
+        return {"in_batch": F.cross_entropy(score, torch.arange(len(score)))}
+
     return losses, {"user_vector": u, "item_vector": v}
