@@ -104,10 +104,8 @@ class Compilation:
         if key not in self._executables:
             with collector_paused():  # between passes, too: it would visit all that they made
                 lowering = self.phase(phase)
-                self._executables[key] = self.target.build(
-                    lowering if update is None else lowering.with_update(update.plan())
-                )
-                self.scaled(phase)
+                lowered = lowering if update is None else lowering.with_update(update.plan())
+                self._executables[key] = self.target.build(lowered, lambda: self.scaled(phase))
         return self._executables[key]
 
     # -- other batch sizes ---------------------------------------------------------------------------------------------

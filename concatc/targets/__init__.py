@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -136,8 +136,11 @@ class Target(Protocol):
         """Whether it runs the plan and needs an arena; the reference runs the joint graph and needs none."""
         ...
 
-    def build(self, lowered: Lowered) -> Executable:
-        """Generate, compile and load the code of a net."""
+    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> Executable:
+        """Generate, compile and load the code of a net.
+
+        ``meanwhile`` is called once, while other processes compile if there are any.
+        """
         ...
 
     def peaks(self, again: bool = False) -> Peaks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from concatc.targets import Executable, Lowered, Peaks
@@ -14,11 +15,11 @@ class LazyCpuTarget:
     name: str = "cpu"
     runs_plan: bool = True
 
-    def build(self, lowered: Lowered) -> Executable:
+    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> Executable:
         """Compile a net from its loops."""
         from concatc.targets.cpu.target import CpuTarget
 
-        return CpuTarget().build(lowered)
+        return CpuTarget().build(lowered, meanwhile)
 
     def peaks(self, again: bool = False) -> Peaks:
         """What the machine can do."""

@@ -14,7 +14,9 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from concatc.diagnostics import ConcatcError
+from concatc.targets.cpu import llvm_worker
 from concatc.targets.cpu.cache import digest
+from concatc.targets.cpu.llvm_worker import binding, machine, optimized
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Host:
 @functools.cache
 def host() -> Host:
     """This machine."""
-    _initialize()
+    binding()
     flags = llvm.get_host_cpu_features()
     features = ",".join(sorted(flags.flatten().split(",")))
     wide = bool(flags.get("avx512f")) and bool(flags.get("avx512vl"))
@@ -61,37 +63,14 @@ def build_id(machine: Host) -> str:
     return digest(llvm.get_process_triple(), repr(machine), *versions, *generator)
 
 
-@functools.cache
-def _initialize() -> None:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-
-
-@functools.cache
-def _machine(host: Host) -> Any:
-    _initialize()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    return target.create_target_machine(cpu=host.name, features=host.features, opt=2, reloc="pic", codemodel="small")
-
-
 def optimize(text: str, host: Host) -> Any:
     """Parse LLVM IR, verify it, and run the standard passes."""
-    machine = _machine(host)
-    module = llvm.parse_assembly(text)
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = True
-    # Contractions are unrolled already, and short loops gain nothing: a fifth of the time of compiling for no speed.
-    options.loop_unrolling = False
-    options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module
+    return optimized(text, host.name, host.features)
 
 
 def link(main: str, *others: str) -> str:
     """One module of several; functions that only the others call become private to it."""
-    _initialize()
+    binding()
     module = llvm.parse_assembly(main)
     inner = [f.name for f in module.functions if not f.is_declaration]
     for other in others:
@@ -102,20 +81,20 @@ def link(main: str, *others: str) -> str:
 
 
 def object_code(text: str, host: Host) -> bytes:
-    """The object code of LLVM IR."""
-    return bytes(_machine(host).emit_object(optimize(text, host)))
+    """The object code of LLVM IR, compiled in this process."""
+    return llvm_worker.object_code(text, host.name, host.features)
 
 
 def assembly(text: str, host: Host) -> str:
     """The assembly of LLVM IR."""
-    return str(_machine(host).emit_assembly(optimize(text, host)))
+    return str(machine(host.name, host.features).emit_assembly(optimize(text, host)))
 
 
 class Library:
     """Object code in memory.  It must live as long as its functions may be called."""
 
     def __init__(self, objects: Iterable[bytes]) -> None:
-        _initialize()
+        binding()
         empty = llvm.parse_assembly("")
         self._engine = llvm.create_mcjit_compiler(empty, _new_machine())
         for data in objects:

@@ -7,7 +7,7 @@ It reads nothing but the loops module: what is edited there is what runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from concatc.collector import collector_paused
@@ -20,7 +20,7 @@ from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
 from concatc.targets.cpu.peaks import machine_peaks
 from concatc.targets.cpu.step import StepNumbers, step_table
-from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, object_of, units_of
+from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, objects_of, units_of
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class CpuTarget:
     name: str = "cpu"
     runs_plan: bool = True
 
-    def build(self, lowered: Lowered) -> CpuExecutable:
-        """Compile what the cache does not hold, and load it."""
-        return self.build_loops(lowered.loops)
+    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> CpuExecutable:
+        """Compile what the cache does not hold, and load it; see :class:`concatc.targets.Target`."""
+        return self.build_loops(lowered.loops, meanwhile)
 
-    def build_loops(self, loops: Module) -> CpuExecutable:
+    def build_loops(self, loops: Module, meanwhile: Callable[[], object] = lambda: None) -> CpuExecutable:
         """Compile and load a loops module."""
-        code, generated = self.compile_loops(loops)
+        code, generated = self.compile_loops(loops, meanwhile)
         with stage("load"):
             loaded = LoadedCode.of(code.objects, code.symbols)
             names = CodeNames(tuple(unit.key for unit in generated.units), code.symbols)
@@ -80,7 +80,9 @@ class CpuTarget:
         """See :class:`concatc.targets.Target`."""
         return machine_peaks(again)
 
-    def compile_loops(self, loops: Module) -> tuple[ObjectCode, Generated]:
+    def compile_loops(
+        self, loops: Module, meanwhile: Callable[[], object] = lambda: None
+    ) -> tuple[ObjectCode, Generated]:
         """The object code of a loops module, compiled where the cache does not hold it, and what it was made of."""
         cache = self.cache or Cache(default_directory())
         kernels = [function for function in loops.functions[1:] if function.declared is None]
@@ -89,4 +91,4 @@ class CpuTarget:
                 units, symbols = units_of(kernels, self.host or host())
             cold = sum(unit.kernel_count for unit in units if not cache.holds(unit.key))
             with stage("emit", f"compiling {cold} kernel{'s' if cold > 1 else ''} .." if cold else ""):
-                return ObjectCode([object_of(unit, cache) for unit in units], symbols), Generated(units, cache)
+                return ObjectCode(objects_of(units, cache, meanwhile), symbols), Generated(units, cache)

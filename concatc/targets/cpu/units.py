@@ -5,7 +5,7 @@ A unit knows its LLVM IR, and its key in the cache, which is known before anythi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +18,12 @@ from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.entry_ir import entry_ir
 from concatc.targets.cpu.functions import definitions
-from concatc.targets.cpu.native import Host, build_id, link, object_code
+from concatc.targets.cpu.native import Host, build_id, link
 from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.step import RUNNER_IR
 from concatc.targets.cpu.tile import Tile, choose_tiles
+from concatc.targets.cpu.workers import Workers
 
 
 class Unit(Protocol):
@@ -41,15 +42,21 @@ class Unit(Protocol):
         ...
 
 
-def object_of(unit: Unit, cache: Cache) -> bytes:
-    """The object code of a unit: from the cache, or compiled now."""
-    found = cache.load(unit.key)
-    if found is None:
-        text = unit.llvm_ir(cache)
+def objects_of(units: Sequence[Unit], cache: Cache, meanwhile: Callable[[], object]) -> list[bytes]:
+    """The object code of units: from the cache, or compiled now; ``meanwhile`` is called before that is waited for."""
+    found = [cache.load(unit.key) for unit in units]
+    cold = [k for k, code in enumerate(found) if code is None]
+    if not cold:
+        meanwhile()
+        return [code for code in found if code is not None]
+    with Workers(units[0].host, len(cold)) as workers:
+        made = {k: workers.submit(units[k].llvm_ir(cache)) for k in cold}
+        meanwhile()
         with stage("LLVM"):
-            found = object_code(text, unit.host)
-        cache.store(unit.key, found)
-    return found
+            for k, code in made.items():
+                found[k] = code.result()
+                cache.store(units[k].key, code.result())
+    return [code for code in found if code is not None]
 
 
 def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[str, str]]:
