@@ -105,11 +105,11 @@ class NetCache:
         """Note a net."""
         self._with_imports(imports)
         data = {
+            "file": self._filename,  # the first: `concatc cache list` knows a net by it
             "name": name,
             "dims": dict(dims),
             "warnings": [_diagnostic_data(warning) for warning in warnings],
             "imports": [[i.name, i.place, i.sha256] for i in imports],
-            "file": self._filename,
             "train": data_of(train),
         }
         self._write(self._key, data)

@@ -15,7 +15,7 @@ import click
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.version import __version__
 
-COMMANDS = ("compile", "check", "run", "train", "bench", "summary", "explain", "opt", "ops")
+COMMANDS = ("compile", "check", "run", "train", "bench", "summary", "explain", "opt", "ops", "cache")
 OK, NET_WRONG, CALL_WRONG, OUR_BUG = 0, 1, 2, 70
 INTERRUPTED = 130
 

@@ -74,12 +74,21 @@ class Cache:
         return self.path(key, OBJECT).exists()
 
     def load(self, key: str, kind: str = OBJECT) -> bytes | None:
-        """What is stored under ``key``; None where there is nothing, or where it is damaged."""
+        """What is stored under ``key``, for use; None where there is nothing, or where it is damaged."""
+        payload = self.look(key, kind)
+        if payload is not None:
+            path = self.path(key, kind)
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > USED_EVERY_S:
+                    os.utime(path)  # `concatc cache prune` removes what was not used for long
+        return payload
+
+    def look(self, key: str, kind: str) -> bytes | None:
+        """The same, without being a use."""
         path = self.path(key, kind)
         try:
             with path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                if hasattr(os, "getuid") and found.st_uid != os.getuid():
+                if hasattr(os, "getuid") and os.fstat(file.fileno()).st_uid != os.getuid():
                     return None
                 data = file.read()
         except OSError:
@@ -87,9 +96,6 @@ class Cache:
         checksum, payload = data[len(MAGIC) : len(MAGIC) + 64], data[len(MAGIC) + 64 :]
         if not data.startswith(MAGIC) or _checksum(key, payload) != checksum:
             return None
-        if time.time() - found.st_mtime > USED_EVERY_S:
-            with contextlib.suppress(OSError):
-                os.utime(path)  # `concatc cache prune` removes what was not used for long
         return payload
 
     def store(self, key: str, payload: bytes, kind: str = OBJECT) -> None:
