@@ -8,7 +8,8 @@ PyTorch in float64 before anything is timed.  `benchmarks.race` says who is meas
 written when it is done; a file from the same machine is added to, ``--show`` prints it.  A peer that is not installed,
 fails or takes too long is named with the reason.  ``--python pytensor=PATH`` gives a package an interpreter.
 ``--caches DIR`` keeps compiled code of peers from run to run; their first steps are cold without it.  ``--quick`` is
-for a look: most of the time goes into what Inductor compiles.
+for a look: most of the time goes into what Inductor compiles.  On a machine that has other work to do, ``--clock
+processor`` counts the time that processors spent, for one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -99,20 +102,20 @@ def measure(
     beside: dict[str, Runner] = {}
     field = None
     try:
-        with tempfile.TemporaryDirectory() as cold:
-            first, said = replace(setting, caches=Path(cold)).start(Entry("concatc"))
-            first.close()
-            ours, warm = replace(setting, caches=Path(cold), growth=False).start(Entry("concatc"))
-        beside["concatc"] = ours
-        for phase, about in said["phases"].items():
-            about["first_warm_s"] = warm["phases"][phase]["first_s"]
-        field = Field(ours, setting.phases, setting.start)
+        beside["concatc"], said = both_starts(setting) if setting.growth else setting.start(Entry("concatc"))
+        field = Field(beside["concatc"], setting.phases, setting.start, args.clock)
         race(field, peers)
         own = others_of_ours(setting, beside, said)
         for phase in setting.phases:
             note(f"    {phase}: {', '.join(n for n in field.running if field.near(n, phase, 9))}")
             result = final(field, own.get(phase, {}), phase, args.rounds, args.seconds)
-            record = {**key, "phase": phase, **summary(result, field, said, phase), "load": os.getloadavg()[0]}
+            record = {
+                **key,
+                "phase": phase,
+                **summary(result, field, said, phase),
+                "load": os.getloadavg()[0],
+                "clock": args.clock,
+            }
             if phase == "train" and flops and setting.threads == 1:
                 record["share_of_peak"] = share(flops, result["times_s"])
             keep(found, record)
@@ -126,6 +129,17 @@ def measure(
     trials = field.trials if field is not None else {}
     near = {name for times in trials.values() for name in times if times[name] <= MAY_GAIN * min(times.values())}
     return [name for name in peers if {name, Entry(name, "keeps").name} & near] or peers
+
+
+def both_starts(setting: Setting) -> tuple[Runner, dict[str, Any]]:
+    """concatc from an empty cache, and again in a process that stays."""
+    with tempfile.TemporaryDirectory() as cold:
+        first, said = replace(setting, caches=Path(cold)).start(Entry("concatc"))
+        first.close()
+        runner, warm = replace(setting, caches=Path(cold), growth=False).start(Entry("concatc"))
+    for phase, about in said["phases"].items():
+        about["first_warm_s"] = warm["phases"][phase]["first_s"]
+    return runner, said
 
 
 def race(field: Field, peers: list[str]) -> None:
@@ -169,15 +183,18 @@ def contraction_flops(net: FuncOp) -> int:
 def summary(result: Mapping[str, Any], field: Field, said: Mapping[str, Any], phase: str) -> dict[str, Any]:
     """What is kept of a race in one phase."""
     times = {name: statistics.median(seconds) for name, seconds in result["times_s"].items()}
+    busy = result["processors"]
     about = {name: found["phases"][phase] for name, found in field.said.items() if phase in found["phases"]}
     peers = {}
     for name, trial in field.trials.get(phase, {}).items():
-        measured = {"step_s": times[name], "ratio": result["ratios"][name]} if name in times else {}
+        measured: dict[str, Any] = {}
+        if name in times:
+            measured = {"step_s": times[name], "ratio": result["ratios"][name], "processors": busy[name]}
         peers[name] = {"trial": trial, **measured, **about[name], "version": field.said[name]["version"]}
     own = {name: {"step_s": times[name], **said.get(name, {})} for name in times if name.startswith("concatc-")}
     if ONE_THREAD in times:
         own[ONE_THREAD] = {"step_s": times[ONE_THREAD], "ratio": result["ratios"][ONE_THREAD]}
-    ours = {"step_s": times["concatc"], **said["phases"][phase]}
+    ours = {"step_s": times["concatc"], "processors": busy["concatc"], **said["phases"][phase]}
     return {"concatc": ours, "ours": own, "peers": peers, "failed": field.failed, "best": result["best"]}
 
 
@@ -202,6 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2], help="1,2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.3, help="of a round, and at least one step")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine")
     parser.add_argument("--ready", type=float, default=READY_S, help="seconds that a system may take to compile")
     parser.add_argument("--python", action="append", default=[], metavar="PACKAGE=PATH", help="its interpreter")
     parser.add_argument("--caches", type=Path, help="where peers keep compiled code from run to run")
@@ -231,6 +249,7 @@ def listed(names: Any) -> Any:
 def main() -> None:
     """Measure the rows asked for and print the tables."""
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes of systems end, too
     found: dict[str, Any] = {"machine": machine(), "rows": []}
     if args.json is not None and args.json.exists():
         older = json.loads(args.json.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ What is left takes turns with concatc, a round each.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ class Field:
     ours: Runner
     phases: tuple[str, ...]
     start: Callable[[Entry], tuple[Runner, dict[str, Any]]]
+    clock: str = "wall"
     running: dict[str, Runner] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     said: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -119,10 +121,11 @@ class Field:
         self.running[entry.name], self.entries[entry.name], self.said[entry.name] = runner, entry, said
         for phase in said["phases"]:
             try:
-                times = interleaved({"concatc": self.ours, entry.name: runner}, phase, TRIALS, TRIAL_S)
+                tried = interleaved({"concatc": self.ours, entry.name: runner}, phase, TRIALS, TRIAL_S)
             except Failed as error:
                 self.drop(entry.name, str(error))
                 return
+            times = seconds_of(tried, self.clock)
             self.trials.setdefault(phase, {})[entry.name] = ratios(times[entry.name], times["concatc"])["least"]
         self.thin()
 
@@ -149,14 +152,25 @@ class Field:
             runner.close()
 
 
-def interleaved(runners: Mapping[str, Runner], phase: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds a step by name, round by round, in turn; each round begins with another one."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
+Rounds = dict[str, list[dict[str, Any]]]  # by name, what was answered
+
+
+def interleaved(runners: Mapping[str, Runner], phase: str, rounds: int, seconds: float) -> Rounds:
+    """Rounds of everybody in turn; each round begins with another one."""
+    found: Rounds = {name: [] for name in runners}
     order = list(runners)
     for k in range(rounds):
         for name in order[k % len(order) :] + order[: k % len(order)]:
-            times[name].append(runners[name].ask({"phase": phase, "seconds": seconds})["step_s"])
-    return times
+            found[name].append(runners[name].ask({"phase": phase, "seconds": seconds}))
+    return found
+
+
+def seconds_of(rounds: Rounds, clock: str) -> dict[str, list[float]]:
+    """Seconds a step, round by round: on the wall, or those that processors spent on it."""
+    return {
+        name: [a["step_s"] * (a["processors"] if clock == "processor" else 1) for a in answers]
+        for name, answers in rounds.items()
+    }
 
 
 def final(field: Field, beside: Mapping[str, Runner], phase: str, rounds: int, seconds: float) -> dict[str, Any]:
@@ -164,7 +178,7 @@ def final(field: Field, beside: Mapping[str, Runner], phase: str, rounds: int, s
     while True:
         runners = {name: runner for name, runner in field.running.items() if field.near(name, phase, STAYS)}
         try:
-            times = interleaved({"concatc": field.ours, **beside, **runners}, phase, rounds, seconds)
+            turns = interleaved({"concatc": field.ours, **beside, **runners}, phase, rounds, seconds)
         except Failed:
             broken = [name for name, runner in runners.items() if not answers(runner, phase)]
             if not broken:
@@ -172,10 +186,12 @@ def final(field: Field, beside: Mapping[str, Runner], phase: str, rounds: int, s
             for name in broken:
                 field.drop(name, "failed in its rounds")
             continue
+        times = seconds_of(turns, field.clock)
         found = {name: ratios(theirs, times["concatc"]) for name, theirs in times.items() if name != "concatc"}
         peers = list(runners)
         best = min(peers, key=lambda name: found[name]["median"]) if peers else None
-        return {"times_s": times, "ratios": found, "best": best}
+        busy = {name: statistics.median(answer["processors"] for answer in taken) for name, taken in turns.items()}
+        return {"times_s": times, "ratios": found, "processors": busy, "best": best}
 
 
 def answers(runner: Runner, phase: str) -> bool:

@@ -15,7 +15,7 @@ from benchmarks.cpu import contraction_flops, keep
 from benchmarks.nets import ROWS, Workload
 from benchmarks.problem import Problem, compiled
 from benchmarks.process import Failed, Process
-from benchmarks.race import Entry, Field, final
+from benchmarks.race import Entry, Field, final, seconds_of
 from benchmarks.report import deviation, geometric_mean, ratios
 from benchmarks.systems import SYSTEMS
 from benchmarks.tables import tables
@@ -85,7 +85,7 @@ class Fake:
         self.lasts -= 1
         if self.lasts < 0:
             raise Failed("broken")
-        return {"step_s": self.step_s}
+        return {"step_s": self.step_s, "processors": 1.0}
 
     def close(self) -> None:
         self.is_closed = True
@@ -110,7 +110,7 @@ def test_who_is_far_behind_is_ended_and_the_best_is_found() -> None:
     result = final(field, {}, "train", rounds=3, seconds=0.0)
     assert result["best"] == "best"
     assert result["ratios"]["good"]["median"] == 1.5
-    assert sorted(result["times_s"]) == ["best", "concatc", "good"]
+    assert sorted(result["times_s"]) == sorted(result["processors"]) == ["best", "concatc", "good"]
 
 
 def test_a_peer_that_breaks_in_its_rounds_is_named_and_the_rest_goes_on() -> None:
@@ -119,6 +119,12 @@ def test_a_peer_that_breaks_in_its_rounds_is_named_and_the_rest_goes_on() -> Non
         field.enter(Entry(name))
     result = final(field, {}, "train", rounds=3, seconds=0.0)
     assert result["best"] == "good" and "best" in field.failed
+
+
+def test_time_of_processors() -> None:
+    """What ran half of the time while others ran."""
+    rounds = {"a": [{"step_s": 2.0, "processors": 0.5}]}
+    assert (seconds_of(rounds, "wall"), seconds_of(rounds, "processor")) == ({"a": [2.0]}, {"a": [1.0]})
 
 
 def test_a_row_without_peers() -> None:
