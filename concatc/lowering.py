@@ -43,6 +43,7 @@ from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.join_rows import JoinRows
 from concatc.passes.keep_outputs import KeepOutputs
 from concatc.passes.lower_to_loops import LowerToLoops, lower_to_loops
+from concatc.passes.merge_branches import MergeBranches
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.placement import may_stage_inputs
 from concatc.passes.plan_memory import PlanMemory
@@ -66,11 +67,13 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     net = graph.main
     derive = DeriveBackward(options.output_grads, options.input_grads, frozen(net))
     has_backward = bool(net.returned("total")) or bool(options.output_grads)
-    join = JoinRows(stages=options.max_memory is None)
+    stages = options.max_memory is None
+    # Branches of one blob would need copies of weights and more memory, for nothing that measures (docs/PASSES.md).
+    join = JoinRows(stages=stages), MergeBranches(branches=False, stages=stages)
     return {
         "graph": (),
         "split": (InsertSplits(),),
-        "joint": (*SIMPLIFY, AverageFirst(), join, StatsOverConcat(), derive) if has_backward else (),
+        "joint": (*SIMPLIFY, AverageFirst(), *join, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, StatsGradOfSums(), ChooseRecompute(options.recompute)),
         "kernels": (Fuse(), OrderKernels(), AvoidCopies()),

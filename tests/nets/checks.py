@@ -33,6 +33,7 @@ from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
 from concatc.passes.join_rows import JoinRows
 from concatc.passes.lower_to_loops import lower_to_loops
+from concatc.passes.merge_branches import MergeBranches
 from concatc.passes.order_kernels import OrderKernels
 from concatc.passes.plan_memory import PlanMemory, traffic_of
 from concatc.passes.stats_grad_of_sums import StatsGradOfSums
@@ -98,7 +99,8 @@ class _Run:
         self.text("graph", graph)
         module = clone_module(graph)
         if self.rng.integers(2):
-            for pass_ in (*SIMPLIFY, AverageFirst(), JoinRows(), StatsOverConcat()):
+            merge = MergeBranches(branches=bool(self.seed % 2), larger=self.seed % 4 < 2)
+            for pass_ in (*SIMPLIFY, AverageFirst(), JoinRows(), merge, StatsOverConcat()):
                 self.stage(f"{pass_.name} before", lambda pass_=pass_: pass_.run(module))
                 self.same(f"{pass_.name} before", module, expected, 1e-10)
         self.stage("insert-splits", lambda: InsertSplits().run(module))
