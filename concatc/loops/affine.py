@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from concatc.loops.expr import Arith, Axis, Const, Expr
+from concatc.loops.expr import Arith, Axis, Const, Expr, axes_of
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Affine:
         return self.constant + sum(max(0, f * _greatest(term)) for term, f in self.factors)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether all terms are axes."""
-        return all(isinstance(term, Axis) for term, _ in self.factors)
+    def is_simple(self) -> bool:
+        """Whether all terms are axes, or computed from a single one."""
+        return all(isinstance(term, Axis) or len(axes_of(term)) == 1 for term, _ in self.factors)
 
     def step(self, axis: Axis) -> int:
         """How much it grows from one iteration of ``axis`` to the next."""

@@ -7,6 +7,7 @@ from concatc.loops.flat_rows import flat_rows_of, flatten_rows
 from concatc.loops.image_sums import image_sums_of, sum_images
 from concatc.loops.outer_loop import share_outer_loop
 from concatc.loops.packing import Packed, is_contraction, packing_of
+from concatc.loops.phases import phases_of, split_phases
 from concatc.loops.program import Program, Statement
 
 
@@ -28,7 +29,11 @@ def _arrange(program: Program, fold: Statement) -> bool:
             continue
         packed = Packed(fold, load)
         by_image = packing.block == 1 and fold.piece.at[0] is packing.axis
-        flat = flat_rows_of(fold, load, packed.read) if by_image else None
+        phases = phases_of(fold, load) if by_image else None
+        if phases is not None and share_outer_loop(program, fold, packing.axis, 1):
+            split_phases(program, fold, phases, packing.dim)
+            return True
+        flat = flat_rows_of(fold, load, packed.read, fold.piece.at[-2:]) if by_image else None
         pays = fold.buffer(load.ref).inlined or flat is not None or (by_image and packed.halo.strided)
         if not pays and not (by_image and _has_sums(program, fold)):
             continue

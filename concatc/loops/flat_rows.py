@@ -10,6 +10,7 @@ the few sums across the end of a row that nobody reads.  Needs windows that move
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from concatc.loops.affine import Affine, affine_of
@@ -42,15 +43,15 @@ class FlatRows:
         return (self.row.extent - 1) * self.pitch + self.column.extent
 
 
-def flat_rows_of(fold: Statement, given: Load, load: Load) -> FlatRows | None:
+def flat_rows_of(fold: Statement, given: Load, load: Load, over: Sequence[Expr]) -> FlatRows | None:
     """How ``fold`` may run over packed rows that it reads with ``load`` instead of ``given``.
 
-    None where it cannot, or where it would not pay.
+    ``over`` are its axes over rows and columns.  None where it cannot, or where it would not pay.
     """
     piece = fold.piece
-    if len(piece.at) < 3 or len(load.at) < 3:
+    if len(load.at) < 3:
         return None
-    row, column = piece.at[-2:]
+    row, column = over
     down, along = affine_of(load.at[-2]), affine_of(load.at[-1])
     if not (isinstance(row, Axis) and isinstance(column, Axis)) or down is None or along is None:
         return None
@@ -76,6 +77,18 @@ def flat_rows_of(fold: Statement, given: Load, load: Load) -> FlatRows | None:
 
 def flatten_rows(program: Program, fold: Statement, flat: FlatRows) -> None:
     """Let the fold run over long rows, and put a statement behind it that reads the sums within rows."""
+    q = run_over_rows(fold, flat)
+    shape = (*fold.target.type.shape[:-2], flat.extent)
+    sums_read_behind(
+        program,
+        fold,
+        (shape, (*fold.piece.at[:-2], q)),
+        lambda x, *i: x[(*i[:-2], i[-2] * flat.pitch + i[-1])],
+    )
+
+
+def run_over_rows(fold: Statement, flat: FlatRows) -> Axis:
+    """Let what the fold reads be packed as long rows, and run over one of its places at a time; that axis."""
     packed = fold.buffer(flat.load.ref)
     (writer,) = packed.writers
     lead = packed.type.shape[:-2]
@@ -88,19 +101,29 @@ def flatten_rows(program: Program, fold: Statement, flat: FlatRows) -> None:
     read = replace(flat.load.ref, type=packed.type)
     place: Expr = flat.places[0].without(flat.row) * flat.pitch + flat.places[1].without(flat.column) + q
     load = read[(*flat.load.at[:-2], place)]
-    target = fold.target
-    sums = Buffer(target.type.with_shape((*target.type.shape[:-2], flat.extent)), f"{target.name}_rows")
-    result = replace(fold.piece.target, type=sums.type)
     axes = tuple(q if a is flat.row else a for a in fold.piece.axes if a is not flat.column)
     value = rebuild(fold.piece.value, lambda e: load if e == flat.load else None)
-    fold.piece = replace(fold.piece, target=result, axes=axes, at=(*fold.piece.at[:-2], q), value=value)
+    fold.piece = replace(fold.piece, axes=axes, value=value)
+    fold.static = [a for a in fold.static if a is not flat.row and a is not flat.column] + [q]
+    return q
+
+
+def sums_read_behind(
+    program: Program, fold: Statement, into: tuple[tuple[int, ...], tuple[Expr, ...]], read: Callable[..., Expr]
+) -> None:
+    """Let the fold sum ``into`` scratch memory of a shape, at a place; a statement behind it stores what it made.
+
+    ``read(x, *i)`` is the element of that memory ``x`` that becomes element ``i`` of the result.
+    """
+    target, (shape, at) = fold.target, into
+    sums = Buffer(target.type.with_shape(shape), f"{target.name}_rows")
+    result = replace(fold.piece.target, type=sums.type)
+    fold.piece = replace(fold.piece, target=result, at=at)
     fold.refs = {**fold.refs, (result.kind, result.index): sums}
-    fold.static = [q]
     fold.target, sums.writers = sums, [fold]
 
     x, y = Ref("operand", 0, sums.type), Ref("result", 0, target.type)
-    piece = pointwise(y, lambda *i: x[(*i[:-2], i[-2] * flat.pitch + i[-1])])
-    store = Statement(piece, target, {("operand", 0): sums, ("result", 0): target})
+    store = Statement(pointwise(y, lambda *i: read(x, *i)), target, {("operand", 0): sums, ("result", 0): target})
     target.writers, target.inlined = [store], True
     after = program.statements.index(fold) + 1
     program.statements.insert(after, store)

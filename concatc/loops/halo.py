@@ -121,7 +121,7 @@ class Halo:
 def _place(index: Expr, parallel: Sequence[Axis]) -> _Place | None:
     core = _core(index)
     affine = affine_of(core) if core is not None else None
-    if core is None or affine is None or not affine.is_plain:
+    if core is None or affine is None or not affine.is_simple:
         return None
     columns = [axis for axis in parallel if affine.step(axis) and axis.extent > 1]
     stride = affine.step(columns[0]) if len(columns) == 1 else 1
@@ -134,7 +134,7 @@ def _place(index: Expr, parallel: Sequence[Axis]) -> _Place | None:
 def _core(index: Expr) -> Expr | None:
     """The sum of loop indices that an index is computed from: itself, or what is divided in it."""
     affine = affine_of(index)
-    if affine is not None and affine.is_plain:
+    if affine is not None and affine.is_simple:
         return index
     if not isinstance(index, Arith) or index.op not in ("add", "sub", "floordiv"):
         return None

@@ -7,33 +7,44 @@
       s[o, a, b, c] = (s[o, a, b, c] if n > 0 else 0) + sum of dy[n, o, i, j] * p[i + a, j + b, c]    over i, j
     dw[o, c, a, b] = s[o, a, b, c]
 
-A sum over the columns of an image would fill vectors with 7, 8 or 14 elements, and needs a sum along lanes at its end.
-Over channels vectors are full whatever the size of the image, the elements of ``dy`` are scalars for all lanes, and
-windows may move by any stride.  The sums are kept in scratch memory from one image to the next; packed is one image.
+A sum over the columns of an image would fill vectors badly with 7, 8 or 14 elements, needs a sum along lanes at its
+end, and reads every image anew for each few channels.  Over channels vectors are full whatever the size of the image,
+the elements of the other factor are scalars for all lanes, and windows may move by any stride.  The sums are kept in
+scratch memory from one image to the next; packed is one image.
+
+In lanes are the channels of ``x``, or those of ``dy`` where these fill vectors better or are less to transpose:
+
+      q[i, j, o] = dy[n, o, i, j]
+      p[c, u, v] = x[n, c, u - 1, v - 1]                                 (where there is a halo)
+      s[c, a, b, o] = (..) + sum of q[i, j, o] * p[c, i + a, j + b]      over i, j
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from concatc.loops.expr import Axis, Load, axes_of, loads
+from concatc.loops.halo import Halo
 from concatc.loops.outer_loop import sum_in_turn
 from concatc.loops.packing import Packed
 from concatc.loops.program import Program, Statement
 
 LANES = 16  # channels of a vector, at the most
 FILLED = 0.5  # the least part of the lanes that must hold channels
+FEW = 64  # channels whose number is part of the code: tiles fit it
 MOST = 1 << 22  # elements of a weight
-TAPS = 4  # with fewer taps, an element that is packed is not read often enough
+SHUFFLE = 0.3  # cost of an element that is transposed, in vectors of multiplications
 
 
 @dataclass(frozen=True)
 class ImageSums:
-    """``image`` is the axis over images, ``channel`` the one that comes to lie in lanes, ``load`` reads the image."""
+    """``image`` is the axis over images, ``dy`` and ``x`` are the loads; ``outputs``: channels of dy lie in lanes."""
 
     image: Axis
-    channel: Axis
-    load: Load
+    dy: Load
+    x: Load
+    outputs: bool
 
 
 def image_sums_of(fold: Statement) -> ImageSums | None:
@@ -45,18 +56,33 @@ def image_sums_of(fold: Statement) -> ImageSums | None:
     dy, x = _factors(fold, image)
     if dy is None or x is None:
         return None
-    channel = x.at[1]
+    output, channel = dy.at[1], x.at[1]
     taps = [a for a in piece.at[2:] if isinstance(a, Axis)]
-    if not isinstance(channel, Axis) or piece.at[1] is not channel or len(taps) != 2:
+    if not (isinstance(output, Axis) and isinstance(channel, Axis)) or len(taps) != 2:
         return None
-    if channel in axes_of(dy) or any(tap in axes_of(dy) for tap in taps):
+    if piece.at[0] is not output or piece.at[1] is not channel:
         return None
-    if taps[0].extent * taps[1].extent < TAPS or channel.extent < FILLED * LANES * -(-channel.extent // LANES):
+    if channel in axes_of(dy) or output in axes_of(x) or any(tap in axes_of(dy) for tap in taps):
         return None
-    if all(axis.extent % LANES == 0 for axis in piece.reduce[2:]):
-        return None  # whole vectors along rows need no packing
     # The sums take as much memory as the weight, whatever the batch is.
-    return ImageSums(image, channel, x) if fold.target.type.numel <= MOST else None
+    if fold.target.type.numel > MOST:
+        return None
+    windows = math.prod(tap.extent for tap in taps)
+    packed = math.prod(Halo(x, ()).shape[2:])
+    products = windows * math.prod(axis.extent for axis in piece.reduce[1:])
+    inputs_cost = _vectors(channel) * output.extent * products + SHUFFLE * channel.extent * packed
+    outputs_cost = _vectors(output) * channel.extent * products + SHUFFLE * output.extent * products / windows
+    outputs = outputs_cost < inputs_cost
+    if min(output.extent, channel.extent) < LANES and piece.reduce[2].extent % LANES == 0:
+        return None  # vectors along rows are full, and what is packed would be read a few times only
+    lanes = output if outputs else channel
+    if lanes.extent < FILLED * LANES * _vectors(lanes):
+        return None
+    return ImageSums(image, dy, x, outputs)
+
+
+def _vectors(axis: Axis) -> int:
+    return -(-axis.extent // LANES)
 
 
 def _factors(fold: Statement, image: Axis) -> tuple[Load | None, Load | None]:
@@ -70,10 +96,14 @@ def _factors(fold: Statement, image: Axis) -> tuple[Load | None, Load | None]:
 
 
 def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
-    """Let the fold run inside of a loop over images, with channels innermost."""
+    """Let the fold run inside of a loop over images, with the channels of one factor innermost."""
     program.block = 1
-    sum_in_turn(program, fold, sums.image, (0, 2, 3, 1))
+    # The taps are one axis of the sums, as they are in the weight: squares of taps and channels are transposed.
+    sum_in_turn(program, fold, sums.image, ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,)))
+    fold.static += [axis for axis in fold.piece.parallel if axis.extent <= FEW]
+    lanes = sums.dy if sums.outputs else sums.x
     for load in loads(fold.piece.value):
-        is_window = not isinstance(load.at[2], Axis)
-        if is_window or fold.buffer(load.ref).inlined:
-            Packed(fold, load, (0, 2, 3, 1) if is_window else (0, 1, 2, 3)).insert(program, 0)
+        if load.at[1] is lanes.at[1]:
+            Packed(fold, load, (0, 2, 3, 1)).insert(program, 0)
+        elif fold.buffer(load.ref).inlined or load.where is not None:
+            Packed(fold, load, (0, 1, 2, 3)).insert(program, 0)

@@ -12,11 +12,12 @@ image by image in scratch memory; what is made of such sums stands behind the lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from concatc.loops.accesses import Accesses
-from concatc.loops.expr import Axis, Ref, loads, rebuild
+from concatc.loops.expr import Axis, Expr, Ref, loads, rebuild
 from concatc.loops.pieces import pointwise
 from concatc.loops.program import Buffer, Program, Statement
 
@@ -63,24 +64,29 @@ def put_outside(statement: Statement, axis: Axis) -> None:
     statement.outer = axis
 
 
-def sum_in_turn(program: Program, fold: Statement, image: Axis, order: Sequence[int] | None = None) -> None:
+def sum_in_turn(program: Program, fold: Statement, image: Axis, order: Sequence[Sequence[int]] | None = None) -> None:
     """Let a sum over ``image`` add up in scratch memory, one iteration of that axis after the other.
 
-    The scratch memory holds the axes of the sum in another ``order`` where one is given; its last axis is the innermost
-    loop.  A statement behind the outer loop reads it.
+    The scratch memory holds the axes of the sum in another ``order`` where one is given, those of a group as one axis;
+    its last axis is the innermost loop.  A statement behind the outer loop reads it.
     """
     target, piece = fold.target, fold.piece
-    order = order if order is not None else range(target.type.rank)
-    made = Buffer(target.type.with_shape(tuple(target.type.shape[d] for d in order)), f"{target.name}_sums")
+    order = order if order is not None else [(d,) for d in range(target.type.rank)]
+    shape = tuple(math.prod(target.type.shape[d] for d in group) for group in order)
+    made = Buffer(target.type.with_shape(shape), f"{target.name}_sums")
     outer = Axis(image.name, image.extent)
-    at = tuple(piece.at[d] for d in order)
-    parallel = [axis for axis in piece.parallel if not at or axis is not at[-1]]
+    flat = [piece.at[d] for group in order for d in group]
+    parallel = [axis for axis in piece.parallel if not flat or axis is not flat[-1]]
     last = [axis for axis in piece.parallel if axis not in parallel]
     reduce = [axis for axis in piece.reduce if axis is not image]
+
+    def place(at: Sequence[Expr]) -> tuple[Expr, ...]:
+        return tuple(_as_one([at[d] for d in group], [target.type.shape[d] for d in group]) for group in order)
+
     fold.piece = replace(
         piece,
         target=replace(piece.target, type=made.type),
-        at=at,
+        at=place(piece.at),
         axes=(outer, *parallel, *last, *reduce),
         value=rebuild(piece.value, lambda e: outer if e is image else None),
     )
@@ -89,10 +95,18 @@ def sum_in_turn(program: Program, fold: Statement, image: Axis, order: Sequence[
     fold.outer, fold.apart, fold.repeated = outer, True, True
 
     x, y = Ref("operand", 0, made.type), Ref("result", 0, target.type)
-    read = pointwise(y, lambda *i: x[tuple(i[d] for d in order)])
+    read = pointwise(y, lambda *i: x[place(i)])
     store = Statement(read, target, {("operand", 0): made, ("result", 0): target}, apart=True)
     target.writers, target.inlined = [store], True
     program.statements.insert(program.statements.index(fold) + 1, store)
+
+
+def _as_one(at: Sequence[Expr], extents: Sequence[int]) -> Expr:
+    """The row-major number of indices that lie behind each other."""
+    number = at[0]
+    for index, extent in zip(at[1:], extents[1:], strict=True):
+        number = number * extent + index
+    return number
 
 
 def _is_inside(statement: Statement, fold: Statement, dim: int) -> bool:

@@ -25,6 +25,9 @@ def binding() -> Any:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    # Else LLVM carries what neighbouring taps load from one iteration to the next: twenty scalars in registers that the
+    # sums need, and a copy of each an iteration, where a broadcast load is free.
+    llvm.set_option("concatc", "-enable-load-pre=false")
     return llvm
 
 

@@ -12,7 +12,7 @@ max_pool.  Kernels of another form are Numba source.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from concatc.ir.core import Block, FuncOp, Operation, Value
@@ -28,6 +28,22 @@ SUPPORTED = frozenset(
 ) | frozenset("math." + name for name in ("absf", "erf", "exp", "expm1", "floor", "log", "log1p", "sqrt", "tanh"))
 
 
+_INTEGERS: dict[str, Callable[[int, int], int]] = {
+    "arith.addi": lambda a, b: a + b,
+    "arith.subi": lambda a, b: a - b,
+    "arith.muli": lambda a, b: a * b,
+    "arith.divsi": lambda a, b: a // b if a >= 0 else -(-a // b),
+    "arith.remsi": lambda a, b: a % b if a >= 0 else -(-a % b),
+    "arith.andi": lambda a, b: a & b,
+}
+_COMPARISONS: dict[str, Callable[[int, int], int]] = {
+    "slt": lambda a, b: a < b,
+    "sle": lambda a, b: a <= b,
+    "sgt": lambda a, b: a > b,
+    "sge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+}
 WINDOW = 32  # a fold of at most so many iterations is written out
 
 
@@ -120,6 +136,22 @@ class Nest:
                 if factor is not None:
                     return factor * other
         return None
+
+    def known(self, value: Value, at: Mapping[NestAxis, int]) -> int | None:
+        """An index or a condition that follows from these iterations of some axes; None where it does not."""
+        literal = constant_of(value)
+        if literal is not None:
+            return literal
+        op = value.op
+        if op is None:
+            return next((n for axis, n in at.items() if axis.index is value), None)
+        compute = _INTEGERS.get(op.name)
+        if op.name == "arith.cmpi":
+            compute = _COMPARISONS.get(str(op.attributes["predicate"]))
+        if compute is None or not self.axes_of(value) <= at.keys():
+            return None
+        a, b = (self.known(v, at) for v in op.operands)
+        return compute(a, b) if a is not None and b is not None else None
 
     def loads(self) -> list[Operation]:
         """The loads that are made at each point."""

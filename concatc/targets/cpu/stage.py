@@ -28,7 +28,7 @@ from concatc.targets.cpu.lanes import BIT, I64, LLVM_TYPES, LaneBuilder, Lanes
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
-from concatc.targets.cpu.transpose import transpose
+from concatc.targets.cpu.transpose import interleave, transpose
 
 Offsets = dict[NestAxis, int]  # which row (or vector) of each unrolled axis
 
@@ -146,15 +146,38 @@ class Stage:
             axes = self.nest.axes_of(value)
             if axes <= self.open:
                 for offsets in self._combinations([a for a in self.unrolled if a in axes]):
-                    self._value(value, offsets)
+                    if not self._is_unread(value, offsets):
+                        self._value(value, offsets)
+
+    def _is_unread(self, value: Value, offsets: Offsets) -> bool:
+        """Whether a guard that is known to be off stands in front of a value."""
+        op = value.op
+        outer = enclosing_if(op) if op is not None else None
+        return self._is_nothing(value, offsets) or (
+            outer is not None and self.nest.known(outer.operands[0], self._written_out(offsets)) == 0
+        )
 
     # -- one step, and the end -------------------------------------------------------------------------------------
     def _step(self, term: Value, offsets: Offsets, total: Any) -> Any:
         op = term.op
+        if op is not None and op.name == "arith.mulf" and any(self._is_nothing(v, offsets) for v in op.operands):
+            return total
         if op is not None and op.name == "arith.mulf" and len(op.result.uses) == 1:
             a, b = (self._only_lanes_inside(self._value(v, offsets)) for v in op.operands)
             return self.lane.multiply_add(a, b, total)
         return self.lane.add(total, self._only_lanes_inside(self._value(term, offsets)))
+
+    def _is_nothing(self, factor: Value, offsets: Offsets) -> bool:
+        """Whether a guarded load is known to read nothing here: a tap that a phase of a stride does not meet."""
+        op = factor.op
+        if op is None or op.name != "scf.if" or not _is_zero(op.regions[1].block.ops[-1].operands[factor.index]):
+            return False
+        return self.nest.known(op.operands[0], self._written_out(offsets)) == 0
+
+    def _written_out(self, offsets: Offsets) -> Offsets:
+        """The iterations of axes that are written out as a whole."""
+        whole = (a for a in offsets if a in self.tile.taps or self.tile.row(a) == a.extent)
+        return {a: offsets[a] for a in whole if a is not self.tile.vector and constant_of(a.lower) == 0}
 
     def _only_lanes_inside(self, value: Any) -> Any:
         """0 in the lanes beyond the end of a vectorised sum."""
@@ -167,25 +190,42 @@ class Stage:
             for store in self.nest.stores:
                 self._store_across(store, self.tile.across)
             return
-        vector = self.tile.vector
-        for at, total in zip(offsets, totals, strict=True):
+        vector, zipped = self.tile.vector, self.tile.zipped
+        made = list(zip(offsets, totals, strict=True))
+        for at, total in made:
+            together = [(at, total)]
+            if zipped is not None:
+                if at[zipped]:
+                    continue
+                together = [(other, t) for other, t in made if {**other, zipped: 0} == at]
             guards = [self._inside(axis, r) for axis, r in at.items() if axis is not vector]
             valid = [g for g in guards if g is not None]
             if not valid:
-                self._store_all(at, total)
+                self._store_together(together)
                 continue
             self.scopes.append({})
             condition = valid[0]
             for guard in valid[1:]:
                 condition = self.b.and_(condition, guard)
             with self.b.if_then(condition):
-                self._store_all(at, total)
+                self._store_together(together)
             self.scopes.pop()
 
     def _inside(self, axis: NestAxis, row: int) -> Any:
         if row == 0 or self.exact[axis]:
             return None
         return self.b.icmp_signed("<", self.b.add(self.base[axis], I64(row)), self.upper[axis])
+
+    def _store_together(self, made: Sequence[tuple[Offsets, Any]]) -> None:
+        if self.tile.zipped is None:
+            ((offsets, total),) = made
+            self._store_all(offsets, total)
+            return
+        assert self.nest.total is not None
+        for offsets, total in made:
+            self.scopes[-1][self._key(self.nest.total, offsets)] = total
+        for store in self.nest.stores:
+            self._store_zipped(store, [offsets for offsets, _ in made])
 
     def _store_all(self, offsets: Offsets, total: Any) -> None:
         if self.nest.total is not None:
@@ -262,8 +302,11 @@ class Stage:
         return self.b.select(self.b.icmp_signed("<", index, last), index, last)
 
     def _choice(self, op: Operation, number: int, offsets: Offsets) -> Any:
-        condition = self._value(op.operands[0], offsets)
         yes, no = (region.block.ops[-1].operands[number] for region in op.regions)
+        known = self.nest.known(op.operands[0], self._written_out(offsets))
+        if known is not None:
+            return self._value(yes if known else no, offsets)
+        condition = self._value(op.operands[0], offsets)
         chosen = self._value(yes, offsets)
         if yes.op is not None and yes.op.name == "memref.load" and _is_zero(no) and enclosing_if(yes.op) is op:
             return chosen  # a masked load is 0 where its mask is off
@@ -295,6 +338,10 @@ class Stage:
         guard: Any = None
         outer = enclosing_if(op)
         while outer is not None:
+            if self.nest.known(outer.operands[0], self._written_out(offsets)) is not None:
+                # Known to hold: nothing is read where it does not.
+                op, outer = outer, enclosing_if(outer)
+                continue
             condition = self._value(outer.operands[0], offsets)
             if op.block is not outer.regions[0].block:
                 condition = self.b.xor(
@@ -382,6 +429,22 @@ class Stage:
             return
         spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
         self.lane.scatter(stored, self.lane.pointers(pointer, spread, dtype), dtype, mask)
+
+    def _store_zipped(self, op: Operation, rows: Sequence[Offsets]) -> None:
+        """Store vectors element by element in turn: they lie in each other's gaps."""
+        value, memory, *at = op.operands
+        assert isinstance(memory.type, MemRefType) and self.tile.vector is not None
+        b, lanes, vector, first = self.b, self.tile.lanes, self.tile.vector, rows[0]
+        made = interleave(b, [self.lane.vector(self._value(value, offsets)) for offsets in rows])
+        pointer, _ = self._address(memory, at, first)
+        count = None
+        if not self.exact[vector]:
+            start = b.add(self.base[vector], I64(first.get(vector, 0) * lanes))
+            count = b.mul(b.sub(self.upper[vector], start), I64(len(rows)))
+        for k, part in enumerate(made):
+            mask = self.lane.below(b.sub(count, I64(k * lanes))) if count is not None else None
+            place = b.gep(pointer, [I64(k * lanes)], source_etype=part.type.element)
+            self.lane.store(part, place, memory.type.dtype, mask)
 
     def _store_across(self, op: Operation, rows: NestAxis) -> None:
         """Store a square of vectors, transposed: the rows become lanes, which lie side by side."""

@@ -27,12 +27,14 @@ VECTORS = (1, 2, 3, 4, 5, 6)
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
 AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
+ZIP = 2.0  # a vector stored in turn with others: a shuffle and a store
 TRANSPOSE = 1.0  # of each of the log2(lanes) shuffles of a vector
 STEP = 2.0  # of an iteration of the innermost loop
 TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
 # What an extent that is known at run time is taken for.
 UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)
 UNKNOWN_EXTENT = 64
+ZIPPED = (2, 4)  # so many vectors can be stored in turn, element by element
 TAPS = 7  # a reduce axis of at most so many iterations may be written out
 WRITTEN_OUT = 96  # at most so many multiplications in the innermost loop
 
@@ -44,7 +46,7 @@ class Tile:
     ``rows[vector]`` is the number of vectors; it is 1 where ``vector`` is a reduce axis.  ``taps`` are reduce axes that
     are written out: their loops cost nothing, and guards that depend on them are computed outside.  Without ``vector``
     there are no lanes: a stage without loops of its own.  With ``across`` a square of vectors is transposed before it
-    is stored: its rows become the lanes.
+    is stored: its rows become the lanes.  Along ``zipped`` rows lie between the lanes and are stored in turn with them.
     """
 
     vector: NestAxis | None
@@ -52,6 +54,7 @@ class Tile:
     rows: dict[NestAxis, int]
     taps: tuple[NestAxis, ...] = ()
     across: NestAxis | None = None
+    zipped: NestAxis | None = None
 
     def row(self, axis: NestAxis) -> int:
         """How many iterations (or vectors) of an axis are in flight."""
@@ -82,7 +85,7 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
         for rows in _candidates(nest, vector, lanes, 24 if host.registers >= 32 else 12):
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
-                best = (cost, Tile(vector, lanes, rows))
+                best = (cost, Tile(vector, lanes, rows, zipped=model.zipped_in(rows)))
         across = _across(nest, vector)
         if across is not None:
             rows = {vector: 1, across: lanes}
@@ -107,11 +110,23 @@ def _across(nest: Nest, vector: NestAxis) -> NestAxis | None:
     return found[0] if found else None
 
 
+def _zipped(nest: Nest, vector: NestAxis) -> NestAxis | None:
+    """The axis whose few iterations lie between results that are neighbours along ``vector``: ``y[2 * j + s]``."""
+    stores = [(store.operands[1], store.operands[2:]) for store in nest.stores]
+    for axis in nest.parallel:
+        if axis is vector or axis.extent not in ZIPPED or not stores:
+            continue
+        steps = [(lane_step(nest, axis, m, at), lane_step(nest, vector, m, at)) for m, at in stores]
+        if all(step == (1, axis.extent) for step in steps):
+            return axis
+    return None
+
+
 def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
     size = math.prod(tile.rows.values())
     taps: list[NestAxis] = []
     for axis in reversed(nest.reduce):
-        if axis is tile.vector or axis.extent is None or not 1 < axis.extent <= TAPS:
+        if axis is tile.vector or axis.extent is None or not 1 <= axis.extent <= TAPS:
             continue
         if size * axis.extent <= WRITTEN_OUT:
             size *= axis.extent
@@ -173,10 +188,19 @@ class _CostModel:
             self.per_result = 4.0 * lanes / terms
         else:
             self.per_result = sum(_store_cost(nest, vector, lanes, store) for store in nest.stores) / terms
+        self.zipped = _zipped(nest, vector) if nest.term is not None else None
+        self.per_zipped = ZIP * len(nest.stores) / terms
+        self.phases = _Phases(nest)
+
+    def zipped_in(self, rows: Mapping[NestAxis, int]) -> NestAxis | None:
+        """The axis that is stored in turn with the lanes, if all of it is in flight."""
+        whole = self.zipped is not None and rows.get(self.zipped) == self.zipped.extent
+        return self.zipped if whole else None
 
     def cost(self, rows: Mapping[NestAxis, int]) -> float:
         accumulators = math.prod(rows.values())
-        cost = STEP + accumulators * (1.0 + self.per_result)
+        per_result = self.per_zipped if self.zipped_in(rows) is not None else self.per_result
+        cost = STEP + accumulators * (self.phases.met(rows) + per_result)
         held = 0
         for each, axes in self.loads:
             count = math.prod(n for axis, n in rows.items() if axis in axes)
@@ -185,12 +209,30 @@ class _CostModel:
         if accumulators + held > self.registers - 3:
             cost *= TIGHT
         # Fewer chains than the latency of an addition leave the pipes idle.
-        cost = max(cost, 8.0)
+        cost = max(cost, 8.0 * self.phases.met(rows))
         used = _used(self.vector, self.lanes * rows[self.vector])
         for axis, n in rows.items():
             if axis is not self.vector:
                 used *= _used(axis, n)
         return cost / (accumulators * self.lanes * used)
+
+
+class _Phases:
+    """Which part of the multiplications is made: a phase of a stride meets some taps only, as guards tell."""
+
+    def __init__(self, nest: Nest) -> None:
+        guards = [(guard, nest.axes_of(guard)) for guard in nest.conditions()]
+        small = [(g, axes) for g, axes in guards if all(a.extent is not None and a.extent <= TAPS for a in axes)]
+        self.axes = list(dict.fromkeys(a for a in nest.axes if any(a in axes for _, axes in small)))
+        self.part = 1.0
+        if self.axes:
+            points = list(itertools.product(*(range(a.extent or 1) for a in self.axes)))
+            at = [dict(zip(self.axes, point, strict=True)) for point in points]
+            self.part = sum(all(nest.known(g, place) != 0 for g, _ in small) for place in at) / len(points)
+
+    def met(self, rows: Mapping[NestAxis, int]) -> float:
+        """The part that is made where these rows are in flight, and the taps are written out."""
+        return self.part if all(a.reduce or rows.get(a) == a.extent for a in self.axes) else 1.0
 
 
 def lane_step(nest: Nest, axis: NestAxis, memory: Value, at: tuple[Value, ...]) -> int | None:

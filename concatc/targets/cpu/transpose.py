@@ -1,4 +1,4 @@
-"""Transposes a square of vectors in registers.
+"""Transposes a square of vectors in registers, and interleaves vectors.
 
     [a0 a1]        [a0 b0]
     [b0 b1]   ->   [a1 b1]
@@ -28,6 +28,20 @@ def transpose(builder: Any, rows: Sequence[Any]) -> list[Any]:
             a, b = made[k], made[k + size]
             made[k], made[k + size] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
         size *= 2
+    return made
+
+
+def interleave(builder: Any, vectors: Sequence[Any]) -> list[Any]:
+    """The elements in turn, one of each vector: ``a0 b0 a1 b1 ..`` of ``a`` and ``b``; a power of two of vectors."""
+    if len(vectors) == 1:
+        return list(vectors)
+    even, odd = interleave(builder, vectors[::2]), interleave(builder, vectors[1::2])
+    lanes = vectors[0].type.count
+    made = []
+    for a, b in zip(even, odd, strict=True):
+        for start in (0, lanes // 2):
+            order = (place for j in range(start, start + lanes // 2) for place in (j, lanes + j))
+            made.append(builder.shuffle_vector(a, b, _mask(order)))
     return made
 
 
