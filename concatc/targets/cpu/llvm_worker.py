@@ -32,14 +32,17 @@ def binding() -> Any:
 
 
 @functools.cache
-def machine(cpu: str, features: str) -> Any:
-    """What generates code for a CPU."""
+def machine(cpu: str, features: str, triple: str = "") -> Any:
+    """What generates code for a CPU, of this process's architecture unless a triple names another."""
     llvm = binding()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
+    if triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(triple or llvm.get_process_triple())
     return target.create_target_machine(cpu=cpu, features=features, opt=2, reloc="pic", codemodel="small")
 
 
-def optimized(text: str, cpu: str, features: str) -> Any:
+def optimized(text: str, cpu: str, features: str, triple: str = "") -> Any:
     """Parse LLVM IR, verify it, and run the standard passes."""
     llvm = binding()
     module = llvm.parse_assembly(text)
@@ -49,14 +52,14 @@ def optimized(text: str, cpu: str, features: str) -> Any:
     # Contractions are unrolled already, and short loops gain nothing: a fifth of the time of compiling for no speed.
     options.loop_unrolling = False
     options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine(cpu, features), options)
+    builder = llvm.create_pass_builder(machine(cpu, features, triple), options)
     builder.getModulePassManager().run(module, builder)
     return module
 
 
-def object_code(text: str, cpu: str, features: str) -> bytes:
+def object_code(text: str, cpu: str, features: str, triple: str = "") -> bytes:
     """The object code of LLVM IR."""
-    return bytes(machine(cpu, features).emit_object(optimized(text, cpu, features)))
+    return bytes(machine(cpu, features, triple).emit_object(optimized(text, cpu, features, triple)))
 
 
 def serve(requests: BinaryIO, answers: BinaryIO, cpu: str, features: str) -> None:

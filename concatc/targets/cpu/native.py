@@ -23,7 +23,8 @@ from concatc.targets.cpu.llvm_worker import binding, machine, optimized
 class Host:
     """The CPU that code is generated for.
 
-    ``vector_bytes`` is the width of a vector register, ``registers`` how many there are.
+    ``vector_bytes`` is the width of a vector register, ``registers`` how many there are.  ``triple`` names another
+    architecture or system as LLVM does; empty, it is that of this process.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Host:
     registers: int
     fma: bool
     masked: bool  # loads and stores under a mask are single instructions
+    triple: str = ""
+    embedded: bool = False  # a multiply-add reads one element of memory for all lanes
 
 
 @functools.cache
@@ -49,6 +52,7 @@ def host() -> Host:
         registers=32 if wide or not llvm.get_process_triple().startswith("x86_64") else 16,
         fma=bool(flags.get("fma")) or not llvm.get_process_triple().startswith("x86_64"),
         masked=avx,
+        embedded=wide,
     )
 
 
@@ -65,7 +69,7 @@ def build_id(machine: Host) -> str:
 
 def optimize(text: str, host: Host) -> Any:
     """Parse LLVM IR, verify it, and run the standard passes."""
-    return optimized(text, host.name, host.features)
+    return optimized(text, host.name, host.features, host.triple)
 
 
 def link(main: str, *others: str) -> str:
@@ -82,12 +86,12 @@ def link(main: str, *others: str) -> str:
 
 def object_code(text: str, host: Host) -> bytes:
     """The object code of LLVM IR, compiled in this process."""
-    return llvm_worker.object_code(text, host.name, host.features)
+    return llvm_worker.object_code(text, host.name, host.features, host.triple)
 
 
 def assembly(text: str, host: Host) -> str:
     """The assembly of LLVM IR."""
-    return str(machine(host.name, host.features).emit_assembly(optimize(text, host)))
+    return str(machine(host.name, host.features, host.triple).emit_assembly(optimize(text, host)))
 
 
 class Library:

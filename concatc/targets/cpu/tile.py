@@ -81,7 +81,7 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
         lanes = width
         while vector.extent is not None and lanes // 2 >= vector.extent:
             lanes //= 2
-        model = _CostModel(nest, vector, lanes, host.registers)
+        model = _CostModel(nest, vector, lanes, host)
         for rows in _candidates(nest, vector, lanes, 24 if host.registers >= 32 else 12):
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
@@ -179,8 +179,10 @@ def _used(axis: NestAxis, step: int) -> float:
 class _CostModel:
     """Estimated cost of one useful multiplication of one lane, for one choice of the vector axis."""
 
-    def __init__(self, nest: Nest, vector: NestAxis, lanes: int, registers: int) -> None:
-        self.vector, self.lanes, self.registers = vector, lanes, registers
+    def __init__(self, nest: Nest, vector: NestAxis, lanes: int, host: Host) -> None:
+        self.vector, self.lanes = vector, lanes
+        # Of many registers a compiler fills some ahead with elements for all lanes, where these need registers.
+        self.registers = host.registers - (6 if host.registers >= 32 and not host.embedded else 3)
         self.loads = [(load_cost(nest, vector, lanes, load), nest.axes_of(load.result)) for load in nest.loads()]
         terms = math.prod(_extent(a) for a in nest.reduce)
         if vector.reduce:
@@ -206,7 +208,7 @@ class _CostModel:
             count = math.prod(n for axis, n in rows.items() if axis in axes)
             cost += each * count
             held += count if self.vector in axes and count < accumulators else 0
-        if accumulators + held > self.registers - 3:
+        if accumulators + held > self.registers:
             cost *= TIGHT
         # Fewer chains than the latency of an addition leave the pipes idle.
         cost = max(cost, 8.0 * self.phases.met(rows))

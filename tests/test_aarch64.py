@@ -1,0 +1,84 @@
+"""Code for AArch64 is made of NEON instructions.  It is generated and read here; no such machine runs the tests."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from concatc.ir.types import TensorType
+from concatc.loops.plan import Launch
+from concatc.op import Op
+from concatc.ops.conv import Conv
+from concatc.ops.conv_input_grad import ConvInputGrad
+from concatc.ops.conv_transpose import ConvTranspose
+from concatc.ops.conv_weight_grad import ConvWeightGrad
+from concatc.ops.linear import Linear, LinearWeightGrad
+from concatc.ops.matmul import Matmul
+from concatc.passes.lower_to_loops import lower_to_loops
+from concatc.targets.cpu.contraction import contraction_ir
+from concatc.targets.cpu.native import Host, assembly, object_code
+from concatc.targets.cpu.nest import nests_in, recognize
+from concatc.targets.cpu.tile import choose_tiles
+from tests.kernel_plans import Bump, op_kernel, plan_of
+
+NEON = Host(
+    "neoverse-n1", "", vector_bytes=16, registers=32, fma=True, masked=False, triple="aarch64-unknown-linux-gnu"
+)
+CASES: dict[str, tuple[Op, list[tuple[int, ...]]]] = {
+    "linear": (Linear(), [(64, 784), (256, 784)]),
+    "linear_weight_grad": (LinearWeightGrad(), [(64, 256), (64, 784)]),
+    "matmul": (Matmul(), [(64, 256), (256, 784)]),
+    "conv": (Conv(pad=(1, 1)), [(4, 16, 32, 32), (16, 16, 3, 3)]),
+    "conv_1x1": (Conv(), [(4, 64, 28, 28), (32, 64, 1, 1)]),
+    "conv_stride": (Conv(pad=(1, 1), stride=(2, 2)), [(4, 16, 32, 32), (32, 16, 3, 3)]),
+    "conv_input_grad": (
+        ConvInputGrad(image=(32, 32), pad=(1, 1), stride=(2, 2)),
+        [(4, 32, 16, 16), (32, 16, 3, 3)],
+    ),
+    "conv_weight_grad": (ConvWeightGrad(kernel=(3, 3), pad=(1, 1)), [(4, 16, 14, 14), (4, 32, 14, 14)]),
+    "conv_transpose": (ConvTranspose(stride=(2, 2)), [(2, 32, 16, 16), (32, 16, 2, 2)]),
+}
+
+
+def _ir(name: str) -> str:
+    op, shapes = CASES[name]
+    types = [TensorType(s, "f32") for s in shapes]
+    bump, kernel = Bump(), op_kernel("k", op, types)
+    reads = tuple(bump.window(t) for t in types)
+    writes = tuple(bump.window(v.tensor) for v in kernel.ret.operands)
+    loops = lower_to_loops(plan_of([Launch("k", reads, writes, (False,))], [kernel], bump.used))
+    (function,) = [f for f in loops.functions[1:] if f.declared is None]
+    items = recognize(function)
+    assert items is not None
+    tiles = choose_tiles(nests_in(items), NEON)
+    assert tiles is not None
+    assert all(tile.lanes <= 4 for tile in tiles.values()), "a vector holds 4 f32"
+    return contraction_ir(function, items, tiles, NEON, "k")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sums_are_fused_multiply_adds_on_vectors(name: str) -> None:
+    text = assembly(_ir(name), NEON)
+    vectors = len(re.findall(r"\bfmla\s+v\d+\.4s", text))
+    scalars = len(re.findall(r"\b(?:fmadd|fmul)\s+s\d+", text))
+    assert vectors >= 8, "sums of a tile"
+    assert scalars == 0, "no product of single elements"
+    if name.startswith("conv") and name != "conv_1x1":
+        return  # taps are written out: what stands between them is on the stack
+    loops = [block for block in re.split(r"^\.LBB", text, flags=re.M) if "fmla" in block]
+    spilled = [line for block in loops for line in _sums(block) if re.search(r"\b(?:ld|st)[rp]\s+q\d+.*\[sp", line)]
+    assert not spilled, "sums stay in registers"
+
+
+def _sums(block: str) -> list[str]:
+    """The lines between the first and the last multiplication of a block."""
+    lines = block.splitlines()
+    at = [k for k, line in enumerate(lines) if "fmla" in line]
+    return lines[at[0] : at[-1] + 1]
+
+
+def test_object_code() -> None:
+    data = object_code(_ir("linear"), NEON)
+    assert data[:4] == b"\x7fELF"
+    assert int.from_bytes(data[18:20], "little") == 183, "EM_AARCH64"
