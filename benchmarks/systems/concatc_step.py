@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from benchmarks.problem import Problem, compiled
+from benchmarks.problem import Problem
 from benchmarks.systems import Start, Step, Values
 
 
 def prepare(problem: Problem, phase: str, threads: int, precision: str = "") -> Start:
     """The first step compiles.  Threads are told by the environment (`CONCATC_NUM_THREADS`)."""
-    from concatc.runtime.module import CompiledModule
+    import concatc
 
-    code = compiled(problem.work, **({"precision": precision} if precision else {}))
+    work = problem.work
+    budget = None if work.budget_mib is None else work.budget_mib << 20
+    more: dict[str, Any] = {"precision": precision} if precision else {}
+    # Each start has memory of its own on this net's code.
+    code = concatc.compile(work.path, dims=work.dims, max_memory=budget, **more)._source
     inputs = problem.inputs_of(phase)
 
     def start() -> Step:
-        net = CompiledModule(code)
+        net = concatc.CompiledModule(code)
         net.init(seed=0)
         for name, value in problem.params.items():
             net.params[name][...] = value
