@@ -60,6 +60,7 @@ CASES = [
     Case("conv_pad", ((2, 3, 5, 4), (4, 3, 3, 3)), 0, conv(pad=(1, 1)), terms=27, buffers=2),
     Case("conv_one_image", ((1, 3, 5, 4), (4, 3, 3, 3)), 0, conv(pad=(1, 1)), terms=27, buffers=2),
     Case("conv_stride", ((2, 2, 7, 9), (3, 2, 3, 3)), 0, conv(pad=(1, 1), stride=(2, 2)), terms=18, buffers=2),
+    Case("conv_stride_wide", ((2, 2, 40, 35), (3, 2, 3, 3)), 0, conv(pad=(1, 1), stride=(2, 2)), terms=18, buffers=2),
     Case("conv_dilation", ((2, 2, 9, 7), (3, 2, 3, 3)), 0, conv(pad=(2, 1), dilation=(2, 2)), terms=18, buffers=2),
     Case("conv_groups", ((2, 4, 5, 5), (6, 2, 3, 3)), 0, conv(pad=(1, 1), groups=2), terms=18, buffers=2),
     Case("conv_depthwise", ((2, 4, 5, 5), (4, 1, 3, 3)), 0, conv(pad=(1, 1), groups=4), terms=9),

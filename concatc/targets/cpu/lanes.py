@@ -256,6 +256,22 @@ class LaneBuilder:
         name = f"llvm.masked.load.{suffix_of(type)}.p0"
         return self.intrinsic(name, type, [pointer, I32(align), self.vector(mask), self.zero(dtype)])
 
+    def load_every_other(self, pointer: Any, dtype: str, mask: Any) -> Any:
+        """Elements 0, 2, 4, .. from two vectors, the second of which ends with the last of them; 0 where masked off."""
+        n = self.lanes
+        ahead = self.b.gep(pointer, [I64(n - 1)], source_etype=LLVM_TYPES[dtype])
+        low = high = None
+        if mask is not None:
+            mask = self.vector(mask)
+            off = ir.Constant(mask.type, [0] * n)
+            low = self._shuffle(mask, off, [k // 2 if k % 2 == 0 else n for k in range(n)])
+            high = self._shuffle(mask, off, [(n - 1 + k) // 2 if k % 2 else n for k in range(n)])
+        first, second = self.load(pointer, dtype, low), self.load(ahead, dtype, high)
+        return self._shuffle(first, second, [2 * k if 2 * k < n else 2 * k + 1 for k in range(n)])
+
+    def _shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
+        return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), order))
+
     def store(self, value: Any, pointer: Any, dtype: str, mask: Any) -> None:
         """Store neighbouring elements where the mask is on."""
         align = _bytes_of(dtype)

@@ -398,6 +398,8 @@ class Stage:
         mask = self.lane.both(guard, self._tail_mask(offsets))
         if isinstance(step, int) and step == 1:
             return self.lane.load(pointer, dtype, mask)
+        if isinstance(step, int) and step == 2:
+            return self.lane.load_every_other(pointer, dtype, mask)
         spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
         return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
 

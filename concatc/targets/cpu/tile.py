@@ -25,6 +25,7 @@ VECTORS = (1, 2, 3, 4, 5, 6)
 
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
+EVERY_OTHER = 3.0  # two loads and a shuffle
 GATHER_LANE = 0.8  # per lane
 AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
 ZIP = 2.0  # a vector stored in turn with others: a shuffle and a store
@@ -36,7 +37,7 @@ UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)
 UNKNOWN_EXTENT = 64
 ZIPPED = (2, 4)  # so many vectors can be stored in turn, element by element
 TAPS = 7  # a reduce axis of at most so many iterations may be written out
-WRITTEN_OUT = 96  # at most so many multiplications in the innermost loop
+WRITTEN_OUT = 128  # at most so many multiplications in the innermost loop
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> floa
     if step == 1:
         near = AGAIN if _is_tap(nest, load) else 1.0
         return near * (CONTIGUOUS if condition_of(load) is None else MASKED)
-    return GATHER_LANE * lanes
+    return EVERY_OTHER if step == 2 and lanes > 2 else GATHER_LANE * lanes
 
 
 def _is_tap(nest: Nest, load: Operation) -> bool:
