@@ -133,6 +133,12 @@ class CachedNet:
                 self._executables[key] = self._loaded(phase, update) or self._built(phase, update)
         return self._executables[key]
 
+    def interface(self, phase: Phase, update: Update | None) -> Interface:
+        """Where that code has arguments and results."""
+        if update is not None and self._may_move_inputs(phase):
+            return self.compilation.interface(phase, update)
+        return self.phase(phase).interface
+
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
         from concatc.rescale import Rescaled
@@ -165,12 +171,16 @@ class CachedNet:
                 self._phases[phase] = CachedPhase(self, phase, runnable)
         return self._phases.get(phase)
 
+    def _may_move_inputs(self, phase: Phase) -> bool:
+        """Whether an update may have inputs elsewhere: the cache does not say where."""
+        return self.options.max_memory is not None and bool(self.phase(phase).interface.staged)
+
     def _loaded(self, phase: Phase, update: Update | None) -> CpuExecutable | None:
         """The code that the cache holds; None where a part of it is not there."""
         cached = self._cached(phase)
         key = update.key if update is not None else None
         known = self._cache.load_code(phase, key) if cached is not None else None
-        if known is None:
+        if known is None or (update is not None and self._may_move_inputs(phase)):
             return None
 
         def generated(what: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import Attr, Module
+from concatc.loops.bases import Interface
 from concatc.loops.scaled_plan import ScaledPlan
 from concatc.lowering import Lowering
 from concatc.options import Options as Options
@@ -51,6 +52,7 @@ class Compilation:
         self._decisions: dict[Phase, list[tuple[Any, ...]]] = {}
         self.imports: list[Imported] = []  # the files that it imports
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
+        self._updated: dict[tuple[Phase, tuple[object, ...]], Lowering] = {}
         graph, self.warnings = self._load("train")
         self._lowerings["train"] = Lowering(graph, "train", options, None)
 
@@ -103,10 +105,21 @@ class Compilation:
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
             with collector_paused():  # between passes, too: it would visit all that they made
-                lowering = self.phase(phase)
-                lowered = lowering if update is None else lowering.with_update(update.plan())
+                lowered = self._phase_with(phase, update)
                 self._executables[key] = self.target.build(lowered, lambda: self.scaled(phase))
         return self._executables[key]
+
+    def interface(self, phase: Phase, update: Update | None) -> Interface:
+        """Where that code has arguments and results."""
+        return self._phase_with(phase, update).interface
+
+    def _phase_with(self, phase: Phase, update: Update | None) -> Lowering:
+        if update is None:
+            return self.phase(phase)
+        key = (phase, update.key)
+        if key not in self._updated:
+            self._updated[key] = self.phase(phase).with_update(update.plan())
+        return self._updated[key]
 
     # -- other batch sizes ---------------------------------------------------------------------------------------------
     @cached_property

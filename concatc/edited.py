@@ -75,6 +75,7 @@ class EditedDump(Compilation):
         self.options = options
         self.warnings = []
         self._executables = {}
+        self._updated = {}
         module = load_dump(text, filename)
         self.level = level_of(module)
         if self.level in STEPS and options.target != "cpu":

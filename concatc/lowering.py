@@ -67,9 +67,8 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     net = graph.main
     derive = DeriveBackward(options.output_grads, options.input_grads, frozen(net))
     has_backward = bool(net.returned("total")) or bool(options.output_grads)
-    stages = options.max_memory is None
     # Branches of one blob would need copies of weights and more memory, for nothing that measures (docs/PASSES.md).
-    join = JoinRows(stages=stages), MergeBranches(branches=False, stages=stages)
+    join = JoinRows(), MergeBranches(branches=False)
     return {
         "graph": (),
         "split": (InsertSplits(),),
@@ -82,7 +81,7 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The same for the inference phase: forward only, and only what the outputs depend on."""
-    joint = (*SIMPLIFY, AverageFirst(), JoinRows(keeps=False, stages=options.max_memory is None))
+    joint = (*SIMPLIFY, AverageFirst(), JoinRows(keeps=False))
     return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": joint, "optimized": SIMPLIFY}
 
 
@@ -149,9 +148,8 @@ class Lowering:
 
     @cached_property
     def _stages(self) -> bool:
-        """Whether inputs may lie outside of their slots: where a plan is run, the same with and without an update."""
-        options = self._options
-        return options.target in RUN_PLANS and options.max_memory is None and may_stage_inputs(self.joint.main)
+        """Whether inputs may lie outside of their slots: where a plan is run."""
+        return self._options.target in RUN_PLANS and may_stage_inputs(self.joint.main)
 
     @cached_property
     def plan(self) -> Plan:
@@ -298,7 +296,7 @@ class Lowering:
         """Other passes behind level 02; what was made without them is forgotten."""
         self._passes = passes
         self._levels = {name: made for name, made in self._levels.items() if name not in ("optimized", "kernels")}
-        for made in ("net_plan", "plan", "net_loops", "loops"):
+        for made in ("net_plan", "plan", "net_loops", "loops", "interface"):
             self.__dict__.pop(made, None)
 
     def _run(self, module: Module, passes: Sequence[Pass]) -> None:

@@ -281,6 +281,7 @@ class Rescaled:
         self.name = base.name
         self._phases: dict[Phase, RescaledPhase | None] = {}
         self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
+        self._compiled_apart: set[tuple[Phase, tuple[object, ...] | None]] = set()  # code that is not the base's
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -315,8 +316,18 @@ class Rescaled:
         """The code of the base with another table; with an update, the rows of the base's update behind it."""
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
-            self._executables[key] = self._built(phase, update)
+            built = self._built(phase, update)
+            if built is None:
+                self._compiled_apart.add(key)
+            self._executables[key] = built or self.compiled.executable(phase, update)
         return self._executables[key]
+
+    def interface(self, phase: Phase, update: Update | None) -> Interface:
+        """Where that code has arguments and results."""
+        self.executable(phase, update)
+        if (phase, update.key if update is not None else None) in self._compiled_apart:
+            return self.compiled.interface(phase, update)
+        return self.phase(phase).interface
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at yet other dims."""
@@ -335,14 +346,14 @@ class Rescaled:
                 self._phases[phase] = None  # compiling it says what is wrong, and where in the source
         return self._phases[phase]
 
-    def _built(self, phase: Phase, update: Update | None) -> Executable:
+    def _built(self, phase: Phase, update: Update | None) -> Executable | None:
         rescaled = self._rescaled(phase)
         if rescaled is None:
-            return self.compiled.executable(phase, update)
+            return None
         # Only targets that run tables are scaled.
         code, table = cast(TableExecutable, self.base.executable(phase, update)), rescaled.table
         count = len(table.kernels)
         names = [name for name, _ in table.bases]
         if code.table.kernels[:count] != table.kernels or [n for n, _ in code.table.bases][: len(names)] != names:
-            return self.compiled.executable(phase, update)
+            return None
         return code.with_table(table if update is None else table.followed_by(code.table, "update"))

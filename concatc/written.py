@@ -193,6 +193,10 @@ class WrittenModule:
             self._executables[key] = self._loaded(phase) if update is None else self._with_update(phase, update)
         return self._executables[key]
 
+    def interface(self, phase: Phase, update: Update | None) -> Interface:
+        """Where that code has arguments and results; no update changes it."""
+        return self.phase(phase).interface
+
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
         from concatc.rescale import Rescaled

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from concatc.op import load_all_ops_once
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many nets")
     parser.add_argument("--seed", type=int, default=0, help="the first net's seed")
     parser.add_argument("--cpu", type=int, default=0, help="how many of them run on the cpu target too")
+    parser.add_argument("--plans", action="store_true", help="no PyTorch, finite differences and round trips of text")
     parser.add_argument("--most", type=int, default=12, help="statements of a net, at most")
     parser.add_argument("--keep", type=Path, default=HERE / "nets" / "failed", help="where nets that fail are written")
     parser.add_argument("--stop", type=int, default=20, help="end after this many failures")
@@ -80,12 +82,16 @@ def main(argv: list[str] | None = None) -> int:
             # The nets that run on the cpu are spread evenly.
             on_cpu = k * options.cpu // options.count != (k + 1) * options.cpu // options.count
             check = Check(torch=has_torch, cpu=Path(cache) if on_cpu else None, counts=counts)
+            if options.plans:
+                check = replace(check, torch=False, finite_differences=0, texts=())
             recipe = seeded_recipe(seed, options.most)
             failure = failure_of(recipe, check, seed)
             if failure is not None:
-                small, failure = shrink(recipe, failure, Check(torch=check.torch, cpu=check.cpu), seed)
+                small, failure = shrink(recipe, failure, replace(check, counts=Counter()), seed)
                 failures.append(keep(options.keep, small, failure, seed))
                 print(f"net {seed}: {failure}\n{small.source()}", flush=True)
+            if (k + 1) % 1000 == 0:
+                print(f"{k + 1} nets after {time.monotonic() - start:.0f} s", flush=True)
             if len(failures) >= options.stop:
                 break
     elapsed = time.monotonic() - start

@@ -350,6 +350,22 @@ def test_values_of_several_segments() -> None:
         assert found and any(message in d.message for d in found), (message, found)
 
 
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("made", [None, "backward", "forward"])
+def test_results_are_made_in_their_phase(phase: str, made: str | None) -> None:
+    """A plan without one half, or with all in one, even where the net that it was made of is not there."""
+    _, plan = to_plan(NETS["two_batches"]())
+    moved = [replace(x, phase=made) if x.phase == phase and made else x for x in plan.launches]
+    kept = [x for x in moved if made or x.phase != phase]
+    found = [d.message for d in check_plan(replace(plan, launches=kept))]
+    if made == phase:
+        assert found == []
+        return
+    results = {key for key in plan.values if key.partition(":")[0] in ("output", "loss", "total")}
+    results = results if phase == "forward" else {key for key in plan.values if key.startswith("grad:")}
+    assert results and set(found) >= {f"{key} is written by no {phase} launch" for key in results}
+
+
 def test_verify_raises_everything() -> None:
     net, plan = to_plan(NETS["two_batches"]())
     bad = _with_window(plan, 0, 0, replace(plan.launches[0].reads[0], offset_bytes=1 << 20))

@@ -8,6 +8,7 @@ Form, at any size, by arithmetic on lattices (`check_lattice`):
 - reads and additions meet bytes that something wrote before, and that were no scratch since; parameters and inputs are
   not written
 - forward launches come before backward launches
+- results are written: outputs and losses by forward launches, gradients by backward launches
 
 Values, at sizes where one number a byte is affordable (`check_values`): each launch reads what the net says, no live
 byte is overwritten, first writes store, sums keep their order, results end in their places.
@@ -36,6 +37,11 @@ WRITABLE = {
     "update": ("arena", "params", "optimizer", "states"),
 }
 STAGED_IN = ("arena", "outputs")
+# Which launches make a result; an output may also be an input that the caller puts there.
+MADE_IN = {
+    **dict.fromkeys(("output", "loss", "total", "kept"), "forward"),
+    **dict.fromkeys(("grad", "kept_grad", "input_grad"), "backward"),
+}
 SIMULATED_BYTES = 1 << 22
 
 
@@ -46,7 +52,7 @@ def check_plan(plan: Plan, net: FuncOp | None = None, simulated_bytes: int = SIM
     that no byte is read before it is written.  Plans of more than ``simulated_bytes`` in all bases are checked for form
     only.
     """
-    errors = [*_check_launches(plan), *check_places(plan, net)]
+    errors = [*_check_launches(plan), *check_places(plan, net), *_check_results(plan)]
     if errors:
         return errors
     if sum(b.size_bytes for b in plan.bases.values()) <= simulated_bytes:
@@ -236,6 +242,24 @@ def _check_argument(name: str, segments: Sequence[Segment]) -> Iterator[Diagnost
             yield Diagnostic(f"{name} lies in {segment.window.base}; it may lie in {' and '.join(allowed)}")
         if overlaps_itself(segment.window):
             yield Diagnostic(f"{name} has two elements in one place")
+
+
+def _check_results(plan: Plan) -> Iterator[Diagnostic]:
+    """Something of each result is written by a launch of its phase; a caller of `forward` reads what that made."""
+    made: dict[tuple[str, str], list[Window]] = {}
+    for launch in plan.launches:
+        for window in launch.writes:
+            made.setdefault((launch.phase, window.base), []).append(window)
+    for name, segments in plan.values.items():
+        kind = name.partition(":")[0]
+        for window in [segment.window for segment in segments if 0 not in segment.window.shape]:
+            if kind == "input":
+                made.setdefault(("forward", window.base), []).append(window)
+    for name, segments in plan.values.items():
+        phase = MADE_IN.get(name.partition(":")[0])
+        for window in [segment.window for segment in segments if 0 not in segment.window.shape]:
+            if phase is not None and not any(overlap(window, other) for other in made.get((phase, window.base), ())):
+                yield Diagnostic(f"{name} is written by no {phase} launch")
 
 
 def _interface_shapes(net: FuncOp) -> dict[str, tuple[int, ...]]:

@@ -45,12 +45,11 @@ from concatc.passes.rows import Apart, Maker, SameRows, joined_name, row_operand
 class JoinRows:
     """Move operations behind concats of rows.
 
-    ``keeps``: what they make is kept for a backward pass.  ``stages``: an input of the net may lie in a concat
-    (`plan-memory` puts the caller's array there; not under a memory budget).
+    ``keeps``: what they make is kept for a backward pass.  An input of the net may lie in a concat: `plan-memory`
+    puts the caller's array there.
     """
 
     keeps: bool = True
-    stages: bool = True
 
     name = "join-rows"
 
@@ -123,7 +122,7 @@ class ConcatOfProducts(Pattern):
                 return "all batches would be alive at once between two products"
             if any(part.op is not None for part in parts):
                 return "all batches would be alive at once, and nothing else keeps them"
-        return _why_copied(parts, self.options.stages)
+        return _why_copied(parts)
 
     def _explain(self, op: Operation, chain: list[SameRows], reasons: list[str | None], end: Apart) -> None:
         """Say why products that share a weight stay apart; nothing where there are none."""
@@ -156,13 +155,13 @@ def _chain(concat: Operation, maker_of: Maker) -> tuple[list[SameRows], Apart]:
         values = found.parts
 
 
-def _why_copied(parts: tuple[Value, ...], stages: bool) -> str | None:
+def _why_copied(parts: tuple[Value, ...]) -> str | None:
     """Why the joined rows would have to be copied together; None where each part can be made in its place."""
     if len(dict.fromkeys(parts)) < len(parts):
         return f"%{parts[0].name} would stand in two places"
     if _is_whole_slice(parts):
         return None
-    return next((reason for part in parts if (reason := _why_elsewhere(part, stages)) is not None), None)
+    return next((reason for part in parts if (reason := _why_elsewhere(part)) is not None), None)
 
 
 def _is_whole_slice(parts: tuple[Value, ...]) -> bool:
@@ -171,7 +170,7 @@ def _is_whole_slice(parts: tuple[Value, ...]) -> bool:
     return cut is not None and is_op(cut, "slice") and cut.attributes["axis"] == 0 and cut.results == list(parts)
 
 
-def _why_elsewhere(part: Value, stages: bool) -> str | None:
+def _why_elsewhere(part: Value) -> str | None:
     """Why a value lies in a place of its own."""
     if any(is_op(use.op, "concat") for use in part.uses):
         return f"%{part.name} lies in another concat"
@@ -180,9 +179,9 @@ def _why_elsewhere(part: Value, stages: bool) -> str | None:
     maker = part.op
     if maker is None:
         kind = part.attrs.get("cnet.kind", "input")
-        return None if kind == "input" and stages else f"%{part.name} is the {kind} of that name"
+        return None if kind == "input" else f"%{part.name} is the {kind} of that name"
     if is_op(maker, "reshape", "flatten"):
-        return _why_elsewhere(maker.operands[0], stages)
+        return _why_elsewhere(maker.operands[0])
     if is_op(maker, "slice", "split", "transpose", "constant", "expand"):
         return f"%{part.name} is a part of %{maker.operands[0].name}" if maker.operands else f"%{part.name} is constant"
     return None

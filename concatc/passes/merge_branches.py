@@ -52,13 +52,12 @@ class MergeBranches:
     """Merge contractions.
 
     ``branches`` of one blob, ``layers`` on several.  ``keeps``: what they make is kept for a backward pass.
-    ``stages``: an input may lie in a concat.  ``larger``: joined rows may need more memory.
+    ``larger``: joined rows may need more memory.
     """
 
     branches: bool = True
     layers: bool = True
     keeps: bool = True
-    stages: bool = True
     larger: bool = False
 
     name = "merge-branches"
@@ -226,7 +225,7 @@ class _Merging:
         if part in self.opaque or any(is_op(use.op, "concat") or _is_return(use.op) for use in part.uses):
             return True
         if part.op is None:
-            return part.attrs.get("cnet.kind", "input") != "input" or not self.options.stages
+            return part.attrs.get("cnet.kind", "input") != "input"
         if is_op(part.op, "reshape", "flatten"):
             return self._lies_elsewhere(part.op.operands[0])
         return is_op(part.op, "slice", "transpose", "constant", "expand", "concat")

@@ -39,6 +39,11 @@ class Generations:
             if self.ready[kind].instance is not instance:
                 del self.ready[kind]
 
+    def run_with(self, instance: Instance, executable: Executable) -> None:
+        """Code is going to run; what was prepared for code of another plan is lost."""
+        if instance.use(executable):
+            self.ready = {kind: p for kind, p in self.ready.items() if p.instance is not instance}
+
     def begin(self, instance: Instance) -> None:
         """A call begins, whose inputs are right; it may fail yet."""
         self.use(instance)

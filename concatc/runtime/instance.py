@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import check_indices
@@ -29,7 +30,7 @@ class Instance:
         self.phase = phase
         self.lowered = source.phase(phase)
         self.signature = self.lowered.signature
-        self.interface = self.lowered.interface
+        self.interface = self.lowered.interface  # as the code has it that runs
         self.shapes = {name: spec.type.shape for name, spec in self.signature.inputs.items()}
         self.output_grads = self.names("output_grad")
         self.checks = self.lowered.index_checks
@@ -41,6 +42,7 @@ class Instance:
         self._views: dict[str, Array] = {}
         self._groups: dict[str, dict[str, Array]] = {}
         self._executables: dict[tuple[object, ...] | None, Executable] = {}
+        self._interfaces: dict[Executable, Interface] = {}
         self._optimizer_bases: dict[Executable, Array] = {}
         self._stamps: list[tuple[str, Array]] | None = None
         self._calls: dict[object, NativeCall | None] = {}  # on the memory of now
@@ -64,10 +66,19 @@ class Instance:
         if key is None and self._executables:
             return next(reversed(self._executables.values()))
         if key not in self._executables:
-            self._executables[key] = self.source.executable(self.phase, update)
+            executable = self._executables[key] = self.source.executable(self.phase, update)
+            self._interfaces[executable] = self.source.interface(self.phase, update)
             # Code with an update has a base for it in every phase.
-            self._optimizer_bases[self._executables[key]] = allocate(0) if update is None else update.base
+            self._optimizer_bases[executable] = allocate(0) if update is None else update.base
         return self._executables[key]
+
+    def use(self, executable: Executable) -> bool:
+        """Have arguments and results where that code reads and writes them; whether these are other places."""
+        if self._interfaces[executable] is self.interface:
+            return False
+        self.interface = self._interfaces[executable]
+        self._pool_version = -1  # its bases may be larger, and views of others are of no use
+        return True
 
     def run(self, phase: str, executable: Executable, update: OptimizerState | None = None) -> None:
         """Run launches of a phase of the plan."""

@@ -31,6 +31,7 @@ from concatc.runtime.signature import Input, Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
+from concatc.targets import Executable
 from concatc.targets.call import NativeCall
 
 if TYPE_CHECKING:
@@ -286,8 +287,7 @@ class CompiledModule:
             raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
         instance = self._current.get("train") or self._plans.instance("train", self._source)
         update = self._update(optimizer)
-        self._check_multipliers(instance)
-        executable = instance.build(update)
+        executable = self._code(instance, update)
         self._generations.use(instance)
         update.write_scalars()
         update.steps += 1
@@ -444,24 +444,20 @@ class CompiledModule:
 
     def _forward(self, phase: Phase, kind: Kind, arrays: Mapping[str, Any]) -> None:
         """Run a forward pass on any arrays, and prepare to do so again."""
-        instance = self._prepare(phase, arrays)
-        executable = instance.build(None)
+        instance, executable = self._prepare(phase, arrays)
         instance.run("forward", executable)
         self._prepare_again(kind, instance, instance.native_call(("forward",), executable))
 
     def _train_step(self, arrays: Mapping[str, Any], optimizer: Optimizer | None) -> dict[str, float]:
         """Forward, backward and update on any arrays, and prepare to do so again."""
         self._needs_loss()
-        instance = self._prepare("train", arrays)
-        if optimizer is None:
-            executable = instance.build(None)
+        update = self._update(optimizer) if optimizer is not None else None
+        instance, executable = self._prepare("train", arrays, update)
+        if update is None:
             instance.run("forward", executable)
             instance.run("backward", executable)
             self._prepare_again("train_step", instance, instance.native_call(("forward", "backward"), executable))
             return instance.losses()
-        update = self._update(optimizer)
-        self._check_multipliers(instance)
-        executable = instance.build(update)
         update.write_scalars()
         update.steps += 1
         instance.run("step", executable, update)
@@ -481,8 +477,10 @@ class CompiledModule:
         if native is not None and not instance.output_grads:
             self._generations.ready[kind] = Prepared(instance, native, optimizer, update)
 
-    def _prepare(self, phase: Phase, given: Mapping[str, Any]) -> Instance:
-        """The plan for these arrays, with all that it reads in place."""
+    def _prepare(
+        self, phase: Phase, given: Mapping[str, Any], update: OptimizerState | None = None
+    ) -> tuple[Instance, Executable]:
+        """The plan for these arrays, with all that it reads in place, and its code."""
         self._ready()
         signature = self._signature(phase)
         ignored: Mapping[str, Input] = self.signature.inputs if phase == "infer" else {}
@@ -492,13 +490,22 @@ class CompiledModule:
             instance = self._instance_for(phase, arrays)
         generations = self._generations
         generations.begin(instance)
+        executable = self._code(instance, update)
         instance.write_inputs(arrays)
         instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
         instance.write("random", "random", [generations.seed, generations.steps % SEEDS])
         for name in instance.output_grads:
             instance.write("output_grad", name, 0.0)  # until backward() is given another one
         self._current[phase] = instance
-        return instance
+        return instance, executable
+
+    def _code(self, instance: Instance, update: OptimizerState | None) -> Executable:
+        """The code to run now."""
+        if update is not None:
+            self._check_multipliers(instance)
+        executable = instance.build(update)
+        self._generations.run_with(instance, executable)
+        return executable
 
     def _instance_for(self, phase: Phase, arrays: Mapping[str, Array]) -> Instance:
         signature = self._signature(phase)

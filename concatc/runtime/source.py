@@ -105,6 +105,13 @@ class Source(Protocol):
         """The code of a phase, with an optimizer's update where one is given; made once for each kind of update."""
         ...
 
+    def interface(self, phase: Phase, update: Update | None) -> Interface:
+        """Where that code has arguments and results.
+
+        An update may have its phase planned anew, to keep a memory budget; then inputs that are parts of concats move.
+        """
+        ...
+
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other dims on the same code, as far as that phase; None where it must be compiled."""
         ...
