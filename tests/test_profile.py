@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_a_net_is_profiled(net: concatc.CompiledModule) -> None:
     assert profile.total.flops == 2 * 4 * (5 * 8 * 2 + 8 * 3 * 3)
     assert profile.memory_bytes >= profile.arena_bytes > 0
     assert sum(row.rates.launches for row in profile.rows) == len(profile.launched)
+
+
+def test_time_of_the_processor(net: concatc.CompiledModule) -> None:
+    profile = net.profile(rounds=2, cpu_time=True)
+    assert (np.diff(profile.stamps, axis=1) >= 0).all() and profile.data()["cpu_time"]
+    assert profile.stamps[0, 0] < time.process_time_ns() < time.monotonic_ns()  # what a thread was given is little
+    assert "times are those of the processor in this thread" in profile.text()
+    assert "processor" not in net.profile(rounds=1).text()
 
 
 def test_rows_add_up_to_the_step(net: concatc.CompiledModule) -> None:

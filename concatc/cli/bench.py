@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1), help="How many; default: as many as take two seconds, 5 to 500.")
 @click.option("--rows", default=20, show_default=True, type=click.IntRange(0), help="Of the table; 0: every kernel.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace for Perfetto or chrome://tracing.")
+@click.option("--cpu-time", is_flag=True, help="Time of the processor in this thread, for busy machines.")
 @click.option("--measure-peaks", is_flag=True, help="Measure again what the machine can do.")
 @net_options
 @recompute_option
@@ -60,6 +61,7 @@ def command(
     rounds: int | None,
     rows: int,
     trace: Path | None,
+    cpu_time: bool,
     measure_peaks: bool,
 ) -> None:
     """Time a step of a net, kernel by kernel, on made-up data.
@@ -83,7 +85,11 @@ def command(
         checked = show_checked(compilation)
     phase: Phase = "train" if (bool(module.signature.loss_weights) if training is None else training) else "infer"
     profile = module.profile(
-        phase=phase, rounds=rounds, optimizer=_optimizer(method, phase), measure_peaks=measure_peaks
+        phase=phase,
+        rounds=rounds,
+        optimizer=_optimizer(method, phase),
+        measure_peaks=measure_peaks,
+        cpu_time=cpu_time,
     )
     ready_s = time.perf_counter() - start - profile.measured_ns / 1e9
     if trace is not None:

@@ -97,6 +97,7 @@ class Profile:
     ``stamps[r, k]`` is when launch ``k - 1`` of round ``r`` was done, ``stamps[r, 0]`` when the round began, in
     nanoseconds of a clock that never steps back.  ``calls_ns`` are calls of ``train_step`` or ``eval`` between these
     rounds, without a clock inside.  ``measured_ns`` is how long all of that took.
+    With ``cpu_time`` stamps and calls are of the time that the processor gave to the thread.
     """
 
     net: str
@@ -109,6 +110,7 @@ class Profile:
     memory_bytes: int
     arena_bytes: int
     measured_ns: int
+    cpu_time: bool = False
 
     @cached_property
     def launch_ns(self) -> np.ndarray[Any, np.dtype[np.float64]]:

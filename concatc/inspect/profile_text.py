@@ -64,6 +64,8 @@ def _times(profile: Profile) -> list[str]:
         f"kernels {_ms(profile.step_ns)} ms, with a clock read at each of {len(profile.launched)} launches",
         f"planned memory {bytes_text(profile.memory_bytes)}, arena {bytes_text(profile.arena_bytes)} of it",
     ]
+    if profile.cpu_time:
+        lines.append("times are those of the processor in this thread: what else the machine does is left out")
     if high > NOISY * least:
         lines.append(f"note: calls differ by {high / least:.1f} times: other work on this machine disturbs these times")
     return lines
@@ -121,6 +123,7 @@ def data_of(profile: Profile) -> dict[str, Any]:
         "dims": dict(profile.dims),
         "phase": profile.phase,
         "rounds": len(profile.stamps),
+        "cpu_time": profile.cpu_time,
         "call_ns": {
             "median": profile.call_ns,
             "least": float(profile.calls_ns.min()),

@@ -327,6 +327,7 @@ class CompiledModule:
         rounds: int | None = None,
         optimizer: Optimizer | None = None,
         measure_peaks: bool = False,
+        cpu_time: bool = False,
         **arrays: Any,
     ) -> Profile:
         """Measure a step launch by launch: time, GFLOP/s, GB/s and share of the roofline of each kernel.
@@ -335,6 +336,7 @@ class CompiledModule:
         profiles `eval`.  Without inputs some are made up, at the dims of the net.  Of ``rounds`` rounds (by default as
         many as take two seconds), each a call as it is and one with a clock read before and after every launch, medians
         are taken.  What the machine can do is measured once and kept; ``measure_peaks=True`` measures it again.
+        ``cpu_time=True`` counts what the processor gave to this thread, for machines that do other work besides.
         Parameters, states and the optimizer are afterwards as before; gradients are those of the last call.  Raises
         UsageError on a target without kernels.
         """
@@ -354,7 +356,7 @@ class CompiledModule:
         update = self._update(optimizer) if optimizer is not None else None
         with self._kept_as_it_is(update):
             call()
-            return profile_calls(self._current[phase], call, rounds, update, measure_peaks)
+            return profile_calls(self._current[phase], call, rounds, update, measure_peaks, cpu_time)
 
     # -- weights ---------------------------------------------------------------------------------------------------
     @_one_at_a_time

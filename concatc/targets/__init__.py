@@ -95,11 +95,11 @@ class Executable(Protocol):
         """
         ...
 
-    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Run the launches of a phase and say when: the time before the first one, then behind each, in nanoseconds.
 
-        The clock is read by native code.  Raises :class:`concatc.diagnostics.UsageError` where the target runs no
-        launches.
+        ``clock`` is one of the system's (``time.CLOCK_MONOTONIC``); native code reads it.  Raises
+        :class:`concatc.diagnostics.UsageError` where the target runs no launches.
         """
         ...
 

@@ -69,9 +69,9 @@ class CpuExecutable:
         """Run a phase; see :class:`concatc.targets.Executable`."""
         self._step.run(bases, phase)
 
-    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> Ints:
+    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> Ints:
         """Run a phase and say when each launch was done; see :class:`concatc.targets.Executable`."""
-        return self._step.run_timed(bases, phase)
+        return self._step.run_timed(bases, phase, clock)
 
     @property
     def launches(self) -> tuple[tuple[str, str], ...]:

@@ -270,13 +270,13 @@ class NativeStep:
         self._address(bases, self._bases)
         _check(self._run(ctypes.addressof(self._bases), cells.ctypes.data, len(cells)), kernels)
 
-    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str) -> Ints:
-        """The same; returns the time before the first launch, then behind each, in nanoseconds."""
+    def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> Ints:
+        """The same; returns the time of a clock before the first launch, then behind each, in nanoseconds."""
         from concatc.targets.cpu.timed_step import timed_rows
 
         cells, kernels = self._phases[phase]
         self._address(bases, self._bases)
-        status, stamps = timed_rows(self._runner, ctypes.addressof(self._bases), cells)
+        status, stamps = timed_rows(self._runner, ctypes.addressof(self._bases), cells, clock)
         _check(status, kernels)
         return stamps
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -65,15 +64,16 @@ _TIMED = ctypes.CFUNCTYPE(
 )
 
 
-def timed_rows(runner: int, bases: int, table: Ints) -> tuple[int, Ints]:
+def timed_rows(runner: int, bases: int, table: Ints, clock: int) -> tuple[int, Ints]:
     """Run the rows of a table: the status as of the runner, and the stamps in nanoseconds.
 
-    ``runner`` and ``bases`` are addresses: of the function that runs tables, and of the addresses of the bases.
+    ``runner`` and ``bases`` are addresses: of the function that runs tables, and of the addresses of the bases;
+    ``clock`` is a number that ``clock_gettime`` takes.
     """
     stamps = np.zeros((len(table) + 1, 2), np.int64)
     run = _function()
     row_bytes = table.strides[0] if len(table) else 0
-    status = run(runner, bases, table.ctypes.data, row_bytes, len(table), stamps.ctypes.data, int(time.CLOCK_MONOTONIC))
+    status = run(runner, bases, table.ctypes.data, row_bytes, len(table), stamps.ctypes.data, clock)
     return int(status), stamps[:, 0] * SECOND_NS + stamps[:, 1]
 
 

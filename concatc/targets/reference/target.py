@@ -71,7 +71,7 @@ class ReferenceExecutable:
         if phase in ("update", "step") and self._update is not None:
             _run_launches(self._update, bases)
 
-    def run_timed(self, bases: Mapping[str, Array], phase: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def run_timed(self, bases: Mapping[str, Array], phase: str, clock: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """See :class:`concatc.targets.Executable`."""
         raise UsageError(NO_LAUNCHES)
 
