@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,12 +17,37 @@ from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES
 from concatc.loops.plan import ALIGN_BYTES, Segment, Window
 
 Array = np.ndarray[Any, Any]
+HUGE_PAGE_BYTES = 1 << 21
+MADV_POPULATE_WRITE = 23  # of Linux; not among the names of `mmap`
 
 
 def allocate(size_bytes: int) -> Array:
-    """A zeroed ``uint8`` array of that size whose address is a multiple of 64."""
+    """A zeroed ``uint8`` array of that size whose address is a multiple of 64.
+
+    From 2 MiB on it is a mapping of its own, on huge pages where the system gives them, and in memory at once: no step
+    waits for pages.  Raises MemoryError.
+    """
+    if size_bytes >= HUGE_PAGE_BYTES and sys.platform == "linux":
+        return _mapped(size_bytes)
     raw = np.zeros(size_bytes + ALIGN_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGN_BYTES
+    return raw[start : start + size_bytes]
+
+
+def _mapped(size_bytes: int) -> Array:
+    try:
+        # Private: a process that forks keeps its own.
+        mapping = mmap.mmap(-1, size_bytes + HUGE_PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError, ValueError):
+        raise MemoryError from None
+    raw = np.frombuffer(mapping, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE_BYTES
+    # Whole pages only: a huge page behind the end would be memory that nobody uses.
+    whole = size_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    with contextlib.suppress(OSError):  # a system without huge pages
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, whole)
+    with contextlib.suppress(OSError):  # a kernel before 5.14: pages come when they are touched
+        mapping.madvise(MADV_POPULATE_WRITE, start, size_bytes)
     return raw[start : start + size_bytes]
 
 
