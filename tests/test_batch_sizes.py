@@ -23,6 +23,7 @@ from concatc.frontend import cnet
 from concatc.frontend.cnet import parser
 from concatc.targets.cpu import native, numba_compile, target
 from concatc.targets.cpu.cache import Cache
+from concatc.targets.cpu.workers import Workers
 from tests.example_nets import CASES, NETS, Case
 from tests.example_nets import inputs_of as example_inputs
 from tests.nets.batch_check import BatchNet
@@ -105,7 +106,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     watch(parser, "parse")
     watch(cnet, "load")
     watch(target, "units_of")  # text for Numba and LLVM
-    watch(target, "object_of")  # compiled, or read from the cache
+    watch(target, "objects_of")  # compiled, or read from the cache
+    watch(Workers, "submit")
     watch(native, "optimize")
     watch(native, "object_code")
     watch(llvmlite.binding, "parse_assembly")
@@ -125,7 +127,7 @@ def steps(net: concatc.CompiledModule, optimizer: concatc.Optimizer) -> None:
 
 def test_the_counter_sees_a_compilation(compiled: list[str]) -> None:
     steps(small(dims={"classes": 11}), concatc.SGD(lr=0.1))
-    assert {entry.rpartition(".")[2] for entry in compiled} >= {"parse", "load", "units_of", "object_of", "optimize"}
+    assert {entry.rpartition(".")[2] for entry in compiled} >= {"parse", "load", "units_of", "objects_of", "submit"}
 
 
 def test_another_batch_size_compiles_and_parses_nothing(compiled: list[str]) -> None:
