@@ -209,24 +209,24 @@ class CachedNet:
             self._cache.save_phase(phase, compilation.phase(phase))
         self._cache.save_code(phase, key, executable)
         if self.options.max_memory is None and phase in (entries := compilation.scaling.entries):
-            self._cache.save_sizes(phase, entries[phase])
+            scaled = compilation.scaled(phase)
+            self._cache.save_sizes(phase, entries[phase], None if scaled is None else scaled.step.table)
         return executable
 
     def _read_scaled(self, phase: Phase) -> ScaledPhase | None:
         cached = self._cached(phase)
-        data = self._cache.load_sizes(phase) if cached is not None else None
-        if cached is None or data is None:
+        known = self._cache.load_sizes(phase) if cached is not None else None
+        if cached is None or known is None:
             return self.compilation.scaled(phase)
-        if "reason" in data:
+        data, table = known
+        if table is None:
             return None
         from concatc.loops.polynomials import NotScalableError
         from concatc.scaled_data import from_data
 
-        executable = self.executable(phase, None)
-        assert isinstance(executable, CpuExecutable)
         try:
-            scaled = from_data(data, cached.graph, executable.table)
-            if scaled.graph.is_at_home() and scaled.is_at_home(cached.interface, executable.table):
+            scaled = from_data(data, cached.graph, table)
+            if scaled.graph.is_at_home() and scaled.is_at_home(cached.interface, table):
                 return scaled
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotScalableError):
             pass  # of another net: found out anew

@@ -2,7 +2,7 @@
 
     text, options, versions, CPU   ->   name, dims, warnings, imports; what running it takes (`runtime/runnable.py`)
       + imports, phase, update     ->   table of launches, and the keys of the object code that it runs
-      + imports, phase             ->   the entry that says how it follows from its batch sizes (`scaled_store.py`)
+      + imports, phase             ->   the entry that says how it follows from batch sizes (`scaled_store.py`)
 
 A key holds all that the result depends on.  Imports are not known before the text is parsed: the entry of a net lists
 them with their hashes, and holds as long as they are what they were.  What is damaged counts as not there.
@@ -133,13 +133,20 @@ class NetCache:
             data = {"table": _plain(executable.table), "units": names.units, "symbols": dict(names.symbols)}
             self._write(self._code_key(phase, update), data)
 
-    def load_sizes(self, phase: Phase) -> dict[str, Any] | None:
-        """How a phase follows from its batch sizes (`scaled_data.data_of`), or ``{"reason": why not}``."""
-        return self._read(self._sizes_key(phase), lambda data: self._read(data["entry"], dict))
+    def load_sizes(self, phase: Phase) -> tuple[dict[str, Any], StepNumbers | None] | None:
+        """How a phase follows from its batch sizes (`scaled_data.data_of`), and its table without an update.
 
-    def save_sizes(self, phase: Phase, entry: str) -> None:
-        """Note the entry that says it (`scaled_store.py`)."""
-        self._write(self._sizes_key(phase), {"entry": entry})
+        ``{"reason": why not}`` and None where it does not follow.
+        """
+        found = self._read(
+            self._sizes_key(phase), lambda data: (data["entry"], data["table"] and _table(data["table"]))
+        )
+        known = self._read(found[0], dict) if found is not None else None
+        return (known, found[1]) if known is not None and found is not None else None
+
+    def save_sizes(self, phase: Phase, entry: str, table: StepNumbers | None) -> None:
+        """Note it; ``entry`` is the key of what says how (`scaled_store.py`)."""
+        self._write(self._sizes_key(phase), {"entry": entry, "table": None if table is None else _plain(table)})
 
     def _with_imports(self, imports: Sequence[Import]) -> None:
         self._inner_key = digest(self._key, *(part for i in imports for part in (i.place, i.sha256)))
@@ -183,8 +190,11 @@ def _known_net(data: Mapping[str, Any]) -> KnownNet:
 
 
 def _known_code(data: Mapping[str, Any]) -> KnownCode:
-    table = {f.name: _made_of(data["table"][f.name]) for f in fields(StepNumbers)}
-    return KnownCode(StepNumbers(**table), CodeNames(tuple(data["units"]), data["symbols"]))
+    return KnownCode(_table(data["table"]), CodeNames(tuple(data["units"]), data["symbols"]))
+
+
+def _table(data: Mapping[str, Any]) -> StepNumbers:
+    return StepNumbers(**{f.name: _made_of(data[f.name]) for f in fields(StepNumbers)})
 
 
 def _plain(table: StepNumbers) -> dict[str, Any]:
