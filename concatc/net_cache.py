@@ -138,11 +138,12 @@ class NetCache:
 
         ``{"reason": why not}`` and None where it does not follow.
         """
-        found = self._read(
-            self._sizes_key(phase), lambda data: (data["entry"], data["table"] and _table(data["table"]))
-        )
-        known = self._read(found[0], dict) if found is not None else None
-        return (known, found[1]) if known is not None and found is not None else None
+        found = self._read(self._sizes_key(phase), _sizes)
+        if found is None:
+            return None
+        entry, table = found
+        known = self._read(entry, dict)
+        return None if known is None else (known, table)
 
     def save_sizes(self, phase: Phase, entry: str, table: StepNumbers | None) -> None:
         """Note it; ``entry`` is the key of what says how (`scaled_store.py`)."""
@@ -191,6 +192,10 @@ def _known_net(data: Mapping[str, Any]) -> KnownNet:
 
 def _known_code(data: Mapping[str, Any]) -> KnownCode:
     return KnownCode(_table(data["table"]), CodeNames(tuple(data["units"]), data["symbols"]))
+
+
+def _sizes(data: Mapping[str, Any]) -> tuple[str, StepNumbers | None]:
+    return data["entry"], None if data["table"] is None else _table(data["table"])
 
 
 def _table(data: Mapping[str, Any]) -> StepNumbers:
