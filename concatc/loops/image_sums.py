@@ -100,7 +100,7 @@ def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
     program.block = 1
     # The taps are one axis of the sums, as they are in the weight: squares of taps and channels are transposed.
     sum_in_turn(program, fold, sums.image, ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,)))
-    fold.static += [axis for axis in fold.piece.parallel if axis.extent <= FEW]
+    fold.static += [axis for axis in fold.piece.parallel if axis is not fold.outer and axis.extent <= FEW]
     lanes = sums.dy if sums.outputs else sums.x
     for load in loads(fold.piece.value):
         if load.at[1] is lanes.at[1]:
