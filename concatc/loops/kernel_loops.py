@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
 from concatc.loops.contractions import arrange_contractions
-from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children
+from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children, loads, rebuild
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
 from concatc.loops.nests import Arrangement, arrange
@@ -281,17 +281,44 @@ class _Writer:
 
     # -- folds -----------------------------------------------------------------------------------------------------
     def _fold(self, frame: _Frame) -> Value:
-        piece = frame.statement.piece
+        statement, piece = frame.statement, frame.statement.piece
+        made = self.b.recall(("fold", id(statement)))
+        if made is not None:
+            return made
         type = ScalarType(piece.target.dtype)
-        if piece.combine == "argmax":
-            start = [self._least(piece.value.dtype), self.b.constant(-1, type)]
-        else:
-            start = [
-                self.b.constant(0.0 if str(type) in FLOATS else 0, type)
-                if piece.combine == "add"
-                else self._least(str(type))
-            ]
-        return self._fold_over(frame, piece.reduce, start)[-1]
+        if piece.combine == "add":
+            return self._fold_over(frame, piece.reduce, [self.b.constant(0.0 if str(type) in FLOATS else 0, type)])[-1]
+        twin = self._twin(statement)
+        if piece.combine == "max" and twin is None:
+            return self._fold_over(frame, piece.reduce, [self._least(str(type))])[-1]
+        # The place of a maximum and the maximum itself are found together.
+        place = statement if piece.combine == "argmax" else twin
+        assert place is not None
+        found = self._argmax(_Frame(place, dict(frame.axes)))
+        if twin is not None:
+            self.b.remember(("fold", id(twin)), found[twin is place])
+        return found[statement is place]
+
+    def _twin(self, statement: Statement) -> Statement | None:
+        """The other one of a maximum and its place, where both are folds over the same in the same loops."""
+        nest = statement.path[-1] if statement.path else self.arrangement.root
+        mine = statement.piece
+        for other in nest.items:
+            if not isinstance(other, Statement) or {other.piece.combine, mine.combine} != {"max", "argmax"}:
+                continue
+            theirs = other.piece
+            same_memory = all(statement.buffer(load.ref) is other.buffer(load.ref) for load in loads(mine.value))
+            if mine.axes == theirs.axes and mine.value == theirs.value and mine.where == theirs.where and same_memory:
+                return other
+        return None
+
+    def _argmax(self, frame: _Frame) -> list[Value]:
+        """The maximum and its place; the first place where nothing is larger than minus infinity."""
+        piece = frame.statement.piece
+        assert piece.index is not None and piece.where is None, "argmax takes no guard"
+        first = rebuild(piece.index, lambda e: Const(0, "index") if e in piece.reduce else None)
+        start = cast_op(self.b, self._value(frame, first), piece.target.dtype)
+        return self._fold_over(frame, piece.reduce, [self._least(piece.value.dtype), start])
 
     def _least(self, dtype: str) -> Value:
         if dtype in FLOATS:
@@ -313,7 +340,6 @@ class _Writer:
         piece = frame.statement.piece
         if piece.where is None:
             return self._combine(frame, carried)
-        assert len(carried) == 1, "argmax takes no guard"
         guard = self._value(frame, piece.where)
         value = self.b.branch(guard, lambda: self._combine(frame, carried)[0], lambda: carried[0])
         assert value is not None
@@ -334,12 +360,9 @@ class _Writer:
 
     def _combine_argmax(self, carried: list[Value], value: Value, index: Value) -> list[Value]:
         b, (best, where) = self.b, carried
-        better = arith_op(b, "gt", [value, best])
-        if str(value.type) in FLOATS:
-            # The first NaN is before everything: it replaces a best that is none, and nothing replaces it.
-            is_nan, best_is_number = arith_op(b, "ne", [value, value]), arith_op(b, "eq", [best, best])
-            better = arith_op(b, "or", [better, arith_op(b, "and", [is_nan, best_is_number])])
-        better = arith_op(b, "or", [better, arith_op(b, "lt", [where, b.constant(0, where.type)])])
+        # The first NaN is before everything: a best that is none is replaced by it, and then by nothing.
+        not_less = b.not_(arith_op(b, "le", [value, best]))
+        better = arith_op(b, "and", [not_less, arith_op(b, "eq", [best, best])])
         index = cast_op(b, index, str(where.type))
         return [select_op(b, better, value, best), select_op(b, better, index, where)]
 

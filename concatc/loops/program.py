@@ -123,7 +123,19 @@ def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
     for statement in statements:
         target = statement.target
         target.inlined = len(target.writers) == 1 and is_pointwise(statement.piece)
-    return Program(arguments, results, statements)
+    return Program(arguments, results, _needed(statements))
+
+
+def _needed(statements: Sequence[Statement]) -> list[Statement]:
+    """The statements without those that make what nothing reads: an operation may have results that nobody wants."""
+    kept: list[Statement] = []
+    wanted: dict[Buffer, None] = {}
+    for statement in reversed(statements):
+        if not statement.target.results and statement.target not in wanted:
+            continue
+        kept.append(statement)
+        wanted.update((statement.buffer(ref), None) for ref in statement.piece.reads)
+    return kept[::-1]
 
 
 def is_scattered(buffer: Buffer) -> bool:

@@ -374,10 +374,11 @@ class Fusion:
 
 
 def results_of(group: Group, partition: Partition) -> list[Value]:
-    """What a kernel must store: values that are read outside it, and those that nothing reads at all."""
+    """What a kernel must store: values that are read outside it, and those of operations of which nothing is read."""
     return [
         value
         for op in group.ops
         for value in op.results
-        if not value.uses or any(partition.group_of.get(use.op) is not group for use in value.uses)
+        if any(partition.group_of.get(use.op) is not group for use in value.uses)
+        or not any(result.uses for result in op.results)
     ]

@@ -1,8 +1,9 @@
 """Values in lanes: one element for all lanes, a vector of them, or an index that grows by a fixed step a lane.
 
-    i                 Scalar(i)                     the same in all lanes
-    j, the vector axis   Lanes(base, step=1)        base, base + 1, base + 2, ..  kept as one number
-    x[i, j]           Vector                        <16 x float>
+    i                    Scalar(i)                    the same in all lanes
+    j, the vector axis   Lanes(base, (0, 1, 2, ..))   base, base + 1, base + 2, ..  kept as one number
+    j // 2               Lanes(base / 2, (0, 0, 1, ..))   where base is even
+    x[i, j]              Vector                       <16 x float>
 
 :class:`LaneBuilder` turns ops of ``arith`` and ``math`` into LLVM instructions on them.  What is the same in all lanes
 stays scalar, so that addresses and broadcast loads cost what they cost in scalar code.
@@ -10,6 +11,8 @@ stays scalar, so that addresses and broadcast loads cost what they cost in scala
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +38,14 @@ LLVM_TYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Lanes:
-    """An index that is ``base + lane * step``."""
+    """An index that is ``base + offsets[lane]``, the offsets known when code is made.
+
+    ``base`` is a multiple of ``unit``; it is 0 where that is 0.
+    """
 
     base: Any
-    step: int
+    offsets: tuple[int, ...]
+    unit: int = 1
 
 
 _FLOAT_OPS = {"arith.addf": "fadd", "arith.subf": "fsub", "arith.mulf": "fmul", "arith.divf": "fdiv"}
@@ -64,7 +71,6 @@ _INTRINSICS = {
 _ORDERED = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "one": "!="}
 _UNORDERED = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">=", "ueq": "==", "une": "!="}
 _SIGNED = {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
-_SWAPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _CASTS = {
     "arith.sitofp": "sitofp",
     "arith.uitofp": "uitofp",
@@ -103,9 +109,12 @@ class LaneBuilder:
     def vector(self, value: Any) -> Any:
         """A value as an LLVM vector."""
         if isinstance(value, Lanes):
-            steps = ir.Constant(ir.VectorType(I64, self.lanes), [value.step * k for k in range(self.lanes)])
-            return self.b.add(self.splat(value.base), steps)
+            return self.b.add(self.splat(value.base), self.numbers(value.offsets))
         return value if self.is_vector(value) else self.splat(value)
+
+    def numbers(self, numbers: Sequence[int], type: Any = I64) -> Any:
+        """A vector of integers known now."""
+        return ir.Constant(ir.VectorType(type, len(numbers)), list(numbers))
 
     def together(self, *values: Any) -> list[Any]:
         """All values as vectors, or none."""
@@ -151,10 +160,10 @@ class LaneBuilder:
     def apply(self, op: Operation, args: list[Any]) -> Any:
         """An op without memory or regions."""
         name = op.name
-        if name in ("arith.addi", "arith.subi", "arith.muli"):
-            linear = self._linear(name, args)
-            if linear is not None:
-                return linear
+        if any(isinstance(v, Lanes) for v in args) and not any(self.is_vector(v) for v in args):
+            lanes = self._index_arithmetic(name, args)
+            if lanes is not None:
+                return lanes
         if name == "arith.cmpi":
             return self._compare_integers(str(op.attributes["predicate"]), args)
         if name == "arith.cmpf":
@@ -177,40 +186,48 @@ class LaneBuilder:
         assert name in ("arith.maxsi", "arith.minsi"), name
         return self.b.select(self.b.icmp_signed(">" if name == "arith.maxsi" else "<", *args), *args)
 
-    def _linear(self, name: str, args: list[Any]) -> Any:
-        """Index arithmetic that stays ``base + lane * step``."""
-        a, b = args
-        if not any(isinstance(v, Lanes) for v in args) or any(
-            self.is_vector(v) for v in args if not isinstance(v, Lanes)
-        ):
+    def _index_arithmetic(self, name: str, args: list[Any]) -> Lanes | None:
+        """Index arithmetic that stays ``base + offsets``."""
+        if name in ("arith.addi", "arith.subi"):
+            a, b = (self._as_lanes(v) for v in args)
+            sign, both = (1, self.b.add) if name == "arith.addi" else (-1, self.b.sub)
+            offsets = tuple(x + sign * y for x, y in zip(a.offsets, b.offsets, strict=True))
+            return Lanes(both(a.base, b.base), offsets, math.gcd(a.unit, b.unit))
+        if name == "arith.muli" and any(isinstance(v, ir.Constant) for v in args):
+            lanes, factor = args if isinstance(args[1], ir.Constant) else reversed(args)
+            n = int(factor.constant)
+            return Lanes(self.b.mul(lanes.base, factor), tuple(x * n for x in lanes.offsets), lanes.unit * abs(n))
+        if name not in ("arith.divsi", "arith.remsi") or not isinstance(args[1], ir.Constant):
             return None
-        bases = [v.base if isinstance(v, Lanes) else v for v in args]
-        steps = [v.step if isinstance(v, Lanes) else 0 for v in args]
-        if name == "arith.addi":
-            return Lanes(self.b.add(*bases), steps[0] + steps[1])
-        if name == "arith.subi":
-            return Lanes(self.b.sub(*bases), steps[0] - steps[1])
-        factor, step = (b, steps[0]) if steps[0] else (a, steps[1])
-        if isinstance(factor, ir.Constant):
-            return Lanes(self.b.mul(*bases), step * int(factor.constant))
-        return None
+        lanes, n = self._as_lanes(args[0]), int(args[1].constant)
+        if n < 1 or lanes.unit % n:
+            return None
+        # Indices that are divided are not negative (`loops/windows.py`): rounding down is rounding to zero.
+        if name == "arith.remsi":
+            return Lanes(I64(0), tuple(x % n for x in lanes.offsets), 0)
+        quotient = self.b.sdiv(lanes.base, I64(n), flags=["exact"])
+        return Lanes(quotient, tuple(x // n for x in lanes.offsets), lanes.unit // n)
+
+    def _as_lanes(self, value: Any) -> Lanes:
+        if isinstance(value, Lanes):
+            return value
+        if isinstance(value, ir.Constant):
+            return Lanes(I64(0), (int(value.constant),) * self.lanes, 0)
+        return Lanes(value, (0,) * self.lanes)
 
     def _compare_integers(self, predicate: str, args: list[Any]) -> Any:
         sign = _SIGNED.get(predicate)
         a, b = args
-        scalar_other = not self.is_vector(b) if isinstance(a, Lanes) else not self.is_vector(a)
         if sign is None:
             unsigned = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">="}[predicate]
             return self.b.icmp_unsigned(unsigned, *self.together(a, b))
-        if not (isinstance(a, Lanes) or isinstance(b, Lanes)) or not scalar_other:
+        if not any(isinstance(v, Lanes) for v in args) or any(self.is_vector(v) for v in args):
             return self.b.icmp_signed(sign, *self.together(a, b))
-        # base + lane * step < bound   is   lane * step < bound - base, on short numbers: extents fit 31 bits.
-        if not isinstance(a, Lanes):
-            a, b, sign = b, a, _SWAPPED[sign]
-        bound, step = (b.base, a.step - b.step) if isinstance(b, Lanes) else (b, a.step)
-        distance = self.b.trunc(self.b.sub(bound, a.base), I32)
-        steps = ir.Constant(ir.VectorType(I32, self.lanes), [step * k for k in range(self.lanes)])
-        return self.b.icmp_signed(sign, steps, self.splat(distance))
+        # base + offset < bound   is   offset < bound - base, on short numbers: extents fit 31 bits.
+        a, b = self._as_lanes(a), self._as_lanes(b)
+        distance = self.b.trunc(self.b.sub(b.base, a.base), I32)
+        offsets = [x - y for x, y in zip(a.offsets, b.offsets, strict=True)]
+        return self.b.icmp_signed(sign, self.numbers(offsets, I32), self.splat(distance))
 
     def _compare_floats(self, predicate: str, args: list[Any]) -> Any:
         args = self.together(*args)
@@ -224,6 +241,8 @@ class LaneBuilder:
         if source == target:
             return value
         if isinstance(value, Lanes):
+            if op.name == "arith.index_cast" and target.width < source.width:
+                return self.b.add(self.splat(self.b.trunc(value.base, target)), self.numbers(value.offsets, target))
             value = self.vector(value)
         kind = ir.VectorType(target, self.lanes) if self.is_vector(value) else target
         name = _CASTS.get(op.name)
@@ -255,22 +274,6 @@ class LaneBuilder:
             return self.b.load(pointer, typ=type, align=align)
         name = f"llvm.masked.load.{suffix_of(type)}.p0"
         return self.intrinsic(name, type, [pointer, I32(align), self.vector(mask), self.zero(dtype)])
-
-    def load_every_other(self, pointer: Any, dtype: str, mask: Any) -> Any:
-        """Elements 0, 2, 4, .. from two vectors, the second of which ends with the last of them; 0 where masked off."""
-        n = self.lanes
-        ahead = self.b.gep(pointer, [I64(n - 1)], source_etype=LLVM_TYPES[dtype])
-        low = high = None
-        if mask is not None:
-            mask = self.vector(mask)
-            off = ir.Constant(mask.type, [0] * n)
-            low = self._shuffle(mask, off, [k // 2 if k % 2 == 0 else n for k in range(n)])
-            high = self._shuffle(mask, off, [(n - 1 + k) // 2 if k % 2 else n for k in range(n)])
-        first, second = self.load(pointer, dtype, low), self.load(ahead, dtype, high)
-        return self._shuffle(first, second, [2 * k if 2 * k < n else 2 * k + 1 for k in range(n)])
-
-    def _shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
-        return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), order))
 
     def store(self, value: Any, pointer: Any, dtype: str, mask: Any) -> None:
         """Store neighbouring elements where the mask is on."""

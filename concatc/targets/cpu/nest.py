@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType
+from concatc.targets.cpu.numba_source import known_strides
 
 SUPPORTED = frozenset(
     "arith." + name
@@ -113,28 +115,33 @@ class Nest:
             inputs.append(guard)
         return frozenset[NestAxis]().union(*(self.axes_of(v) for v in inputs))
 
-    def step(self, value: Value, axis: NestAxis) -> int | None:
-        """How much an index grows from one iteration of ``axis`` to the next; None where that is not constant."""
+    def step(self, value: Value, axis: NestAxis) -> Fraction | None:
+        """How much an index grows from one iteration of ``axis`` to the next; None where that is not constant.
+
+        One half where it grows by one every other iteration.
+        """
         if axis not in self.axes_of(value):
-            return 0
+            return Fraction(0)
         if value is axis.index:
-            return 1
+            return Fraction(1)
         op = value.op
         if op is None:
             return None
         steps = [self.step(v, axis) for v in op.operands]
-        if None in steps:
-            return None
         known = [s for s in steps if s is not None]
+        if len(known) < len(steps):
+            return None
         if op.name == "arith.addi":
             return known[0] + known[1]
         if op.name == "arith.subi":
             return known[0] - known[1]
+        factors = [constant_of(v) for v in op.operands]
         if op.name == "arith.muli":
-            factors = [constant_of(v) for v in op.operands]
             for factor, other in ((factors[0], known[1]), (factors[1], known[0])):
                 if factor is not None:
                     return factor * other
+        if op.name == "arith.divsi" and factors[1] in (2, 4) and constant_of(axis.lower) == 0:
+            return known[0] / factors[1]  # a vector of lanes starts at a multiple of these
         return None
 
     def known(self, value: Value, at: Mapping[NestAxis, int]) -> int | None:
@@ -152,6 +159,19 @@ class Nest:
             return None
         a, b = (self.known(v, at) for v in op.operands)
         return compute(a, b) if a is not None and b is not None else None
+
+    def lane_step(self, axis: NestAxis, memory: Value, at: Sequence[Value]) -> Fraction | None:
+        """How many elements lie between those of neighbouring iterations of an axis; None where that is not known."""
+        assert isinstance(memory.type, MemRefType)
+        total = Fraction(0)
+        for index, stride in zip(at, known_strides(memory.type), strict=True):
+            step = self.step(index, axis)
+            if step == 0:
+                continue
+            if step is None or stride is None:
+                return None
+            total += step * stride
+        return total
 
     def loads(self) -> list[Operation]:
         """The loads that are made at each point."""
@@ -223,7 +243,8 @@ Item = SharedLoop | Nest
 def recognize(kernel: FuncOp) -> list[Item] | None:
     """The stages of a kernel, in order; None where it has another form.
 
-    One sum or map of windows in parallel loops, or several stages of which one is a sum of products in parallel loops.
+    One sum in parallel loops, a map of windows or one that reads every other element, or several stages of which one is
+    a sum of products in parallel loops.
     """
     items = _items(kernel.body, []) if all(_supported(op) for op in kernel.walk()) else None
     stages = nests_in(items or [])
@@ -233,8 +254,16 @@ def recognize(kernel: FuncOp) -> list[Item] | None:
         return None
     sums = [stage for stage in stages if stage.total is not None and stage.parallel]
     if len(stages) == 1:
-        return items if sums or stages[0].folds else None
+        return items if sums or stages[0].folds or _is_spread(stages[0]) else None
     return items if any(s.term is not None and s.term.op and s.term.op.name == "arith.mulf" for s in sums) else None
+
+
+def _is_spread(stage: Nest) -> bool:
+    """Whether a map reads along an axis elements that are no neighbours but near, or one several times."""
+    steps = [
+        stage.lane_step(axis, load.operands[0], load.operands[1:]) for load in stage.loads() for axis in stage.axes
+    ]
+    return any(step is not None and 0 < step <= 4 and step != 1 for step in steps)
 
 
 def _is_slanted(stage: Nest) -> bool:

@@ -24,7 +24,8 @@ from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.frame import Frame
-from concatc.targets.cpu.lanes import BIT, I64, LLVM_TYPES, LaneBuilder, Lanes
+from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, LaneBuilder, Lanes
+from concatc.targets.cpu.near import load_near
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
@@ -288,11 +289,14 @@ class Stage:
         return carried
 
     def _index(self, axis: NestAxis, row: int) -> Any:
+        low = constant_of(axis.lower)
         if axis in self.tile.taps:
-            return self.b.add(self.bound(axis.lower), I64(row))
+            return I64(low + row) if low is not None else self.b.add(self.bound(axis.lower), I64(row))
         base = self.base[axis]
         if axis is self.tile.vector:
-            return Lanes(self.b.add(base, I64(row * self.tile.lanes)) if row else base, 1)
+            lanes = self.tile.lanes
+            base = self.b.add(base, I64(row * lanes)) if row else base
+            return Lanes(base, tuple(range(lanes)), lanes if low == 0 else 1)
         if row == 0:
             return base
         index = self.b.add(base, I64(row))
@@ -333,75 +337,77 @@ class Stage:
         self.scopes[-1][marked] = mask
         return mask
 
-    def _guard(self, op: Operation, offsets: Offsets) -> Any:
-        """The conjunction of the conditions around an op; None if there are none."""
-        guard: Any = None
+    def _guards(self, op: Operation, offsets: Offsets) -> tuple[Any, Any]:
+        """The conjunction of the conditions around an op that are the same in all lanes, and that of the others.
+
+        None where there are none.
+        """
+        same: Any = None
+        each: Any = None
         outer = enclosing_if(op)
         while outer is not None:
             if self.nest.known(outer.operands[0], self._written_out(offsets)) is not None:
                 # Known to hold: nothing is read where it does not.
                 op, outer = outer, enclosing_if(outer)
                 continue
-            condition = self._value(outer.operands[0], offsets)
-            if op.block is not outer.regions[0].block:
-                condition = self.b.xor(
-                    condition, self.lane.vector(BIT(1)) if self.lane.is_vector(condition) else BIT(1)
-                )
-            guard = self.lane.both(guard, condition)
+            holds = op.block is outer.regions[0].block
+            for value in _conjuncts(outer.operands[0]) if holds else [outer.operands[0]]:
+                condition = self._value(value, offsets)
+                is_vector = self.lane.is_vector(condition)
+                if not holds:
+                    condition = self.b.xor(condition, self.lane.vector(BIT(1)) if is_vector else BIT(1))
+                if is_vector:
+                    each = self.lane.both(each, condition)
+                else:
+                    same = self.lane.both(same, condition)
             op, outer = outer, enclosing_if(outer)
-        return guard
+        return same, each
 
     # -- memory ----------------------------------------------------------------------------------------------------
     def _address(self, memory: Value, at: Sequence[Value], offsets: Offsets) -> tuple[Any, Any]:
-        """The address of lane 0, and the distance of lanes: an int, an i64, or a vector of offsets from lane 0."""
+        """A pointer, and how many elements behind it each lane's element is: numbers, none negative, or a vector."""
         assert isinstance(memory.type, MemRefType)
         where: Memory = self.frame.arguments[memory]
         b = self.b
         start: Any = I64(0)
-        step: Any = 0
+        near = [0] * self.tile.lanes
         spread: Any = None
         for d, (index, known) in enumerate(zip(at, known_strides(memory.type), strict=True)):
             stride = I64(known) if known is not None else where.strides[d]
             value = self._value(index, offsets)
-            if self.lane.is_vector(value):
-                part = b.mul(value, self.lane.splat(stride))
+            part = value if self.lane.is_vector(value) else None
+            if isinstance(value, Lanes):
+                start = b.add(start, b.mul(value.base, stride))
+                if known is not None:
+                    near = [n + x * known for n, x in zip(near, value.offsets, strict=True)]
+                elif any(value.offsets):
+                    part = self.lane.numbers(value.offsets)
+            elif part is None:
+                start = b.add(start, b.mul(value, stride))
+            if part is not None:
+                part = b.mul(part, self.lane.splat(stride))
                 spread = part if spread is None else b.add(spread, part)
-                continue
-            base = value.base if isinstance(value, Lanes) else value
-            start = b.add(start, b.mul(base, stride))
-            if isinstance(value, Lanes) and value.step:
-                if known is not None and isinstance(step, int):
-                    step += value.step * known
-                else:
-                    step = b.add(I64(step) if isinstance(step, int) else step, b.mul(I64(value.step), stride))
-        pointer = b.gep(where.pointer, [start], source_etype=LLVM_TYPES[memory.type.dtype])
+        low = min(near)
+        near = [n - low for n in near]
+        pointer = b.gep(
+            where.pointer, [b.add(start, I64(low)) if low else start], source_etype=LLVM_TYPES[memory.type.dtype]
+        )
         if spread is None:
-            return pointer, step
-        if not (isinstance(step, int) and step == 0):
-            spread = b.add(spread, self._multiples(step))
-        return pointer, spread
-
-    def _multiples(self, step: Any) -> Any:
-        """``0, step, 2 * step, ..`` as a vector."""
-        if isinstance(step, int):
-            step = I64(step)
-        return self.b.mul(self.lane.vector(Lanes(I64(0), 1)), self.lane.splat(step))
+            return pointer, tuple(near)
+        return pointer, b.add(spread, self.lane.numbers(near)) if any(near) else spread
 
     def _load(self, op: Operation, offsets: Offsets) -> Any:
         memory, *at = op.operands
         assert isinstance(memory.type, MemRefType)
         dtype = memory.type.dtype
-        pointer, step = self._address(memory, at, offsets)
-        guard = self._guard(op, offsets)
-        if isinstance(step, int) and step == 0:
-            return self._load_one(pointer, dtype, guard)
-        mask = self.lane.both(guard, self._tail_mask(offsets))
-        if isinstance(step, int) and step == 1:
-            return self.lane.load(pointer, dtype, mask)
-        if isinstance(step, int) and step == 2:
-            return self.lane.load_every_other(pointer, dtype, mask)
-        spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
-        return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
+        pointer, spread = self._address(memory, at, offsets)
+        same, each = self._guards(op, offsets)
+        if isinstance(spread, tuple) and not any(spread):
+            return self._load_one(pointer, dtype, self.lane.both(same, each))
+        each = self.lane.both(each, self._tail_mask(offsets))
+        if isinstance(spread, tuple):
+            return load_near(self.lane, pointer, spread, dtype, same, each)
+        return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, self.lane.both(same, each))
 
     def _load_one(self, pointer: Any, dtype: str, guard: Any) -> Any:
         type = LLVM_TYPES[dtype]
@@ -421,15 +427,15 @@ class Stage:
         assert isinstance(memory.type, MemRefType)
         dtype = memory.type.dtype
         stored = self._value(value, offsets)
-        pointer, step = self._address(memory, at, offsets)
+        pointer, spread = self._address(memory, at, offsets)
         if self.tile.vector is None or self.tile.vector.reduce:
             self.b.store(stored, pointer)
             return
         stored, mask = self.lane.vector(stored), self._tail_mask(offsets)
-        if isinstance(step, int) and step == 1:
+        if spread == tuple(range(self.tile.lanes)):
             self.lane.store(stored, pointer, dtype, mask)
             return
-        spread = step if not isinstance(step, int) and self.lane.is_vector(step) else self._multiples(step)
+        spread = self.lane.numbers(spread) if isinstance(spread, tuple) else spread
         self.lane.scatter(stored, self.lane.pointers(pointer, spread, dtype), dtype, mask)
 
     def _store_zipped(self, op: Operation, rows: Sequence[Offsets]) -> None:
@@ -454,8 +460,8 @@ class Stage:
         assert isinstance(memory.type, MemRefType) and self.tile.vector is not None
         b, lanes, vector = self.b, self.tile.lanes, self.tile.vector
         square = transpose(b, [self.lane.vector(self._value(value, {rows: r, vector: 0})) for r in range(lanes)])
-        pointer, step = self._address(memory, at, {rows: 0, vector: 0})
-        stride = I64(step) if isinstance(step, int) else step
+        pointer, spread = self._address(memory, at, {rows: 0, vector: 0})
+        stride = I64(spread[1]) if isinstance(spread, tuple) else b.extract_element(spread, I32(1))
         inside = None if self.exact[rows] else self.lane.below(b.sub(self.upper[rows], self.base[rows]))
         count = None if self.exact[vector] else b.sub(self.upper[vector], self.base[vector])
         for k, column in enumerate(square):
@@ -466,6 +472,14 @@ class Stage:
 
 def _is_zero(value: Value) -> bool:
     return value.op is not None and value.op.name == "arith.constant" and value.op.attributes["value"] == 0
+
+
+def _conjuncts(condition: Value) -> list[Value]:
+    """What must all hold."""
+    op = condition.op
+    if op is None or op.name != "arith.andi":
+        return [condition]
+    return [part for operand in op.operands for part in _conjuncts(operand)]
 
 
 def _values_of(nest: Nest) -> list[Value]:

@@ -14,19 +14,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from concatc.ir.core import Operation, Value
-from concatc.ir.types import ELEMENT_BYTES, MemRefType
+from concatc.ir.core import Operation
+from concatc.ir.types import ELEMENT_BYTES
 from concatc.targets.cpu.native import Host
+from concatc.targets.cpu.near import MOST_VECTORS
 from concatc.targets.cpu.nest import Nest, NestAxis, condition_of
-from concatc.targets.cpu.numba_source import known_strides
 
 ROWS = (2, 3, 4, 6, 8, 12)
 VECTORS = (1, 2, 3, 4, 5, 6)
 
 # Estimated cost of a load, in fused multiply-adds.
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
-EVERY_OTHER = 3.0  # two loads and a shuffle
 GATHER_LANE = 0.8  # per lane
+SHUFFLE = 1.0  # of a vector of which some elements are taken, or of its mask
 AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
 ZIP = 2.0  # a vector stored in turn with others: a shuffle and a store
 TRANSPOSE = 1.0  # of each of the log2(lanes) shuffles of a vector
@@ -101,13 +101,13 @@ def _across(nest: Nest, vector: NestAxis) -> NestAxis | None:
     """The axis along which a map stores that loads along ``vector``; None where it is the same, or there is none."""
     if nest.term is not None or nest.folds or not nest.stores:
         return None
-    if any(lane_step(nest, vector, load.operands[0], load.operands[1:]) not in (0, 1) for load in nest.loads()):
+    if any(nest.lane_step(vector, load.operands[0], load.operands[1:]) not in (0, 1) for load in nest.loads()):
         return None
     stores = [(store.operands[1], store.operands[2:]) for store in nest.stores]
-    if any(lane_step(nest, vector, memory, at) == 1 for memory, at in stores):
+    if any(nest.lane_step(vector, memory, at) == 1 for memory, at in stores):
         return None
     others = [axis for axis in nest.parallel if axis is not vector]
-    found = [axis for axis in others if all(lane_step(nest, axis, memory, at) == 1 for memory, at in stores)]
+    found = [axis for axis in others if all(nest.lane_step(axis, memory, at) == 1 for memory, at in stores)]
     return found[0] if found else None
 
 
@@ -117,8 +117,8 @@ def _zipped(nest: Nest, vector: NestAxis) -> NestAxis | None:
     for axis in nest.parallel:
         if axis is vector or axis.extent not in ZIPPED or not stores:
             continue
-        steps = [(lane_step(nest, axis, m, at), lane_step(nest, vector, m, at)) for m, at in stores]
-        if all(step == (1, axis.extent) for step in steps):
+        steps = [(nest.lane_step(axis, m, at), nest.lane_step(vector, m, at)) for m, at in stores]
+        if all(inner == 1 and outer == axis.extent for inner, outer in steps):
             return axis
     return None
 
@@ -238,31 +238,20 @@ class _Phases:
         return self.part if all(a.reduce or rows.get(a) == a.extent for a in self.axes) else 1.0
 
 
-def lane_step(nest: Nest, axis: NestAxis, memory: Value, at: tuple[Value, ...]) -> int | None:
-    """How many elements lie between the elements of neighbouring lanes; None where that is not a known number."""
-    assert isinstance(memory.type, MemRefType)
-    total = 0
-    for index, stride in zip(at, known_strides(memory.type), strict=True):
-        step = nest.step(index, axis)
-        if step == 0:
-            continue
-        if step is None or stride is None:
-            return None
-        total += step * stride
-    return total
-
-
 def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> float:
     """The cost of one load of a tile."""
     if vector not in nest.axes_of(load.result):
         return BROADCAST
-    step = lane_step(nest, vector, load.operands[0], load.operands[1:])
+    step = nest.lane_step(vector, load.operands[0], load.operands[1:])
     if step == 0:
         return BROADCAST
     if step == 1:
         near = AGAIN if _is_tap(nest, load) else 1.0
         return near * (CONTIGUOUS if condition_of(load) is None else MASKED)
-    return EVERY_OTHER if step == 2 and lanes > 2 else GATHER_LANE * lanes
+    if step is not None and 0 < step <= MOST_VECTORS:
+        masks = 0.0 if condition_of(load) is None else SHUFFLE
+        return math.ceil(step) * (CONTIGUOUS + SHUFFLE + masks)
+    return GATHER_LANE * lanes
 
 
 def _is_tap(nest: Nest, load: Operation) -> bool:
@@ -276,5 +265,5 @@ def _is_tap(nest: Nest, load: Operation) -> bool:
 
 
 def _store_cost(nest: Nest, vector: NestAxis, lanes: int, store: Operation) -> float:
-    step = lane_step(nest, vector, store.operands[1], store.operands[2:])
+    step = nest.lane_step(vector, store.operands[1], store.operands[2:])
     return 1.0 if step == 1 else 2.0 * lanes
