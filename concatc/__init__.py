@@ -63,6 +63,7 @@ def compile(
     freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
+    precision: Literal["exact", "high", "fast"] = "high",
     max_memory: int | str | None = None,
     verify_each: bool = False,
 ) -> CompiledModule:
@@ -74,9 +75,12 @@ def compile(
     gradients are given to ``backward`` (True: all float ones); ``freeze`` names parameters that are not trained, or
     what their paths begin with (``["stem"]``); ``dtype="f64"`` computes in double precision;
     ``recompute`` says what the backward pass may compute again rather than keep: ``none``, ``auto`` (what is cheap) or
-    ``max``; ``max_memory`` (bytes, or text such as ``"64MiB"``) is a budget for each phase: parameters, gradients,
-    states, inputs, outputs, all that lies between them and what an optimizer holds.  It is kept by more recomputation
-    and other orders of kernels; ``verify_each`` checks the IR after every pass.  Raises :class:`ConcatcError` with all
+    ``max``; ``precision`` says by which algorithms convolutions may be computed: ``exact`` (sums of products as
+    written), ``high`` (also Winograd's, where their errors are no larger) or ``fast`` (errors some ten times as large);
+    ``max_memory`` (bytes, or text such as ``"64MiB"``) is a budget for each phase: parameters, gradients, states,
+    inputs, outputs, all that lies between them and what an optimizer holds.  It is kept by more recomputation and other
+    orders of kernels, and by ``exact`` algorithms, which need the least scratch memory; ``verify_each`` checks the IR
+    after every pass.  Raises :class:`ConcatcError` with all
     errors of the file at once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
     """
     from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
@@ -95,6 +99,7 @@ def compile(
         freeze,
         dtype,
         recompute,
+        precision,
         max_memory,
         verify_each,
     )
@@ -113,6 +118,7 @@ def compile_source(
     freeze: Iterable[str] = (),
     dtype: str = "f32",
     recompute: Literal["none", "auto", "max"] = "auto",
+    precision: Literal["exact", "high", "fast"] = "high",
     max_memory: int | str | None = None,
     verify_each: bool = False,
 ) -> CompiledModule:
@@ -133,6 +139,7 @@ def compile_source(
         freeze,
         dtype,
         recompute,
+        precision,
         max_memory,
         verify_each,
     )
@@ -150,6 +157,7 @@ def _compiled(
     freeze: Iterable[str],
     dtype: str,
     recompute: Literal["none", "auto", "max"],
+    precision: Literal["exact", "high", "fast"],
     max_memory: int | str | None,
     verify_each: bool,
 ) -> CompiledModule:
@@ -170,6 +178,7 @@ def _compiled(
         freeze=_names("freeze", freeze, "parameters"),
         dtype=dtype,
         recompute=recompute,
+        precision=precision,
         max_memory=None if max_memory is None else parse_bytes(max_memory, "max_memory"),
         verify_each=verify_each,
     )

@@ -145,8 +145,12 @@ class EditedDump(Compilation):
 
 
 def _check_settled(filename: str, level: str, options: Options) -> None:
-    """What is recomputed, and what keeps a budget, is chosen before the levels behind split."""
-    asked = {"a memory budget": options.max_memory is not None, "--recompute": options.recompute != Options().recompute}
+    """What is recomputed, and what keeps a budget, is chosen before the levels behind split; algorithms in kernels."""
+    asked = {
+        "a memory budget": options.max_memory is not None,
+        "--recompute": options.recompute != Options().recompute,
+        "--precision": options.precision != Options().precision and level in ("kernels", *STEPS),
+    }
     for what, is_asked in asked.items():
         if is_asked:
             message = f"{filename} is a dump of the level {level}: what {what} chooses is settled in it"

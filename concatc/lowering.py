@@ -30,6 +30,7 @@ from concatc.passes.average_first import AverageFirst
 from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
+from concatc.passes.choose_algorithms import ChooseAlgorithms
 from concatc.passes.choose_recompute import ChooseRecompute
 from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
@@ -75,8 +76,15 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
         "joint": (*SIMPLIFY, AverageFirst(), *join, StatsOverConcat(), derive) if has_backward else (),
         # Behind every cse, which would merge what is recomputed with what it stands for.
         "optimized": (*SIMPLIFY, StatsGradOfSums(), ChooseRecompute(options.recompute)),
-        "kernels": (Fuse(), OrderKernels(), AvoidCopies()),
+        "kernels": (Fuse(), OrderKernels(), AvoidCopies(), *_algorithms(options)),
     }
+
+
+def _algorithms(options: Options) -> tuple[Pass, ...]:
+    """The choice of algorithms; none for a target that computes ops as they are, or where memory is what counts."""
+    if options.target not in RUN_PLANS or options.max_memory is not None:
+        return ()
+    return (ChooseAlgorithms(options.precision),)
 
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:

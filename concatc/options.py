@@ -10,7 +10,9 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.runtime.source import Dim
 
 Recompute = Literal["none", "auto", "max"]
+Precision = Literal["exact", "high", "fast"]
 TARGETS = ("cpu", "reference")
+PRECISIONS = ("exact", "high", "fast")
 DTYPES = ("f32", "f64")
 RECOMPUTE = ("none", "auto", "max")
 
@@ -23,6 +25,8 @@ class Options:
     value and gradient the user reads; ``output_grads`` names outputs whose gradient the caller gives (True: all float
     ones); ``freeze`` names parameters, or paths above them, that are not trained.
     ``recompute`` is what the backward pass may compute again rather than keep.
+    ``precision`` says by which algorithms convolutions may be computed (`choose_algorithms`): what sums the products as
+    written (``exact``), what keeps its error (``high``), or what is off by some ten times as much (``fast``).
     ``max_memory`` is a budget in bytes for the plan of each phase, parameters, gradients and what an optimizer holds
     included; it is met by more recomputation and other orders (`fit_budget`), or it is an error.
     ``verify_each`` checks the IR after every pass, and the plan; ``verify_plan`` checks every plan, tries a small one
@@ -39,6 +43,7 @@ class Options:
     freeze: tuple[str, ...] = ()
     dtype: str = "f32"
     recompute: Recompute = "auto"
+    precision: Precision = "high"
     max_memory: int | None = None
     verify_each: bool = False
     verify_plan: bool = False
@@ -50,6 +55,7 @@ class Options:
             ("target", self.target, TARGETS),
             ("dtype", self.dtype, DTYPES),
             ("recompute mode", self.recompute, RECOMPUTE),
+            ("precision", self.precision, PRECISIONS),
         )
         for what, value, known in choices:
             if value not in known:

@@ -17,6 +17,7 @@ from concatc.cli.common import (
     net_options,
     parse_dims,
     plan_options,
+    precision_option,
     recompute_option,
     show_checked,
     write_file,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--measure-peaks", is_flag=True, help="Measure again what the machine can do.")
 @net_options
 @recompute_option
+@precision_option
 @plan_options
 def command(
     file: Path,
@@ -53,6 +55,7 @@ def command(
     dtype: str,
     as_json: bool,
     recompute: str,
+    precision: str,
     max_memory: int | None,
     verify_plan: bool,
     batch: int | None,
@@ -79,7 +82,15 @@ def command(
         module = _written(file, dims, batch)
     else:
         compilation = compile_file(
-            file, dims, net, target, dtype, recompute=recompute, max_memory=max_memory, verify_plan=verify_plan
+            file,
+            dims,
+            net,
+            target,
+            dtype,
+            recompute=recompute,
+            precision=precision,
+            max_memory=max_memory,
+            verify_plan=verify_plan,
         )
         module = _module(compilation, batch)
         checked = show_checked(compilation)

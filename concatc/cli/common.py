@@ -50,6 +50,15 @@ recompute_option = click.option(
 )
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(("exact", "high", "fast")),
+    default="high",
+    show_default=True,
+    help="By which algorithms convolutions may be computed: as written, as exactly, or with larger errors.",
+)
+
+
 def plan_options(command: F) -> F:
     """The options of commands that make plans."""
     options: Sequence[Callable[[F], F]] = (

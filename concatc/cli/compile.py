@@ -15,6 +15,7 @@ from concatc.cli.common import (
     freeze_option,
     net_options,
     plan_options,
+    precision_option,
     quantity,
     recompute_option,
     show_checked,
@@ -40,6 +41,7 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--output-grads", is_flag=True, help="Take gradients of outputs from the caller of backward().")
 @freeze_option
 @recompute_option
+@precision_option
 @plan_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
@@ -65,6 +67,7 @@ def command(
     output_grads: bool,
     freeze: tuple[str, ...],
     recompute: str,
+    precision: str,
     max_memory: int | None,
     verify_plan: bool,
     output: Path | None,
@@ -100,6 +103,7 @@ def command(
         freeze=freeze,
         output_grads=output_grads,
         recompute=recompute,
+        precision=precision,
         max_memory=max_memory,
         verify_plan=verify_plan,
         verify_each=verify_each,

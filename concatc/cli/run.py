@@ -14,6 +14,7 @@ from concatc.cli.common import (
     net_options,
     open_file,
     plan_options,
+    precision_option,
     recompute_option,
     show_checked,
     write_file,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the results to this .npz file.")
 @net_options
 @recompute_option
+@precision_option
 @plan_options
 def command(
     file: Path,
@@ -45,6 +47,7 @@ def command(
     dtype: str,
     as_json: bool,
     recompute: str,
+    precision: str,
     max_memory: int | None,
     verify_plan: bool,
     data: Path | None,
@@ -71,7 +74,15 @@ def command(
     if keys and data is None:
         raise UsageError("--key goes with --data")
     compilation = open_file(
-        file, dims, net, target, dtype, recompute=recompute, max_memory=max_memory, verify_plan=verify_plan
+        file,
+        dims,
+        net,
+        target,
+        dtype,
+        recompute=recompute,
+        precision=precision,
+        max_memory=max_memory,
+        verify_plan=verify_plan,
     )
     if compilation.no_inference is not None and not training:
         click.echo(f"{file} is of training: its forward pass runs, losses included", err=True)

@@ -21,6 +21,7 @@ from concatc.cli.common import (
     net_options,
     open_file,
     plan_options,
+    precision_option,
     recompute_option,
     show_checked,
 )
@@ -92,6 +93,7 @@ class Interruption:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
 @net_options
 @recompute_option
+@precision_option
 @plan_options
 def command(
     file: Path,
@@ -111,6 +113,7 @@ def command(
     seed: int,
     freeze: tuple[str, ...],
     recompute: str,
+    precision: str,
     max_memory: int | None,
     verify_plan: bool,
     weights: Path | None,
@@ -138,6 +141,7 @@ def command(
         dtype,
         freeze=freeze,
         recompute=recompute,
+        precision=precision,
         max_memory=max_memory,
         verify_plan=verify_plan,
     )

@@ -1,14 +1,18 @@
-"""Chooses how a contraction reads its operands: as they lie, packed, over long rows, or image by image."""
+"""Chooses how a contraction reads its operands: as they lie, packed, over rows, image by image, or by tiles."""
 
 from __future__ import annotations
 
+from concatc.diagnostics import ConcatcError, Diagnostic, did_you_mean
+from concatc.ir.core import FuncOp
 from concatc.loops.expr import loads
 from concatc.loops.flat_rows import flat_rows_of, flatten_rows
 from concatc.loops.image_sums import image_sums_of, sum_images
 from concatc.loops.outer_loop import share_outer_loop
 from concatc.loops.packing import Packed, is_contraction, packing_of
 from concatc.loops.phases import phases_of, split_phases
-from concatc.loops.program import Program, Statement
+from concatc.loops.program import PiecesOf, Program, Statement, program_of
+from concatc.loops.winograd import run_by_tiles
+from concatc.loops.winograd_algorithms import ALGORITHMS
 
 
 def arrange_contractions(program: Program) -> None:
@@ -18,7 +22,20 @@ def arrange_contractions(program: Program) -> None:
             return
 
 
+def can_run_by_tiles(kernel: FuncOp, pieces_of: PiecesOf) -> bool:
+    """Whether the operation of a kernel that has an ``algorithm`` can run by it, with all that stands around it."""
+    program = program_of(kernel, pieces_of)
+    for statement in program.statements:
+        if statement.algorithm is not None:
+            algorithm = ALGORITHMS.get(statement.algorithm)
+            return algorithm is not None and run_by_tiles(program, statement, algorithm)
+    return False
+
+
 def _arrange(program: Program, fold: Statement) -> bool:
+    if fold.algorithm is not None:
+        _run_by_algorithm(program, fold, fold.algorithm)
+        return True
     sums = image_sums_of(fold)
     if sums is not None and not any(s.outer for s in program.statements):
         sum_images(program, fold, sums)
@@ -44,6 +61,19 @@ def _arrange(program: Program, fold: Statement) -> bool:
                 flatten_rows(program, fold, flat)
             return True
     return False
+
+
+def _run_by_algorithm(program: Program, fold: Statement, name: str) -> None:
+    if name not in ALGORITHMS:
+        raise ConcatcError(Diagnostic(f"no algorithm `{name}`", fold.loc, help=did_you_mean(name, list(ALGORITHMS))))
+    if not run_by_tiles(program, fold, ALGORITHMS[name]):
+        raise ConcatcError(
+            Diagnostic(
+                f"this operation cannot run by `{name}` in its kernel",
+                fold.loc,
+                help="3 x 3 convolutions of stride 1 and their gradients can; without `algorithm` it runs directly",
+            )
+        )
 
 
 def _has_sums(program: Program, fold: Statement) -> bool:

@@ -239,13 +239,19 @@ class _Writer:
         guard = self._value(frame, piece.where) if piece.where is not None and statement.kind == "store" else None
         target = statement.target
         if statement.repeated:
-            self._add_in_scratch(value, self.memory[target], self._in_scratch(target, at), loops[0])
+            self._add_in_scratch(
+                value, self.memory[target], self._in_scratch(target, at), self._iteration(statement, loops)
+            )
             return
         self.computed[target] = (at, value)
         if target.scratch is not None:
             self._guarded_store(value, self.memory[target], self._in_scratch(target, at), guard)
         for k in target.results:
             self.pending.append((value, self.results[k], at, self.adds[k], guard))
+
+    def _iteration(self, statement: Statement, loops: Sequence[Value]) -> Value:
+        """0 in the first iteration of the outer loops."""
+        return loops[0] if statement.inner is None else arith_op(self.b, "add", list(loops[:2]))
 
     def _guarded_store(self, value: Value, memory: Value, at: list[Value], guard: Value | None) -> None:
         if guard is None:

@@ -70,6 +70,7 @@ class _Placer:
     def __init__(self, root: Nest, reads: Accesses, overwritten: Sequence[tuple[Buffer, Buffer]], block: int) -> None:
         self.root, self.reads, self.overwritten, self.block = root, reads, overwritten, block
         self.outer: Nest | None = None
+        self.inner: Nest | None = None
 
     def place(self, statement: Statement) -> None:
         """Append the statement to the loops that it may join, or to new ones."""
@@ -80,6 +81,9 @@ class _Placer:
         base = self.root if statement.outer is None else self._outer_loop(statement.outer)
         # Without blocks the outer loop is the first loop of the statement; else that runs over a block.
         path = [base] if base is not self.root and base.block == 1 else []
+        if statement.inner is not None:
+            base = self._inner_loop(base, statement.inner)
+            path.append(base)
         if not statement.apart:
             path += self._shared_path(statement, base, len(path))
         node = path[-1] if path else base
@@ -98,6 +102,13 @@ class _Placer:
             self.outer = Nest(axis, block=self.block)
             self.root.items.append(self.outer)
         return self.outer
+
+    def _inner_loop(self, base: Nest, axis: Axis) -> Nest:
+        """The loop inside of the outer one that statements share."""
+        if self.inner is None:
+            self.inner = Nest(axis)
+            base.items.append(self.inner)
+        return self.inner
 
     def _shared_path(self, statement: Statement, base: Nest, depth: int) -> list[Nest]:
         """All loops of the statement from ``depth`` on in the latest nest of ``base`` that has them, else some."""

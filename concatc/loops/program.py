@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from concatc.diagnostics import Loc
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Ref, loads
 from concatc.loops.pieces import Piece, is_pointwise, pointwise
+
+# The attribute of an op that says how it is computed, where that is not as its pieces say.
+ALGORITHM = "algorithm"
 
 PiecesOf = Callable[[Operation], Sequence[Piece]]
 
@@ -45,11 +49,16 @@ class Statement:
     path: list[Nest] = field(default_factory=list)
     # Axes with an extent that is part of the code: those of sliding windows.
     static: list[Axis] = field(default_factory=list)
-    # The axis of the kernel's outer loop, if it has one; it is then the first.  ``apart``: joins no other loop.
-    # ``repeated``: the target has no such axis, and each iteration adds to what the ones before it left.
+    # The axis of the kernel's outer loop, if it has one; it is then the first.  ``inner`` is that of another loop that
+    # statements share inside of it; it is then the second.  ``apart``: joins no other loop.
+    # ``repeated``: the target has none of these axes, and each iteration adds to what the ones before it left.
     outer: Axis | None = None
+    inner: Axis | None = None
     apart: bool = False
     repeated: bool = False
+    # How it is to be computed, if that is said: see `winograd_algorithms.py`; and the op that it comes from.
+    algorithm: str | None = None
+    loc: Loc | None = None
 
     @property
     def kind(self) -> Literal["store", "fold", "scatter"]:
@@ -105,7 +114,8 @@ def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
             key = (piece.target.kind, piece.target.index)
             if key not in refs:
                 refs[key] = Buffer(piece.target.type, f"{op.results[0].name}_t{piece.target.index}")
-            statement = Statement(piece, refs[key], refs)
+            statement = Statement(piece, refs[key], refs, loc=op.loc)
+            statement.algorithm = _algorithm_of(op) if piece.combine == "add" else None
             refs[key].writers.append(statement)
             statements.append(statement)
     results: list[Buffer] = []
@@ -136,6 +146,11 @@ def _needed(statements: Sequence[Statement]) -> list[Statement]:
         kept.append(statement)
         wanted.update((statement.buffer(ref), None) for ref in statement.piece.reads)
     return kept[::-1]
+
+
+def _algorithm_of(op: Operation) -> str | None:
+    found = op.attributes.get(ALGORITHM)
+    return None if found is None else str(found)
 
 
 def is_scattered(buffer: Buffer) -> bool:

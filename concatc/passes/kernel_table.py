@@ -35,6 +35,10 @@ class KernelTable:
         block.append(Operation("cnet.yield", copy.results))
         return self._added(op.name.removeprefix(DIALECT), block)
 
+    def function_of(self, op: Operation) -> FuncOp:
+        """The function that does what ``op`` does."""
+        return self.functions[self.of_operation(op)]
+
     def of_op(self, op: Op, operands: Sequence[TensorType]) -> str:
         """The name of the function of one op on operands of these types."""
         block = Block(operands, [f"x{k}" for k in range(len(operands))])
