@@ -1,6 +1,6 @@
 """Load a written module, run three training steps, and say what that took; for a process of its own.
 
-python -m benchmarks.fresh DIR          prints one line of JSON
+python -m benchmarks.fresh DIR          one thread; prints one line of JSON
 
 ``load_s`` and ``load_cpu_s`` go from before the import of concatc (and NumPy, and llvmlite) to the loaded module.
 ``peak_bytes`` is the most that was resident since the process began (``VmHWM``): interpreter, imports, code,
@@ -28,7 +28,7 @@ def process_bytes(field: str) -> int:
 
 def main() -> None:
     """Measure and print."""
-    net = concatc.load(sys.argv[1])
+    net = concatc.load(sys.argv[1], threads=1)
     elapsed, elapsed_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     modules = [name for name in ("lark", "numba", "safetensors", "click") if name in sys.modules]
 

@@ -9,6 +9,7 @@ answer is the seconds that a step took.  Lines are JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -20,6 +21,7 @@ import concatc
 def main() -> None:
     """Serve rounds until stdin ends."""
     path, data, dims, recompute = sys.argv[1:]
+    os.environ["CONCATC_NUM_THREADS"] = "1"  # an earlier commit may not know `threads=`
     with np.load(data, allow_pickle=False) as arrays:
         batch = dict(arrays)
     net = concatc.compile(path, dims=json.loads(dims), target="cpu", recompute=recompute)  # type: ignore[arg-type]

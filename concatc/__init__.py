@@ -66,6 +66,7 @@ def compile(
     precision: Literal["exact", "high", "fast"] = "high",
     max_memory: int | str | None = None,
     verify_each: bool = False,
+    threads: int | None = None,
 ) -> CompiledModule:
     """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of any level.
 
@@ -80,8 +81,9 @@ def compile(
     ``max_memory`` (bytes, or text such as ``"64MiB"``) is a budget for each phase: parameters, gradients, states,
     inputs, outputs, all that lies between them and what an optimizer holds.  It is kept by more recomputation and other
     orders of kernels, and by ``exact`` algorithms, which need the least scratch memory; ``verify_each`` checks the IR
-    after every pass.  Raises :class:`ConcatcError` with all
-    errors of the file at once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
+    after every pass; ``threads`` is how many threads run the net (without it ``CONCATC_NUM_THREADS``, else the cores
+    that the process may use); no result depends on it.  Raises :class:`ConcatcError` with all errors of the file at
+    once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
     """
     from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
 
@@ -102,6 +104,7 @@ def compile(
         precision,
         max_memory,
         verify_each,
+        threads,
     )
 
 
@@ -121,6 +124,7 @@ def compile_source(
     precision: Literal["exact", "high", "fast"] = "high",
     max_memory: int | str | None = None,
     verify_each: bool = False,
+    threads: int | None = None,
 ) -> CompiledModule:
     """Compile a net from its text; ``filename`` stands in messages, and imports are relative to it.
 
@@ -142,6 +146,7 @@ def compile_source(
         precision,
         max_memory,
         verify_each,
+        threads,
     )
 
 
@@ -160,13 +165,16 @@ def _compiled(
     precision: Literal["exact", "high", "fast"],
     max_memory: int | str | None,
     verify_each: bool,
+    threads: int | None,
 ) -> CompiledModule:
     from concatc.frontend.source import DUMP_SUFFIX
     from concatc.opening import open_net
     from concatc.options import Options
     from concatc.runtime.module import CompiledModule
+    from concatc.runtime.threads import thread_count
     from concatc.sizes import parse_bytes
 
+    threads = thread_count(threads)  # nonsense is an error before the work
     with_grads = output_grads if isinstance(output_grads, bool) else _names("output_grads", output_grads, "outputs")
     options = Options(
         target=target,
@@ -185,12 +193,12 @@ def _compiled(
     if filename.endswith(DUMP_SUFFIX):
         from concatc.edited import EditedDump
 
-        return CompiledModule(EditedDump(text, filename, options))
+        return CompiledModule(EditedDump(text, filename, options), threads)
     opened = open_net(text, filename, options)
     for warning in opened.warnings:
         # Level 3 is the line that called compile or compile_source.
         warnings.warn(warning.render({filename: text}), ConcatcWarning, stacklevel=3)
-    return CompiledModule(opened)
+    return CompiledModule(opened, threads)
 
 
 def _names(argument: str, value: Iterable[str], of: str) -> tuple[str, ...]:
@@ -208,15 +216,15 @@ def _checked(name: str, value: Any, kinds: type | tuple[type, ...], wanted: str)
     return value
 
 
-def load(directory: str | os.PathLike[str]) -> CompiledModule:
-    """Load a module that ``concatc compile -o DIR`` wrote.
+def load(directory: str | os.PathLike[str], *, threads: int | None = None) -> CompiledModule:
+    """Load a module that ``concatc compile -o DIR`` wrote; ``threads`` is as in :func:`compile`.
 
     A written module holds native code, which runs: load only what you trust.  Weights are apart and never run code.
     Raises :class:`UsageError` where the directory is incomplete, changed, of another version or for another CPU.
     """
     from concatc.written import load_module
 
-    return load_module(Path(_checked("directory", directory, (str, os.PathLike), "a path")))
+    return load_module(Path(_checked("directory", directory, (str, os.PathLike), "a path")), threads)
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ from concatc.manifest import (
 from concatc.runtime.runnable import data_of
 from concatc.runtime.source import Phase
 from concatc.targets.cpu.native import host
-from concatc.targets.cpu.step import step_table
+from concatc.targets.cpu.step_table import step_table
 from concatc.targets.cpu.step_text import table_text
 from concatc.targets.cpu.target import CpuTarget
 from concatc.version import __version__
@@ -52,9 +52,9 @@ from pathlib import Path
 import concatc
 
 
-def load() -> concatc.CompiledModule:
-    """The compiled module."""
-    return concatc.load(Path(__file__).parent)
+def load(*, threads: int | None = None) -> concatc.CompiledModule:
+    """The compiled module, to be run by so many threads."""
+    return concatc.load(Path(__file__).parent, threads=threads)
 '''
 
 
@@ -101,7 +101,7 @@ def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
     made[KERNELS] = generated.text("kernels").encode()
     made[NET] = (json.dumps(data_of(lowering), indent=1) + "\n").encode()
     made[SIZES] = (json.dumps(_sizes(compilation, phase)) + "\n").encode()
-    made[STEP] = "".join(table_text(step_table(lowering.loops.main), code.symbols)).encode()
+    made[STEP] = "".join(table_text(step_table(lowering.loops), code.symbols, code.grains)).encode()
     made.update((f"code{k}.o", data) for k, data in enumerate(code.objects))
     names = (*run_files(phase, len(code.objects)), *read_files(phase))
     return {name: made[name.removeprefix(f"{phase}/")] for name in names}

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, Loc
+from concatc.loops.cuts import Cut
 from concatc.options import Options
 from concatc.runtime.runnable import DataError, Runnable, data_of, from_data
 from concatc.runtime.source import Dim, Phase, RunnablePhase
@@ -199,11 +200,13 @@ def _sizes(data: Mapping[str, Any]) -> tuple[str, StepNumbers | None]:
 
 
 def _table(data: Mapping[str, Any]) -> StepNumbers:
-    return StepNumbers(**{f.name: _made_of(data[f.name]) for f in fields(StepNumbers)})
+    numbers = {f.name: _made_of(data[f.name]) for f in fields(StepNumbers) if f.name != "cuts"}
+    return StepNumbers(**numbers, cuts={kernel: Cut.of(cut) for kernel, cut in data["cuts"].items()})
 
 
 def _plain(table: StepNumbers) -> dict[str, Any]:
-    found = {f.name: getattr(table, f.name) for f in fields(table)}
+    found = {f.name: getattr(table, f.name) for f in fields(table) if f.name != "cuts"}
+    found["cuts"] = {kernel: cut.data() for kernel, cut in table.cuts.items()}
     return {
         name: {"array": value.ravel().tolist(), "shape": value.shape} if isinstance(value, np.ndarray) else value
         for name, value in found.items()

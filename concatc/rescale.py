@@ -39,7 +39,8 @@ from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import StepNumbers
+from concatc.targets.cpu.step_table import step_table
 
 Sizes = Mapping[str, int]
 
@@ -153,7 +154,7 @@ def scaled_phase(
     taken = [
         StepSample(
             dims,
-            step_table(phase.stacked_loops.main),
+            step_table(phase.stacked_loops),
             phase.stacked_chunked,
             phase.stacked.launches,
             blocks,
@@ -161,7 +162,7 @@ def scaled_phase(
         )
         for (dims, phase), blocks, at in zip(samples, plan.blocks, sizes, strict=True)
     ]
-    table = step_table(loops.main)
+    table = step_table(loops)
     made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), plan.starts)
     if not made.is_at_home(plan.interface, made.step.table):
         raise NotScalableError("slots or launches that do not follow from the dims")

@@ -29,7 +29,8 @@ from concatc.runtime.source import Dim, Phase
 from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
 from concatc.targets.cpu.cache import Cache
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import StepNumbers
+from concatc.targets.cpu.step_table import step_table
 
 # Far above every coefficient of a net's numbers, and below what its tensors may hold: the first at which the net can be
 # made is taken.  Odd, so that no half of one is an integer.
@@ -131,7 +132,7 @@ class Scaling:
         if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self.looked_at):
             raise NotScalableError("the net decides something by its batch size")
         graph = ScaledGraph.of(self.here, mine.graph, [(dims, sample.graph) for dims, sample in samples])
-        table = StepNumbers.of(step_table(mine.net_loops.main))
+        table = StepNumbers.of(step_table(mine.net_loops))
         graphs = [numbers_of(g.functions) for g in (mine.graph, *(sample.graph for _, sample in samples))]
         store = ScaledStore(self._cache, (phase, self.net.settings, self.here, graphs, mine.interface.slots))
         self.entries[phase] = store.key

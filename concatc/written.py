@@ -58,8 +58,8 @@ MAX_LINE_BYTES = 1 << 24
 MAX_FILE_BYTES = 1 << 30
 
 
-def load_module(directory: Path) -> CompiledModule:
-    """Load a written module.
+def load_module(directory: Path, threads: int | None = None) -> CompiledModule:
+    """Load a written module, to be run by so many threads.
 
     Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
     """
@@ -81,7 +81,7 @@ def load_module(directory: Path) -> CompiledModule:
         )
     files.check(to_run)
     files.check_there(to_read)
-    return CompiledModule(WrittenModule(manifest, files))
+    return CompiledModule(WrittenModule(manifest, files), threads)
 
 
 def _check_machine(directory: Path, manifest: Manifest) -> None:

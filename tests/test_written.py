@@ -19,7 +19,8 @@ from concatc.artifact import write_module
 from concatc.compiler import Options, compile_net
 from concatc.ir.levels import LEVELS
 from concatc.runtime.runnable import data_of, from_data
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import StepNumbers
+from concatc.targets.cpu.step_table import step_table
 from concatc.targets.cpu.step_text import read_table, table_text
 from tests.test_artifact import copy_of, error_of
 
@@ -207,11 +208,11 @@ def test_data_gives_back_what_a_phase_says() -> None:
                 other.ignored,
             )
             assert np.array_equal(mine.positions, other.positions) and mine.loc == other.loc
-        table = step_table(lowering.loops.main)
+        table = step_table(lowering.loops)
         symbols = {row.kernel: f"symbol of {row.kernel}" for row in table.rows}
-        made, known = StepNumbers.of(table), read_table(table_text(table, symbols))
+        made, known = StepNumbers.of(table), read_table(table_text(table, symbols, {}))
         assert known[1] == symbols
-        for name in ("bases", "kernels", "phases"):
+        for name in ("bases", "kernels", "phases", "cuts"):
             assert getattr(known[0], name) == getattr(made, name)
         for name in ("numbers", "windows_at", "sizes_at", "rest"):
             assert np.array_equal(getattr(known[0], name), getattr(made, name))
@@ -294,7 +295,7 @@ WRONG_TABLES = [
     (lambda text: "", "it is empty"),
     (in_line(2, lambda line: line[:-1]), "line 3: it is no JSON"),
     (in_line(2, lambda line: "[" * 100_000), "line 3: it is no JSON"),
-    (in_line(0, lambda line: "{}"), "line 1: not the bases and symbols of a table"),
+    (in_line(0, lambda line: "{}"), "line 1: not the bases, symbols and cuts of a table"),
     (in_line(0, at("bases", 0, 1, value=1 << 70)), "line 1: bases are names, each with its bytes"),
     (in_line(0, at("bases", 5, 1, value=1 << 40)), "its bases are not those of net.json"),
     (in_line(0, at("symbols", value={"a": 1})), "line 1: symbols are a name for each kernel"),

@@ -11,7 +11,7 @@ from benchmarks.systems import Start, Step, Values
 
 
 def prepare(problem: Problem, phase: str, threads: int, precision: str = "") -> Start:
-    """The first step compiles.  Threads are told by the environment (`CONCATC_NUM_THREADS`)."""
+    """The first step compiles.."""
     import concatc
 
     work = problem.work
@@ -22,7 +22,7 @@ def prepare(problem: Problem, phase: str, threads: int, precision: str = "") -> 
     inputs = problem.inputs_of(phase)
 
     def start() -> Step:
-        net = concatc.CompiledModule(code)
+        net = concatc.CompiledModule(code, threads)
         net.init(seed=0)
         for name, value in problem.params.items():
             net.params[name][...] = value

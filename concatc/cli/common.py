@@ -14,6 +14,7 @@ import click
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import replacing
 from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
+from concatc.runtime.threads import thread_count
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
 
@@ -81,6 +82,15 @@ def show_checked(compilation: Compilation | CachedNet) -> list[str]:
     for line in found:
         click.echo(f"checked {line}", err=True)
     return found
+
+
+threads_option = click.option(
+    "--threads",
+    type=int,
+    metavar="N",
+    callback=lambda context, option, n: None if n is None else thread_count(n),
+    help="How many threads run the net; default: CONCATC_NUM_THREADS, else all cores.",
+)
 
 
 freeze_option = click.option(

@@ -17,6 +17,7 @@ from concatc.cli.common import (
     precision_option,
     recompute_option,
     show_checked,
+    threads_option,
     write_file,
 )
 from concatc.cli.data import key_option, read_data
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @recompute_option
 @precision_option
 @plan_options
+@threads_option
 def command(
     file: Path,
     dims: tuple[str, ...],
@@ -50,6 +52,7 @@ def command(
     precision: str,
     max_memory: int | None,
     verify_plan: bool,
+    threads: int | None,
     data: Path | None,
     keys: tuple[str, ...],
     weights: Path | None,
@@ -87,7 +90,7 @@ def command(
     if compilation.no_inference is not None and not training:
         click.echo(f"{file} is of training: its forward pass runs, losses included", err=True)
         training = True
-    module = CompiledModule(compilation)
+    module = CompiledModule(compilation, threads)
     inputs = module.signature.inputs
     arrays, key_of = read_data(data, keys, inputs) if data is not None else ({}, {})
     if training or module.outputs:

@@ -24,6 +24,7 @@ from concatc.cli.common import (
     precision_option,
     recompute_option,
     show_checked,
+    threads_option,
 )
 from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
@@ -95,6 +96,7 @@ class Interruption:
 @recompute_option
 @precision_option
 @plan_options
+@threads_option
 def command(
     file: Path,
     dims: tuple[str, ...],
@@ -116,6 +118,7 @@ def command(
     precision: str,
     max_memory: int | None,
     verify_plan: bool,
+    threads: int | None,
     weights: Path | None,
     output: Path | None,
 ) -> None:
@@ -145,7 +148,7 @@ def command(
         max_memory=max_memory,
         verify_plan=verify_plan,
     )
-    module = CompiledModule(compilation)
+    module = CompiledModule(compilation, threads)
     arrays, _ = read_data(data, keys, module.signature.inputs)
     dataset = Dataset(module.signature.inputs, arrays, held_out)
     optimizer: Optimizer = (

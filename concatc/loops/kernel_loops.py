@@ -78,10 +78,9 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
     flags_of = [joined[buffer] for buffer in buffers]
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
-    outer = arrangement.outer
     writer = _Writer(arrangement, function, memrefs, _sizes_in(program.statements))
     writer.write(kernel)
-    chunked = (outer.axis.extent, outer.block) if outer is not None and outer.axis is not None else (1, 1)
+    chunked = next(((nest.axis.extent, nest.block) for nest in arrangement.cut if nest.axis is not None), (1, 1))
     return KernelLoops(function, chunked, writer.sizes, flags_of, _scratch_types(arrangement))
 
 
@@ -160,7 +159,7 @@ class _Writer:
         for item in nest.items:
             if isinstance(item, Nest):
                 assert item.axis is not None
-                if item.within is None and (item is not self.arrangement.outer or item.block > 1):
+                if item.within is None and (item not in self.arrangement.cut or item.block > 1):
                     self._declare_extent(item, item.axis, item.static)
                 self._declare_extents(item)
                 continue
@@ -209,7 +208,7 @@ class _Writer:
         assert nest.axis is not None
         if nest.within is not None:
             lower, upper = self.bounds[nest.within]
-        elif nest is self.arrangement.outer:
+        elif nest in self.arrangement.cut:
             lower, upper = self.begin, self.end
         elif nest.block > 1:
             blocks = arith_op(self.b, "add", [self.extents[nest], self.b.index(nest.block - 1)])

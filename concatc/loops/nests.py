@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from concatc.loops.accesses import Accesses, Computed, Place, place_of
+from concatc.loops.cut_axes import cut_loops
 from concatc.loops.expr import Axis, Expr
 from concatc.loops.program import Buffer, Nest, Program, Statement
 from concatc.loops.scratch import assign_scratch
@@ -27,7 +28,7 @@ from concatc.loops.scratch import assign_scratch
 class Arrangement:
     """A kernel's nests, the buffers behind its arguments and results, and those in scratch memory.
 
-    ``overwritten`` are arguments in the memory of which a result lies.
+    ``overwritten`` are arguments in the memory of which a result lies; ``cut`` the loops that run over a chunk.
     """
 
     root: Nest
@@ -35,12 +36,7 @@ class Arrangement:
     results: list[Buffer]
     scratch: list[Buffer]
     overwritten: list[Buffer]
-
-    @property
-    def outer(self) -> Nest | None:
-        """The loop that chunks cut: there where the whole kernel is one nest."""
-        items = self.root.items
-        return items[0] if len(items) == 1 and isinstance(items[0], Nest) else None
+    cut: list[Nest]
 
 
 def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ()) -> Arrangement:
@@ -60,7 +56,8 @@ def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ())
     for argument, result in overwritten:
         _check_overwrite(statements, root, argument, result, reads)
     scratch = assign_scratch(statements, reads)
-    return Arrangement(root, program.arguments, program.results, scratch, [argument for argument, _ in overwritten])
+    cut = cut_loops(root, statements, reads)
+    return Arrangement(root, program.arguments, program.results, scratch, [x for x, _ in overwritten], cut)
 
 
 # -- sharing loops -------------------------------------------------------------------------------------------------

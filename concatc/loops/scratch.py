@@ -28,7 +28,7 @@ def assign_scratch(statements: Sequence[Statement], reads: Accesses) -> list[Buf
             continue
         shared = [m for m in range(buffer.type.rank) if all(_same_loop(buffer, m, r, at) for r, at in readers)]
         buffer.scratch = tuple(m for m in range(buffer.type.rank) if m not in shared or is_scattered(buffer))
-        blocks = ((m, [_loop_of(r, at[m]) for r, at in readers]) for m in buffer.scratch)
+        blocks = ((m, [loop_of(r, at[m]) for r, at in readers]) for m in buffer.scratch)
         buffer.blocked = next(((m, nest) for m, loops in blocks if (nest := _block_of(buffer, m, loops))), None)
         scratch.append(buffer)
     return scratch
@@ -47,18 +47,18 @@ def _forwarded(buffer: Buffer, reader: Statement, at: Sequence[Place]) -> bool:
 
 def _same_loop(buffer: Buffer, m: int, reader: Statement, at: Sequence[Place]) -> bool:
     """Whether all writers and this reader index axis ``m`` of the buffer by one loop that they share."""
-    loop = _loop_of(reader, at[m])
-    return loop is not None and all(_loop_of(writer, writer.piece.at[m]) is loop for writer in buffer.writers)
+    loop = loop_of(reader, at[m])
+    return loop is not None and all(loop_of(writer, writer.piece.at[m]) is loop for writer in buffer.writers)
 
 
 def _block_of(buffer: Buffer, m: int, readers: Sequence[Nest | None]) -> Nest | None:
     """The loop over blocks of axis ``m`` that all writers and readers share; None where there is none."""
-    loops = [*readers, *(_loop_of(writer, writer.piece.at[m]) for writer in buffer.writers)]
+    loops = [*readers, *(loop_of(writer, writer.piece.at[m]) for writer in buffer.writers)]
     outer = [loop.within if loop is not None else None for loop in loops]
     return outer[0] if all(nest is outer[0] for nest in outer) else None
 
 
-def _loop_of(statement: Statement, place: Expr | Place) -> Nest | None:
+def loop_of(statement: Statement, place: Expr | Place) -> Nest | None:
     """The loop that an index is; None for any other index."""
     if not isinstance(place, Axis) or place not in statement.piece.parallel or statement.kind == "scatter":
         return None

@@ -12,7 +12,7 @@ from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import check_indices
 from concatc.runtime.optimizers import OptimizerState
-from concatc.runtime.pool import Pool
+from concatc.runtime.pool import THREADS, Pool
 from concatc.runtime.prepared import call_spec
 from concatc.runtime.source import Phase, Source
 from concatc.runtime.store import Store
@@ -25,9 +25,10 @@ OWN_BASES = ("inputs", "outputs")
 class Instance:
     """Runs one phase at one choice of dims on the memory of a store (shared) and a pool (the phase's own)."""
 
-    def __init__(self, source: Source, phase: Phase, store: Store, pool: Pool) -> None:
+    def __init__(self, source: Source, phase: Phase, store: Store, pool: Pool, threads: int = 1) -> None:
         self.source = source
         self.phase = phase
+        self.threads = threads
         self.lowered = source.phase(phase)
         self.signature = self.lowered.signature
         self.interface = self.lowered.interface  # as the code has it that runs
@@ -86,7 +87,8 @@ class Instance:
         self._claim()
         self._bases["optimizer"] = self._optimizer_bases[executable] if update is None else update.base
         if self._stamps is None:
-            executable.run(self._bases, phase)
+            self._bases[THREADS] = self._pool.of_threads(executable.thread_bytes(self.threads))
+            executable.run(self._bases, phase, self.threads)
         else:
             self._stamps.append((phase, executable.run_timed(self._bases, phase, self._clock)))
         self.executable = executable
@@ -116,7 +118,9 @@ class Instance:
         if key not in self._calls:
             base = self._optimizer_bases[executable] if update is None else update.base
             spec = call_spec(self.interface, self.checks, phases)
-            self._calls[key] = executable.native_call({**self._bases, "optimizer": base}, spec)
+            own = self._pool.of_threads(executable.thread_bytes(self.threads))
+            bases = {**self._bases, "optimizer": base, THREADS: own}
+            self._calls[key] = executable.native_call(bases, spec, self.threads)
         return self._calls[key]
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from concatc.inspect.memory import PlanReport, plan_report
 from concatc.inspect.memory_text import data_of, overview, picture, remark_lines
+from concatc.ir.comments import bytes_text
 from concatc.loops.plan import Plan, Remark
 from concatc.runtime.source import LoweredPhase, Phase
 
@@ -18,9 +19,13 @@ TITLES: Mapping[Phase, str] = {"train": "training", "infer": "inference"}
 
 @dataclass(frozen=True)
 class PhaseMemory:
-    """Bytes of one phase: what the plan needs, what is moved in a step and why, who lives in the arena and when."""
+    """Bytes of one phase: what the plan needs, what is moved in a step and why, who lives in the arena and when.
+
+    ``thread_bytes`` is what several threads took besides, since the first step: each one's own scratch memory.
+    """
 
     plan: Plan
+    thread_bytes: int = 0
 
     @cached_property
     def report(self) -> PlanReport:
@@ -66,9 +71,13 @@ class MemoryReport:
     phases: dict[Phase, PhaseMemory]
 
     @staticmethod
-    def of(net: str, lowered: Mapping[Phase, LoweredPhase]) -> MemoryReport:
+    def of(
+        net: str, lowered: Mapping[Phase, LoweredPhase], thread_bytes: Mapping[Phase, int] | None = None
+    ) -> MemoryReport:
         """Read the report off the plans."""
-        return MemoryReport(net, {phase: PhaseMemory(levels.plan) for phase, levels in lowered.items()})
+        taken = thread_bytes or {}
+        phases = {phase: PhaseMemory(levels.plan, taken.get(phase, 0)) for phase, levels in lowered.items()}
+        return MemoryReport(net, phases)
 
     @property
     def shared_bytes(self) -> int:
@@ -86,13 +95,18 @@ class MemoryReport:
         lines = [f"net {self.net}"]
         for phase, memory in self.phases.items():
             lines += overview(TITLES[phase], memory.report)
+            if memory.thread_bytes:
+                lines.append(f"  threads: {bytes_text(memory.thread_bytes)} besides, scratch of each one's own")
             lines += [f"  {line}" for line in remark_lines(memory.remarks)]
             lines += [f"  {line}" for line in picture(memory.report)] if pictures else []
         return "\n".join(lines)
 
     def data(self) -> dict[str, Any]:
         """The report as plain data, by phase, for tools."""
-        return {phase: data_of(memory.report) for phase, memory in self.phases.items()}
+        return {
+            phase: {**data_of(memory.report), "thread_bytes": memory.thread_bytes}
+            for phase, memory in self.phases.items()
+        }
 
     def __str__(self) -> str:
         return self.text()

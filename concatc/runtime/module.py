@@ -30,6 +30,7 @@ from concatc.runtime.prepared import Prepared
 from concatc.runtime.signature import Input, Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
+from concatc.runtime.threads import thread_count
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 from concatc.targets import Executable
 from concatc.targets.call import NativeCall
@@ -70,11 +71,11 @@ class CompiledModule:
     train one module need a lock of their own, or `train_step`.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, threads: int | None = None) -> None:
         self._source = source
         self._lock = threading.RLock()
         self._signatures: dict[Phase, Signature] = {}
-        self._plans = Plans(source)
+        self._plans = Plans(source, thread_count(threads))
         self._current: dict[Phase, Instance] = {}  # what this view of the net ran last
         self._bound: dict[str, Array] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
@@ -86,6 +87,11 @@ class CompiledModule:
     def name(self) -> str:
         """The net's name."""
         return self._source.name
+
+    @property
+    def threads(self) -> int:
+        """How many threads run it at the most, the calling one included.  No result depends on it."""
+        return self._plans.threads
 
     @property
     def dims(self) -> dict[str, Dim]:
@@ -315,7 +321,9 @@ class CompiledModule:
         from concatc.runtime.memory_report import MemoryReport  # running a net needs no report
 
         lowered = {phase: self._source.phase(phase) for phase in self._source.phases}
-        return MemoryReport.of(self.name, lowered)
+        return MemoryReport.of(
+            self.name, lowered, {phase: pool.thread_bytes for phase, pool in self._plans.pools.items()}
+        )
 
     @_one_at_a_time
     def profile(

@@ -19,9 +19,10 @@ MOST_BASES = 4  # compilations at several dims that are asked whether others fol
 
 
 class Plans:
-    """What a net and its views at other dims run, on one store and one pool a phase."""
+    """What a net and its views at other dims run, on one store and one pool a phase, by so many threads."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, threads: int) -> None:
+        self.threads = threads
         self.bases = [source]  # what was compiled: the net as it was, and at other dims
         self.instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
         self.pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
@@ -35,11 +36,14 @@ class Plans:
     def instance(self, phase: Phase, source: Source) -> Instance:
         """A phase at the dims of a source."""
         key = (phase, tuple(source.dims.items()))
-        instance = self.instances.pop(key, None) or Instance(source, phase, self.store, self.pools[phase])
+        instance = self.instances.pop(key, None) or self._new(phase, source)
         self.instances[key] = instance  # the one used last stands last
         if len(self.instances) > MAX_PLANS:
             del self.instances[next(iter(self.instances))]
         return instance
+
+    def _new(self, phase: Phase, source: Source) -> Instance:
+        return Instance(source, phase, self.store, self.pools[phase], self.threads)
 
     def at(self, source: Source, dims: Mapping[str, Dim], changed: Mapping[str, Dim], phase: Phase, why: str) -> Source:
         """The net at other dims: on code that is there, or compiled.  Raises UsageError where it is another net."""

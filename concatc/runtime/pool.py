@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concatc.loops.memory import Array, allocate_all
+from concatc.loops.memory import Array, allocate, allocate_all
+
+THREADS = "threads"  # what each of several threads has of its own
 
 
 class Pool:
@@ -13,6 +15,7 @@ class Pool:
     def __init__(self) -> None:
         self.bases: dict[str, Array] = {}
         self.version = 0
+        self._threads = allocate(0)
 
     def reserve(self, size_bytes: Mapping[str, int]) -> None:
         """Let every block have at least that size; arrays that view an outgrown block keep it alive.
@@ -23,3 +26,17 @@ class Pool:
         if grown:
             self.bases.update(allocate_all(grown, "inputs, outputs and arena"))
             self.version += 1
+
+    def of_threads(self, size_bytes: int) -> Array:
+        """A block of at least that size for what each of several threads has of its own.
+
+        Raises :class:`UsageError` where there is no memory for it.
+        """
+        if self._threads.nbytes < size_bytes:
+            self._threads = allocate_all({THREADS: size_bytes}, "what each thread has of its own")[THREADS]
+        return self._threads
+
+    @property
+    def thread_bytes(self) -> int:
+        """The size of that block."""
+        return self._threads.nbytes

@@ -88,11 +88,16 @@ class Peaks:
 class Executable(Protocol):
     """A compiled net.  ``bases[name]`` is a contiguous ``uint8`` array aligned to 64 bytes (see ``loops/plan.py``)."""
 
-    def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
+    def run(self, bases: Mapping[str, np.ndarray], phase: str, threads: int = 1) -> None:
         """Run the launches of a phase: ``forward``, ``backward``, ``update``, or ``step`` (all of them, in order).
 
-        Reads and writes the bases only.  ``backward`` follows a ``forward`` on the same bases.
+        Reads and writes the bases only, with up to ``threads`` threads; of these results do not depend.  ``backward``
+        follows a ``forward`` on the same bases.
         """
+        ...
+
+    def thread_bytes(self, threads: int) -> int:
+        """How many bytes the base ``threads`` must have for so many threads."""
         ...
 
     def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -108,7 +113,7 @@ class Executable(Protocol):
         """The kernel and the phase of each launch, in order."""
         ...
 
-    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec) -> NativeCall | None:
+    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """A function that does all of ``spec`` in one native call; None where the target or the machine has none.
 
         It is for these bases, which it keeps.

@@ -18,7 +18,8 @@ from concatc.passes.check_plan import check_plan
 from concatc.passes.lower_to_loops import lower_to_loops
 from concatc.rescale import Rescaled, RescaledPhase, ScaledGraph
 from concatc.scaling import LookedAtPhase
-from concatc.targets.cpu.step import StepNumbers, step_table
+from concatc.targets.cpu.step import StepNumbers
+from concatc.targets.cpu.step_table import step_table
 from concatc.targets.reference.interpreter import run_function
 from concatc.targets.reference.plan_interpreter import run_plan
 
@@ -72,7 +73,7 @@ class BatchNet:
     def _same_table(self, rescaled: RescaledPhase) -> None:
         loops = lower_to_loops(rescaled.plan)
         assert numbers_of(_code(loops)) == numbers_of(_code(self.base.phase("train").net_loops))
-        table, wanted = rescaled.table, StepNumbers.of(step_table(loops.main))
+        table, wanted = rescaled.table, StepNumbers.of(step_table(loops))
         assert (table.kernels, table.phases, table.bases) == (wanted.kernels, wanted.phases, wanted.bases)
         np.testing.assert_array_equal(table.numbers, wanted.numbers)
         np.testing.assert_array_equal(table.rest, wanted.rest)

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from concatc.ir.parser import parse_module
 from concatc.ir.printer import MACHINE, READING, print_module
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.bases import argument_key, result_keys
+from concatc.loops.memory import allocate
 from concatc.loops.plan import Plan
 from concatc.passes.average_first import AverageFirst
 from concatc.passes.avoid_copies import AvoidCopies
@@ -43,6 +45,9 @@ from concatc.runtime.bounds import index_checks
 from concatc.targets.reference.interpreter import argument_name, run_function
 from concatc.targets.reference.plan_interpreter import BaseMemory as Memory
 from concatc.targets.reference.plan_interpreter import run_plan
+
+if TYPE_CHECKING:
+    from concatc.targets.cpu.executable import CpuExecutable
 
 Array = np.ndarray[Any, Any]
 Results = dict[tuple[str, str], Array]
@@ -290,7 +295,28 @@ class _Run:
             difference = distance(memory.get(key), value)
             if not difference <= self.tolerance + 30 * noise[key]:
                 raise NetFailure("cpu run", f"{key} differs by {difference:.3g} of its largest element")
+        self.threads(executable, plan, values, {key: memory.get(key) for key in exact})
         self.check.counts["cpu"] += 1
+
+    def threads(
+        self, executable: CpuExecutable, plan: Plan, values: Mapping[str, Array], expected: Mapping[str, Array]
+    ) -> None:
+        """The same bits with three threads, however small what is cut."""
+        from concatc.targets.cpu import chunks
+
+        memory = Memory(plan)
+        for key, value in values.items():
+            memory.set(key, value)
+        with patch.multiple(chunks, WORTH=1, LEAST=1):
+            own = {"threads": allocate(executable.thread_bytes(3))}
+        self.stage("cpu run, threads", lambda: executable.run({**memory.bases, **own}, "step", 3))
+        if memory.spoiled():
+            raise NetFailure(
+                "cpu run, threads", f"bytes outside all values were written: {', '.join(memory.spoiled())}"
+            )
+        for key, value in expected.items():
+            if memory.get(key).tobytes() != value.tobytes():
+                raise NetFailure("cpu run, threads", f"{key} has other bits with three threads")
 
 
 def random_data(func: FuncOp, seed: int) -> dict[str, Array]:

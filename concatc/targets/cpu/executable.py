@@ -8,7 +8,7 @@ Nothing here generates code, reads IR or imports what does: written modules are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,15 @@ from concatc.targets.cpu.entry import Entry, can_enter
 from concatc.targets.cpu.native import Library
 from concatc.targets.cpu.record import ENTRY
 from concatc.targets.cpu.step import RUNNER, Ints, NativeStep, StepNumbers, kernel_symbol
+
+_RUNNERS: list[Library] = []
+
+
+def runner_of(code: bytes) -> Library:
+    """The function that runs tables: the first one of the process, for ever, since its threads are in it."""
+    if not _RUNNERS:
+        _RUNNERS.append(Library([code]))
+    return _RUNNERS[0]
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,15 @@ class LoadedCode:
 
     @staticmethod
     def of(objects: Iterable[bytes], symbols: Mapping[str, str]) -> LoadedCode:
-        """Load object files, which hold each kernel under its symbol.  Raises :class:`ConcatcError` where one lacks."""
-        library = Library(objects)
+        """Load object files, which hold each kernel under its symbol; the first is the function that runs tables.
+
+        Raises :class:`ConcatcError` where one lacks.
+        """
+        code = iter(objects)
+        runner = runner_of(next(code))
+        library = Library(code)
         addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in symbols.items()}
-        return LoadedCode(library.address(RUNNER), library.address(ENTRY), addresses, (library,))
+        return LoadedCode(runner.address(RUNNER), runner.address(ENTRY), addresses, (library,))
 
     def with_kernels_of(self, other: LoadedCode) -> LoadedCode:
         """This code, and the kernels of ``other`` besides."""
@@ -63,30 +77,39 @@ class CpuExecutable:
         self.names = names
         self._code = code
         self._generated = generated
-        self._step = NativeStep(table, code.runner, code.addresses)
+        self._steps: dict[int, NativeStep] = {}
 
-    def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
+    def run(self, bases: Mapping[str, np.ndarray], phase: str, threads: int = 1) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
-        self._step.run(bases, phase)
+        self._step(threads).run(bases, phase)
+
+    def thread_bytes(self, threads: int) -> int:
+        """How much memory so many threads need besides; see :class:`concatc.targets.Executable`."""
+        return self._step(threads).own_bytes
+
+    def _step(self, threads: int) -> NativeStep:
+        if threads not in self._steps:
+            self._steps[threads] = NativeStep(self.table, self._code.runner, self._code.addresses, threads)
+        return self._steps[threads]
 
     def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> Ints:
         """Run a phase and say when each launch was done; see :class:`concatc.targets.Executable`."""
-        return self._step.run_timed(bases, phase, clock)
+        return self._step(1).run_timed(bases, phase, clock)
 
     @property
     def launches(self) -> tuple[tuple[str, str], ...]:
         """The kernel and the phase of each launch."""
         return tuple(zip(self.table.kernels, self.table.phases, strict=True))
 
-    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec) -> NativeCall | None:
+    def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """See :class:`concatc.targets.Executable`."""
         if not can_enter(spec):
             return None
-        return Entry(spec, bases, self._step.launches(bases, spec.phases), (self._code.entry, self._code))
+        return Entry(spec, bases, self._step(threads).launches(bases, spec.phases), (self._code.entry, self._code))
 
     def with_table(self, table: StepNumbers) -> CpuExecutable:
         """The same code with another table, of the same kernels."""
-        return CpuExecutable(table, self._code, self._generated)
+        return CpuExecutable(replace(table, cuts=self.table.cuts), self._code, self._generated)
 
     def followed_by(self, update: CpuExecutable) -> CpuExecutable:
         """This net, then an optimizer's update that was compiled apart: its bases are these and maybe more."""

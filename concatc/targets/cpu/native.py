@@ -56,6 +56,11 @@ def host() -> Host:
     )
 
 
+def triple() -> str:
+    """The architecture and system of this machine, as LLVM names it: ``x86_64-unknown-linux-gnu``."""
+    return str(llvm.get_process_triple())
+
+
 @functools.cache
 def build_id(machine: Host) -> str:
     """What generated code depends on besides its source: CPU, versions, and the generator itself."""

@@ -17,9 +17,10 @@ from concatc.targets.cpu.step import Ints, Row, StepNumbers, StepTable
 class ScaledStep:
     """A table at any sizes.
 
-    ``table`` is the one here; ``numbers`` are its numbers, then the extent of the outermost loop of each row, of which
-    ``chunk`` iterations are one chunk: a row ends after the last chunk, whole or not.  Numbers at ``offsets`` are
-    places in ``blocks``, those at ``scratch`` the starts of scratch buffers, in order.
+    ``table`` is the one here; ``numbers`` are its numbers, then the extent of the loop that each row cuts, of which
+    ``chunk`` iterations are one: a row ends after the last of these, whole or not; then the bytes of the last window of
+    which threads have copies.  Numbers at ``offsets`` are places in ``blocks``, those at ``scratch`` the starts of
+    scratch buffers, in order.
     """
 
     table: StepNumbers
@@ -34,9 +35,10 @@ class ScaledStep:
         found = self.numbers.at(sizes)
         found[self.offsets] += addresses.starts[self.blocks]
         found[self.scratch] += addresses.scratch
-        count = len(self.table.numbers)
+        count, rows = len(self.table.numbers), len(self.table.kernels)
         rest = self.table.rest.copy()
-        rest[:, 2] = -(-found[count:] // self.chunk)
+        rest[:, 2] = -(-found[count : count + rows] // self.chunk)
+        rest[:, 3] = found[count + rows :]
         bases = [(name, addresses.size_bytes.get(name, n)) for name, n in self.table.bases]
         return replace(self.table, bases=bases, numbers=found[:count], rest=rest)
 
@@ -67,13 +69,15 @@ def scaled_step(here: Mapping[str, int], table: StepTable, samples: Sequence[Ste
     fixed = [_fixed(row) for row in table.rows]
     for sample in samples:
         rows = sample.table.rows
-        if [_fixed(row) for row in rows] != fixed:
+        if [_fixed(row) for row in rows] != fixed or sample.table.cuts != table.cuts:
             raise NotScalableError("other launches at other sizes")
         buffers = iter(sample.scratch.tolist())
         found = [_in_blocks(sample, row, launch, buffers) for row, launch in zip(rows, sample.launches, strict=True)]
         if next(buffers, None) is not None:
             raise NotScalableError("scratch buffers that kernels do not have")
-        columns.append((sample.dims, [n for numbers, _ in found for n in numbers] + [n for n, _ in sample.chunked]))
+        numbers = [n for row, _ in found for n in row]
+        own = [row.own_bytes(table.cuts.get(row.kernel)) for row in rows]
+        columns.append((sample.dims, [*numbers, *(n for n, _ in sample.chunked), *own]))
         blocks.append([block for _, of_row in found for block in of_row])
     if any(b != blocks[0] for b in blocks):
         raise NotScalableError("windows lie in other blocks at other sizes")

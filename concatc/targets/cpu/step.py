@@ -1,71 +1,37 @@
 """The native step: one call that runs a table of launches, without the interpreter lock.
 
-    func.call @k0_relu(%c0, %c64, %x, %y, %false)   ->   {kernel, windows, sizes, add, begin, end}, a row of a table
+    Row("k0_relu", windows, sizes, ..)   ->   {kernel, windows, sizes, add, begin, end, scratch, chunk}
 
-The table is read off ``@step`` of the loops module: constants, windows of the bases, calls.  Another batch size is
-another table over the same code.
+The table is read off ``@step`` of the loops module (`step_table.py`).  Another batch size is another table over the
+same code, and so is another number of threads: rows that may be cut say how many iterations are a chunk, and what each
+thread has of its own is in a base of that thread.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from concatc.diagnostics import ConcatcError, Diagnostic
-from concatc.ir.core import FuncOp, Operation, SymbolRef, Value
-from concatc.ir.types import I1, INDEX, MemRefType, dense_strides
-from concatc.loops.plan import Window
+from concatc.diagnostics import ConcatcError
+from concatc.loops.cuts import Cut
+from concatc.loops.plan import ALIGN_BYTES
+from concatc.targets.cpu.chunks import chunks_of, own_bytes, private_numbers
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-ROW = 7  # kernel, windows, sizes, add, begin, end, scratch
-RUNNER = "run"
+ROW = 8  # kernel, windows, sizes, add, begin, end, scratch, chunk
+RUNNER = "run"  # `i32 run(i8** bases, row* table, i64 rows)`: 0, or the number of the row that failed, from 1
+THREADS = "threads"  # the base that holds what each of several threads has of its own
 PHASES = ("forward", "backward", "update")
 
 
 def kernel_symbol(name: str) -> str:
     """The name of a kernel with the signature that all share (`abi.py`)."""
     return f"kernel.{name}"
-
-
-# `i32 run(i8** bases, row* table, i64 rows)`: 0, or the number of the row whose kernel failed, counted from 1.
-RUNNER_IR = """
-%row = type { ptr, ptr, ptr, i64, i64, i64, ptr }
-
-define i32 @run(ptr %bases, ptr %table, i64 %rows) nounwind {
-entry:
-  br label %head
-head:
-  %k = phi i64 [ 0, %entry ], [ %next, %after ]
-  %more = icmp slt i64 %k, %rows
-  br i1 %more, label %body, label %done
-body:
-  %row = getelementptr %row, ptr %table, i64 %k
-  %fields = load %row, ptr %row
-  %kernel = extractvalue %row %fields, 0
-  %windows = extractvalue %row %fields, 1
-  %sizes = extractvalue %row %fields, 2
-  %add = extractvalue %row %fields, 3
-  %begin = extractvalue %row %fields, 4
-  %end = extractvalue %row %fields, 5
-  %scratch = extractvalue %row %fields, 6
-  %status = call i32 %kernel(ptr %bases, ptr %windows, ptr %sizes, i64 %add, i64 %begin, i64 %end, ptr %scratch)
-  %ok = icmp eq i32 %status, 0
-  br i1 %ok, label %after, label %fail
-after:
-  %next = add i64 %k, 1
-  br label %head
-fail:
-  %number = trunc i64 %k to i32
-  %failed = add i32 %number, 1
-  ret i32 %failed
-done:
-  ret i32 0
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -86,107 +52,34 @@ class Row:
     starts: tuple[int, ...]
     ends: tuple[int, ...]
 
+    def own_bytes(self, cut: Cut | None) -> int:
+        """The bytes of the last window of which each thread has a copy; 0 where there is none."""
+        if cut is None or not cut.private:
+            return 0
+        last = cut.private[-1]
+        return self.ends[self.starts.index(last)] - self.windows[last + 1]
 
-@dataclass(frozen=True)
-class _WindowOf:
-    base: int
-    offset_bytes: int
-    strides: tuple[int, ...]
-    end_bytes: int
+    def is_in_order(self, cut: Cut) -> bool:
+        """Whether the windows of which each thread has a copy lie one behind the other, in one base."""
+        at = [(self.windows[k], self.windows[k + 1], self.ends[self.starts.index(k)]) for k in cut.private]
+        return all(base == after and end <= begin for (base, _, end), (after, begin, _) in itertools.pairwise(at))
 
 
 @dataclass
 class StepTable:
-    """The launches of ``@step``, and its bases in order with their sizes."""
+    """The launches of ``@step``, its bases in order with their sizes, and how kernels may be cut that may."""
 
     bases: list[tuple[str, int]]
     rows: list[Row] = field(default_factory=list)
-
-
-def step_table(step: FuncOp) -> StepTable:
-    """Read ``@step``.  Raises :class:`ConcatcError` for ops that have no place there."""
-    table = StepTable([])
-    values: dict[Value, Any] = {}
-    for k, arg in enumerate(step.args):
-        assert isinstance(arg.type, MemRefType)
-        table.bases.append((arg.name, arg.type.shape[0] or 0))
-        values[arg] = _WindowOf(k, 0, (1,), table.bases[k][1])
-    for op in step.ops:
-        match op.name:
-            case "arith.constant":
-                values[op.result] = op.attributes["value"]
-            case "memref.view":
-                source = values[op.operands[0]]
-                offset = source.offset_bytes + values[op.operands[1]]
-                values[op.result] = _window(op, source.base, offset, _dense(op))
-            case "memref.reinterpret_cast":
-                source = values[op.operands[0]]
-                strides, offsets = op.attributes["strides"], op.attributes["offsets"]
-                if not isinstance(strides, tuple) or None in strides or offsets != (0,):
-                    raise _unknown(op)
-                values[op.result] = _window(op, source.base, source.offset_bytes, tuple(map(int, strides)))  # type: ignore[arg-type]
-            case "memref.cast":
-                values[op.result] = values[op.operands[0]]
-            case "func.call":
-                table.rows.append(_row(op, values))
-            case "func.return":
-                pass
-            case _:
-                raise _unknown(op)
-    return table
-
-
-def _window(op: Operation, base: int, offset_bytes: int, strides: tuple[int, ...]) -> _WindowOf:
-    type = op.result.type
-    assert isinstance(type, MemRefType)
-    if None in type.shape:
-        raise _unknown(op)
-    shape = tuple(n for n in type.shape if n is not None)
-    return _WindowOf(base, offset_bytes, strides, Window("", offset_bytes, shape, strides, type.dtype).end_bytes)
-
-
-def _dense(op: Operation) -> tuple[int, ...]:
-    type = op.result.type
-    if not isinstance(type, MemRefType) or None in type.shape or type.strides is not None:
-        raise _unknown(op)
-    return dense_strides(tuple(n for n in type.shape if n is not None))
-
-
-def _unknown(op: Operation) -> ConcatcError:
-    return ConcatcError(Diagnostic(f"@step holds constants, windows and calls, not this `{op.name}`", op.loc))
-
-
-def _row(op: Operation, values: Mapping[Value, Any]) -> Row:
-    windows: list[int] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    numbers: list[int] = []
-    add = flags = 0
-    for operand in op.operands:
-        value = values[operand]
-        if operand.type == INDEX:
-            numbers.append(int(value))
-        elif operand.type == I1:
-            add |= bool(value) << flags
-            flags += 1
-        else:
-            starts.append(len(windows))
-            ends.append(value.end_bytes)
-            windows += [value.base, value.offset_bytes, *value.strides]
-    callee, phase = op.attributes["callee"], op.attributes.get("cnet.phase", "forward")
-    assert isinstance(callee, SymbolRef)
-    if phase not in PHASES:
-        raise ConcatcError(Diagnostic(f"`{phase}` is no phase; known are {', '.join(PHASES)}", op.loc))
-    begin, end, *sizes = numbers
-    return Row(callee.name, str(phase), tuple(windows), tuple(sizes), add, begin, end, tuple(starts), tuple(ends))
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StepNumbers:
     """A table as arrays: the numbers of all rows one behind the other, and where those of each row begin.
 
-    Of row ``k`` the windows begin at ``windows_at[k]`` and the sizes at ``sizes_at[k]``; ``rest[k]`` is ``add``, begin
-    and end.
+    Of row ``k`` the windows begin at ``windows_at[k]`` and the sizes at ``sizes_at[k]``; ``rest[k]`` is ``add``, begin,
+    end, and the bytes of the last window of which each thread has a copy where the row is cut.
     """
 
     bases: list[tuple[str, int]]
@@ -196,6 +89,7 @@ class StepNumbers:
     windows_at: Ints
     sizes_at: Ints
     rest: Ints
+    cuts: Mapping[str, Cut]
 
     @staticmethod
     def of(table: StepTable) -> StepNumbers:
@@ -211,8 +105,14 @@ class StepNumbers:
             np.array(numbers, np.int64),
             ends[:, 0] - counts[:, 0],
             ends[:, 0],
-            np.array([(row.add, row.begin, row.end) for row in rows], np.int64).reshape(len(rows), 3),
+            np.array([_rest(row, table.cuts.get(row.kernel)) for row in rows], np.int64).reshape(len(rows), 4),
+            dict(table.cuts),
         )
+
+    def with_grains(self, grains: Mapping[str, int]) -> StepNumbers:
+        """The same table; chunks of a kernel are of whole grains."""
+        cuts = {name: cut.with_grain(grains.get(name, 1)) for name, cut in self.cuts.items()}
+        return replace(self, cuts=cuts)
 
     def followed_by(self, other: StepNumbers, phase: str) -> StepNumbers:
         """The rows of this table, then those of a phase of ``other``, whose bases are these and maybe more."""
@@ -227,79 +127,136 @@ class StepNumbers:
             np.concatenate([self.windows_at, other.windows_at[rows] + shift]),
             np.concatenate([self.sizes_at, other.sizes_at[rows] + shift]),
             np.concatenate([self.rest, other.rest[rows]]),
+            {**other.cuts, **self.cuts},
         )
+
+
+def _rest(row: Row, cut: Cut | None) -> tuple[int, int, int, int]:
+    return row.add, row.begin, row.end, row.own_bytes(cut)
 
 
 @dataclass(frozen=True)
 class Launches:
-    """Arguments of the function that runs tables, which lies at ``runner``; ``kernels`` are the rows' by name."""
+    """Arguments of the function that runs tables, which lies at ``runner``; ``kernels`` are the rows' by name.
+
+    ``alone`` is another table that the table refers to.
+    """
 
     runner: int
     bases: Ints
     table: Ints
     kernels: list[str]
+    alone: Ints
 
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
 class NativeStep:
-    """The table in memory, ready to run by phase."""
+    """The table in memory for a number of threads, ready to run by phase.
 
-    def __init__(self, table: StepNumbers, runner: int, addresses: Mapping[str, int]) -> None:
+    Each of several threads has a base of its own behind the others: ``thread_bytes`` of the base ``threads``.
+    """
+
+    def __init__(self, table: StepNumbers, runner: int, addresses: Mapping[str, int], threads: int = 1) -> None:
         self.table = table
         self._runner = runner
         self._run = _RUN(runner)
-        self._numbers = np.ascontiguousarray(table.numbers, np.int64)  # rows point into it
-        start, step = self._numbers.ctypes.data, self._numbers.itemsize
-        cells = np.zeros((len(table.kernels), ROW), np.int64)
-        cells[:, 0] = [addresses[kernel] for kernel in table.kernels]
-        cells[:, 1] = start + step * table.windows_at
-        cells[:, 2] = start + step * table.sizes_at
-        cells[:, 3:6] = table.rest
-        self._cells = cells
-        self._phases: dict[str, tuple[np.ndarray, list[str]]] = {}
-        for phase in ("step", *PHASES):
-            rows = [k for k, of in enumerate(table.phases) if phase in ("step", of)]
-            self._phases[phase] = (np.ascontiguousarray(cells[rows]), [table.kernels[k] for k in rows])
-        self._bases = (ctypes.c_void_p * max(len(table.bases), 1))()
+        chunks = chunks_of(table, threads) if threads > 1 else np.zeros(len(table.kernels), np.int64)
+        self._threads = threads if chunks.any() else 1
+        self.thread_bytes = max((own_bytes(table, k) for k in np.flatnonzero(chunks).tolist()), default=0)
+        self.thread_bytes += -self.thread_bytes % ALIGN_BYTES
+        self._alone = _Cells.of(table, table.numbers, addresses)
+        self._together = self._alone
+        if self._threads > 1:
+            self._together = _Cells.of(table, private_numbers(table, chunks), addresses)
+            self._together.cells[:, 7] = chunks
+        # A base for each thread behind those of the table.
+        self._bases = np.zeros((self._threads, len(table.bases) + 1), np.int64)
+        self._phases = {phase: self._launches(PHASES if phase == "step" else (phase,)) for phase in ("step", *PHASES)}
+
+    @property
+    def cut_rows(self) -> int:
+        """How many rows are cut."""
+        return int(np.count_nonzero(self._together.cells[:, 7]))
+
+    @property
+    def own_bytes(self) -> int:
+        """The bytes that the base ``threads`` must have: what is each thread's own, for all of them."""
+        return self._threads * self.thread_bytes
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str) -> None:
         """Run the launches of a phase, or all of them (``step``)."""
-        cells, kernels = self._phases[phase]
-        self._address(bases, self._bases)
-        _check(self._run(ctypes.addressof(self._bases), cells.ctypes.data, len(cells)), kernels)
+        what = self._phases[phase]
+        self._take(bases, self._bases)
+        _check(self._run(self._bases.ctypes.data, what.table.ctypes.data, len(what.table)), what.kernels)
 
     def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> Ints:
-        """The same; returns the time of a clock before the first launch, then behind each, in nanoseconds."""
+        """The same by one thread; returns the time of a clock before the first launch, then behind each (ns)."""
         from concatc.targets.cpu.timed_step import timed_rows
 
-        cells, kernels = self._phases[phase]
-        self._address(bases, self._bases)
-        status, stamps = timed_rows(self._runner, ctypes.addressof(self._bases), cells, clock)
-        _check(status, kernels)
+        assert self._threads == 1, "a clock is read between rows"
+        what = self._phases[phase]
+        self._take(bases, self._bases)
+        status, stamps = timed_rows(self._runner, self._bases.ctypes.data, what.table, clock)
+        _check(status, what.kernels)
         return stamps
 
     def launches(self, bases: Mapping[str, np.ndarray], phases: Sequence[str]) -> Launches:
         """The launches of some phases on these bases, as data for a native call.  The bases must outlive it."""
-        addresses = np.zeros(len(self.table.bases), np.int64)
-        self._address(bases, addresses)
-        rows = [k for k, of in enumerate(self.table.phases) if of in phases]
-        table = np.ascontiguousarray(self._cells[rows])
-        return Launches(self._runner, addresses, table, [self.table.kernels[k] for k in rows])
+        found = self._launches(phases)
+        self._take(bases, found.bases)
+        return found
 
-    def _address(self, bases: Mapping[str, np.ndarray], into: Any) -> None:
-        """Write where the bases begin; raises :class:`ConcatcError` where one is too small."""
-        for k, (name, size_bytes) in enumerate(self.table.bases):
-            memory = bases.get(name)
-            if memory is None or memory.nbytes < size_bytes:
-                found = 0 if memory is None else memory.nbytes
-                if size_bytes:
-                    raise ConcatcError(f"the base {name} has {found} bytes where the step needs {size_bytes}")
-                continue
-            into[k] = memory.__array_interface__["data"][0]
+    def _launches(self, phases: Sequence[str]) -> Launches:
+        """The launches of some phases, on bases that are not known yet."""
+        rows = [k for k, of in enumerate(self.table.phases) if of in phases]
+        kernels = [self.table.kernels[k] for k in rows]
+        bases, together = np.zeros_like(self._bases), self._together.cells[rows]
+        alone = np.ascontiguousarray(self._alone.cells[rows])
+        if not together[:, 7].any():
+            return Launches(self._runner, bases, alone, kernels, alone)
+        # A row without a kernel says by how many threads the others are run; the other table has one to skip, too.
+        header = np.zeros((1, ROW), np.int64)
+        alone = np.concatenate([header, alone])
+        header[0, [1, 3, 4]] = alone.ctypes.data, self._threads, self._bases.strides[0]
+        return Launches(self._runner, bases, np.concatenate([header, together]), ["", *kernels], alone)
+
+    def _take(self, bases: Mapping[str, np.ndarray], into: Ints) -> None:
+        """Write where the bases of each thread begin; raises :class:`ConcatcError` where one is too small."""
+        into[:, :-1] = [_address(bases, name, size_bytes) for name, size_bytes in self.table.bases]
+        if self.own_bytes:
+            own = _address(bases, THREADS, self.own_bytes)
+            into[:, -1] = own + self.thread_bytes * np.arange(self._threads)
+
+
+def _address(bases: Mapping[str, np.ndarray], name: str, size_bytes: int) -> int:
+    memory = bases.get(name)
+    found = 0 if memory is None else memory.nbytes
+    if found < size_bytes:
+        raise ConcatcError(f"the base {name} has {found} bytes where the step needs {size_bytes}")
+    return int(memory.__array_interface__["data"][0]) if memory is not None else 0
 
 
 def _check(status: int, kernels: list[str]) -> None:
     if status:
         raise ConcatcError(f"the kernel {kernels[status - 1]} failed")
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The rows of a table as the runner reads them, and the numbers that they point to."""
+
+    cells: Ints
+    numbers: Ints
+
+    @staticmethod
+    def of(table: StepNumbers, numbers: Ints, addresses: Mapping[str, int]) -> _Cells:
+        held = np.ascontiguousarray(numbers, np.int64)
+        start, step = held.ctypes.data, held.itemsize
+        cells = np.zeros((len(table.kernels), ROW), np.int64)
+        cells[:, 0] = [addresses[kernel] for kernel in table.kernels]
+        cells[:, 1] = start + step * table.windows_at
+        cells[:, 2] = start + step * table.sizes_at
+        cells[:, 3:6] = table.rest[:, :3]
+        return _Cells(cells, held)

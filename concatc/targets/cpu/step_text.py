@@ -1,15 +1,17 @@
 """The table of a step as text, and back: one launch a line, so that a table is read without being held as text.
 
-    {"bases": [["inputs", 196672], ["arena", 326080]], "symbols": {"k0_relu": "k0_relu"}}
+    {"bases": [["inputs", 196672], ["arena", 326080]], "symbols": {"k0_relu": "k0_relu"}, "cuts": {}}
     ["k0_relu", "forward", 0, 0, 8, [[0, 0, 196608, 6144, 256, 16, 1], [1, 64, 196672, 6144, 256, 16, 1]], [24, 16]]
 
-The first line names the bases with their bytes, and the symbol of each kernel in the object code.  A launch is its
+The first line names the bases with their bytes, the symbol of each kernel in the object code, and how kernels may be
+cut for several threads, the fields of :class:`Cut` in order.  A launch is its
 kernel, its phase, its ``add`` bits, where its chunk begins and ends, its windows and its sizes; a window is the number
 of its base, where it begins and ends there in bytes, and its strides in elements.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from array import array
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from concatc.loops.cuts import Cut
 from concatc.targets.cpu.step import PHASES, StepNumbers, StepTable
 
 LARGEST = (1 << 62) - 1
@@ -27,9 +30,10 @@ class TableError(Exception):
     """The text is no table of a step; says which line is wrong, and how."""
 
 
-def table_text(table: StepTable, symbols: dict[str, str]) -> Iterator[str]:
+def table_text(table: StepTable, symbols: dict[str, str], grains: dict[str, int]) -> Iterator[str]:
     """The lines of a table."""
-    yield json.dumps({"bases": table.bases, "symbols": symbols}) + "\n"
+    cuts = {kernel: cut.with_grain(grains.get(kernel, 1)).data() for kernel, cut in table.cuts.items()}
+    yield json.dumps({"bases": table.bases, "symbols": symbols, "cuts": cuts}) + "\n"
     for row in table.rows:
         stops = [*row.starts[1:], len(row.windows)]
         windows = [
@@ -71,6 +75,7 @@ class _Reader:
 
     bases: list[tuple[str, int]]
     symbols: dict[str, str]
+    cuts: dict[str, Cut]
 
     def __post_init__(self) -> None:
         self._names = {kernel: kernel for kernel in self.symbols}  # one text for all launches of a kernel
@@ -82,14 +87,17 @@ class _Reader:
     @staticmethod
     def of(data: Any) -> _Reader:
         """The first line."""
-        if not isinstance(data, dict) or set(data) != {"bases", "symbols"}:
-            raise _WrongError("not the bases and symbols of a table")
-        bases, symbols = data["bases"], data["symbols"]
+        if not isinstance(data, dict) or set(data) != {"bases", "symbols", "cuts"}:
+            raise _WrongError("not the bases, symbols and cuts of a table")
+        bases, symbols, cuts = data["bases"], data["symbols"], data["cuts"]
         if not isinstance(bases, list) or not all(_is_base(base) for base in bases):
             raise _WrongError("bases are names, each with its bytes")
         if not isinstance(symbols, dict) or not all(isinstance(symbol, str) for symbol in symbols.values()):
             raise _WrongError("symbols are a name for each kernel")
-        return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols)
+        if not isinstance(cuts, dict) or not set(cuts) <= set(symbols) or not all(map(_is_cut, cuts.values())):
+            raise _WrongError("cuts are what each thread has of its own, and how much is done, for kernels")
+        made = {kernel: Cut.of(cut) for kernel, cut in cuts.items()}
+        return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols, made)
 
     def add(self, data: Any) -> None:
         """A launch."""
@@ -112,9 +120,23 @@ class _Reader:
             self._add_window(window)
         self._at.append(len(self._numbers))
         self._numbers.extend(sizes)
-        self._rest.extend(rest)
+        self._rest.extend((*rest, self._own_bytes(kernel, windows, len(sizes))))
         self._kernels.append(self._names[kernel])
         self._phases.append(PHASES[PHASES.index(phase)])
+
+    def _own_bytes(self, kernel: str, windows: list[list[int]], sizes: int) -> int:
+        """The bytes of the last window of which each thread has a copy."""
+        cut = self.cuts.get(kernel)
+        if cut is None:
+            return 0
+        starts = itertools.accumulate((len(window) - 1 for window in windows), initial=0)
+        found = dict(zip(starts, windows, strict=False))
+        if not all(at in found for at in cut.private) or any(k >= sizes for _, _, of in cut.work for k in of):
+            raise _WrongError(f"the kernel {kernel} is cut by what it does not have")
+        own = [found[at] for at in cut.private]
+        if any(base != after or end > begin for (base, _, end, *_), (after, begin, *_) in itertools.pairwise(own)):
+            raise _WrongError("what each thread has of its own is not in order")
+        return own[-1][2] - own[-1][1] if own else 0
 
     def _add_window(self, window: Any) -> None:
         if not isinstance(window, list) or len(window) < 3 or not all(map(_is_integer, window)):
@@ -137,7 +159,8 @@ class _Reader:
             np.array(self._numbers, np.int64),
             at[:, 0],
             at[:, 1],
-            np.array(self._rest, np.int64).reshape(-1, 3),
+            np.array(self._rest, np.int64).reshape(-1, 4),
+            self.cuts,
         )
 
 
@@ -147,6 +170,34 @@ def _is_integer(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return _is_integer(value) and value >= 0
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether it is the fields of a :class:`Cut`, in order."""
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    private, repeats, work, grain = value
+    return (
+        isinstance(private, list)
+        and all(map(_is_size, private))
+        and private == sorted(set(private))
+        and type(repeats) is bool
+        and isinstance(work, list)
+        and all(map(_is_term, work))
+        and _is_size(grain)
+        and grain > 0
+    )
+
+
+def _is_term(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and _is_size(value[0])
+        and type(value[1]) is bool
+        and isinstance(value[2], list)
+        and all(map(_is_size, value[2]))
+    )
 
 
 def _is_base(value: Any) -> bool:

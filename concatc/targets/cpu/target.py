@@ -19,16 +19,20 @@ from concatc.targets.cpu.cache import Cache, default_directory
 from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
 from concatc.targets.cpu.peaks import machine_peaks
-from concatc.targets.cpu.step import StepNumbers, step_table
-from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, objects_of, units_of
+from concatc.targets.cpu.step import StepNumbers
+from concatc.targets.cpu.step_table import step_table
+from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, grains_of, objects_of, units_of
 
 
 @dataclass(frozen=True)
 class ObjectCode:
-    """What loops compile to: object files, and the symbol of each kernel in them."""
+    """What loops compile to: object files, the symbol of each kernel in them, and how many iterations of the loop that
+    is cut a kernel does together.
+    """
 
     objects: list[bytes]
     symbols: dict[str, str]
+    grains: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class CpuTarget:
         with stage("load"):
             loaded = LoadedCode.of(code.objects, code.symbols)
             names = CodeNames(tuple(unit.key for unit in generated.units), code.symbols)
-            return CpuExecutable(StepNumbers.of(step_table(loops.main)), loaded, generated.text, names)
+            table = StepNumbers.of(step_table(loops)).with_grains(code.grains)
+            return CpuExecutable(table, loaded, generated.text, names)
 
     def peaks(self, again: bool = False) -> Peaks:
         """See :class:`concatc.targets.Target`."""
@@ -91,4 +96,5 @@ class CpuTarget:
                 units, symbols = units_of(kernels, self.host or host())
             cold = sum(unit.kernel_count for unit in units if not cache.holds(unit.key))
             with stage("emit", f"compiling {cold} kernel{'s' if cold > 1 else ''} .." if cold else ""):
-                return ObjectCode(objects_of(units, cache, meanwhile), symbols), Generated(units, cache)
+                objects = objects_of(units, cache, meanwhile)
+                return ObjectCode(objects, symbols, grains_of(units, symbols)), Generated(units, cache)

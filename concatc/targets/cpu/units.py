@@ -5,7 +5,7 @@ A unit knows its LLVM IR, and its key in the cache, which is known before anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,10 @@ from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.entry_ir import entry_ir
 from concatc.targets.cpu.functions import definitions
-from concatc.targets.cpu.native import Host, build_id, link
+from concatc.targets.cpu.native import Host, build_id, link, triple
 from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
 from concatc.targets.cpu.numba_source import numba_module
-from concatc.targets.cpu.step import RUNNER_IR
+from concatc.targets.cpu.runner_ir import runner_ir
 from concatc.targets.cpu.tile import Tile, choose_tiles
 from concatc.targets.cpu.workers import Workers
 
@@ -80,6 +80,12 @@ def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[st
     return units, symbols
 
 
+def grains_of(units: Sequence[Unit], symbols: Mapping[str, str]) -> dict[str, int]:
+    """How many iterations of the loops over its chunk each sum in a nest does together."""
+    known = {unit.symbol: unit.grain for unit in units if isinstance(unit, SumUnit)}
+    return {kernel: known[symbol] for kernel, symbol in symbols.items() if symbol in known}
+
+
 @dataclass
 class StepUnit:
     """The function that runs tables, and the one that Python calls."""
@@ -95,7 +101,7 @@ class StepUnit:
         return 0
 
     def llvm_ir(self, cache: Cache) -> str:
-        return f"{RUNNER_IR}\n{entry_ir()}"
+        return f"{runner_ir(triple())}\n{entry_ir()}"
 
 
 @dataclass
@@ -119,6 +125,22 @@ class SumUnit:
     def symbol(self) -> str:
         """The kernel's name in the object code: not the net's, since nets share it."""
         return f"sum.{self.key[:24]}"
+
+    @property
+    def grain(self) -> int:
+        """How many iterations of the loops over ``begin .. end`` are done together where the most is to be done."""
+        begin = self.kernel.args[0]
+        sums = [nest for nest in self.tiles if nest.term is not None]
+        products = [
+            nest for nest in sums if nest.term is not None and nest.term.op and nest.term.op.name == "arith.mulf"
+        ]
+        steps = [
+            tile.row(axis) * (tile.lanes if axis is tile.vector else 1)
+            for nest, tile in self.tiles.items()
+            for axis in nest.axes
+            if axis.lower is begin and nest in (products or sums or self.tiles)
+        ]
+        return max(steps, default=1)
 
     @property
     def description(self) -> str:

@@ -60,7 +60,11 @@ class ReferenceExecutable:
     def _net(self) -> FuncOp:
         return self._joint.main
 
-    def run(self, bases: Mapping[str, Array], phase: str) -> None:
+    def thread_bytes(self, threads: int) -> int:
+        """Nothing is run by several threads."""
+        return 0
+
+    def run(self, bases: Mapping[str, Array], phase: str, threads: int = 1) -> None:
         """See :class:`concatc.targets.Executable`."""
         if phase in ("forward", "step"):
             self._forward(bases)
@@ -80,7 +84,7 @@ class ReferenceExecutable:
         """It has none."""
         return ()
 
-    def native_call(self, bases: Mapping[str, Array], spec: CallSpec) -> NativeCall | None:
+    def native_call(self, bases: Mapping[str, Array], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """It runs in Python."""
         return None
 
