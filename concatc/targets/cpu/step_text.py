@@ -94,7 +94,7 @@ class _Reader:
             raise _WrongError("bases are names, each with its bytes")
         if not isinstance(symbols, dict) or not all(isinstance(symbol, str) for symbol in symbols.values()):
             raise _WrongError("symbols are a name for each kernel")
-        if not isinstance(cuts, dict) or not set(cuts) <= set(symbols) or not all(map(_is_cut, cuts.values())):
+        if not isinstance(cuts, dict) or not all(map(_is_cut, cuts.values())):
             raise _WrongError("cuts are what each thread has of its own, and how much is done, for kernels")
         made = {kernel: Cut.of(cut) for kernel, cut in cuts.items()}
         return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols, made)
