@@ -39,6 +39,8 @@ def checked_plans() -> Iterator[None]:
 
     # A net that the cache holds has no plan to check, and passes that a test changes are no part of its key.
     os.environ["CONCATC_CACHE"] = "objects"
+    # Tests run in a process a core already, and compile many small nets: starting workers takes longer than these.
+    os.environ.setdefault("CONCATC_WORKERS", "0")
     make, merge, rescale = PlanMemory.plan, lowering.merge_plans, ScaledPlan.at
     with pytest.MonkeyPatch.context() as patch:
 
