@@ -399,7 +399,10 @@ def load_all_ops() -> dict[str, type[Op]]:
 
 def op_of(operation: Operation) -> Op:
     """The typed op of an operation ``cnet.NAME``.  Raises KeyError for an unknown name."""
-    return REGISTRY[operation.name.removeprefix(DIALECT)].from_attrs(operation.attributes)
+    name = operation.name.removeprefix(DIALECT)
+    if name not in REGISTRY:  # a written module is read by a process that has imported no op yet
+        load_all_ops_once()
+    return REGISTRY[name].from_attrs(operation.attributes)
 
 
 def is_op(operation: Operation, *names: str) -> bool:

@@ -221,6 +221,11 @@ class WrittenModule:
 
     def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
         """What does not follow from what was written is not compiled here."""
+        batches = {name for scaled in self._scaled.values() if scaled is not None for name in scaled.here}
+        empty = [f"`{name}` is {n}" for name, n in dims.items() if name in batches and type(n) is int and n < 1]
+        if empty:
+            message = f"{', '.join(empty)}, but a written module runs batches of 1 or more"
+            raise UsageError(Diagnostic(message, help="leave empty batches out, or compile the net: it takes them"))
         at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
         notes = tuple(
             f"why no other size follows from it: {reason}" for reason in dict.fromkeys(self._reasons.values())

@@ -269,6 +269,19 @@ def test_train_explains_data_that_do_not_fit(cli: Cli) -> None:
     assert code == 2 and "input `label` holds 3 at [0], but must hold 0 to 2" in err
 
 
+def test_labels_of_held_out_rows_are_checked_before_training(cli: Cli) -> None:
+    data = data_of_three_clusters(20)
+    data["label"][17] = 9
+    np.savez("data.npz", **data)
+    expected = (
+        "error: input `label` holds 9 at [17], but must hold 0 to 2\nnote: it indexes softmax_loss at small.cnet:6:10"
+    )
+    for command in (("train", "--epochs", "1"), ("run",), ("run", "--train")):
+        code, out, err = cli(command[0], "small.cnet", "--data", "data.npz", *command[1:])
+        assert (code, out) == (2, "") and expected in err
+    assert not Path("small.safetensors").exists()
+
+
 def test_summary(cli: Cli) -> None:
     code, out, _ = cli("summary", THREAD)
     assert code == 0 and "17,930" in out and "ha.weight" in out

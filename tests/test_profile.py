@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -208,6 +210,27 @@ def test_wrong_calls(net: concatc.CompiledModule, options: dict[str, Any], messa
         net.profile(**options)
 
 
+def test_what_to_profile_of_a_net_without_a_loss() -> None:
+    net = concatc.compile_source("net f(n = 2) { input x: f32[n, 3]; output linear(x, 2) as y }")
+    with pytest.raises(
+        concatc.UsageError, match='net f has no loss, so it has no training step\nhelp: `phase="infer"`'
+    ):
+        net.profile(rounds=1)
+    assert net.profile(phase="infer", rounds=1).total.flops == 2 * 2 * 3 * 2
+
+
+def test_a_profile_of_training_outdates_a_forward_pass() -> None:
+    net = concatc.compile_source(NET, filename="small.cnet")
+    inputs = {"x": np.ones((4, 5), np.float32), "label": np.zeros(4, np.int32)}
+    net.forward(inputs)
+    net.profile(phase="infer", rounds=1)
+    net.backward()
+    net.forward(inputs)
+    net.profile(rounds=1)
+    with pytest.raises(concatc.UsageError, match=r"^error: profile\(\) ran steps of its own; run forward\(\) again"):
+        net.backward()
+
+
 def test_the_reference_has_no_kernels() -> None:
     net = concatc.compile_source(NET, target="reference")
     with pytest.raises(concatc.UsageError, match="no kernels to measure\nhelp: the target cpu has"):
@@ -233,6 +256,19 @@ def test_written_modules(written: Path) -> None:
     other = module.with_dims(n=7).profile(rounds=1)
     assert other.total.roofline is None and len(other.launched) == len(profile.launched) - 1
     assert "roofline" in other.text()
+
+
+def test_a_written_module_in_a_process_that_has_seen_no_op(written: Path) -> None:
+    script = (
+        "import concatc, concatc.targets.cpu.peaks as peaks\n"
+        "from concatc.targets import Bandwidth, Peaks\n"
+        "known = Peaks('a machine', {'f32': 100.0, 'f64': 50.0}, (Bandwidth(1 << 20, 20.0, 10.0),))\n"
+        "peaks.machine_peaks = lambda again=False: known\n"
+        f"print(concatc.load({str(written)!r}).profile(rounds=1).total.flops)"
+    )
+    root = Path(concatc.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{2 * 4 * (5 * 8 * 2 + 8 * 3 * 3)}\n", done.stderr
 
 
 # -- peaks -------------------------------------------------------------------------------------------------------------
@@ -312,6 +348,8 @@ def test_bench_for_tools(directory: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_bench_of_a_written_module(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = bench(capsys, str(written), "--rounds", "1", "--batch", "9")
     assert code == 0 and out.startswith("net small(n=9, size=8), training step\n")
+    code, _, err = bench(capsys, str(written), "--rounds", "1", "--batch", "9", "--dim", "n=3")
+    assert code == 2 and "error: --batch 9: `n` is 3 already, by --dim n=3" in err
 
 
 @pytest.mark.parametrize(
@@ -321,6 +359,8 @@ def test_bench_of_a_written_module(written: Path, capsys: pytest.CaptureFixture[
         (("small.cnet", "--optimizer", "sgd", "--eval"), "error: --optimizer goes with --train"),
         (("small.cnet", "--target", "reference", "--rounds", "1"), "no kernels to measure"),
         (("small.cnet", "--trace", "."), "it is a directory"),
+        (("small.cnet", "--trace", "none/t.json"), "cannot write none/t.json: No such file or directory"),
+        (("small.cnet", "--batch", "2", "--dim", "n=3"), "error: --batch 2: `n` is 3 already, by --dim n=3"),
         (("two.cnet", "--batch", "3"), "the net has 2 batch sizes, n, m\nhelp: write --dim n=N --dim m=N"),
         (("fixed.cnet", "--batch", "3"), "no input of the net begins with a dim"),
     ],
@@ -337,6 +377,7 @@ def test_wrong_benches(
     (directory / "fixed.cnet").write_text("net fixed() {\n    input a: f32[4, 2]\n    b = relu(a)\n    output b\n}\n")
     code, _, err = bench(capsys, *arguments)
     assert code == 2 and message in err and "Traceback" not in err
+    assert not Path("none").exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/PROFILE.md"])

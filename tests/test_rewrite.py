@@ -261,6 +261,12 @@ def test_errors_of_pipelines(text: str, message: str) -> None:
     assert str(error.value) == f"error: {message}"
 
 
+def test_passes_are_listed_where_none_has_a_near_name() -> None:
+    with pytest.raises(UsageError) as error:
+        parse_pipeline("foo")
+    assert str(error.value) == f"error: there is no pass `foo`\nhelp: passes are {', '.join(load_all_passes())}"
+
+
 def test_passes_are_found_by_name() -> None:
     passes = load_all_passes()
     assert {"insert-splits", "derive-backward", "canonicalize", "concat-algebra", "cse", "dce", "fuse"} <= set(passes)

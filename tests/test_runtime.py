@@ -124,6 +124,12 @@ def test_stale_backward_is_an_error() -> None:
     with pytest.raises(concatc.UsageError):
         net.forward(batch() | {"label": np.full(9, 99, np.int32)})
     assert "did not finish" in error_of(net.backward)
+    for optimizer in (None, concatc.SGD(lr=0.1)):  # steps on any arrays, and the same again natively
+        for data in (batch(), {name: array.tolist() for name, array in batch().items()}):
+            net.forward(batch())
+            net.train_step(data, optimizer=optimizer)
+            expected = "error: backward() needs a forward() before it; train_step() ran both"
+            assert error_of(net.backward) == expected
 
 
 @pytest.mark.parametrize("target", TARGETS)

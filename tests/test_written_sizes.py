@@ -82,6 +82,8 @@ def test_other_dims_are_refused(written: Path) -> None:
     net = concatc.load(written)
     with pytest.raises(concatc.UsageError, match="the module was written for n=4, classes=3"):
         net.with_dims(classes=4)
+    with pytest.raises(concatc.UsageError, match="`n` is 0, but a written module runs batches of 1 or more"):
+        net.with_dims(n=0)
     with pytest.raises(concatc.UsageError, match="net mixed has no dim `m`"):
         net.with_dims(m=4)
     with pytest.raises(concatc.UsageError, match="holds its plan and levels for its own dims only"):

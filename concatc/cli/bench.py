@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import Optimizer
     from concatc.runtime.signature import Signature
-    from concatc.runtime.source import Phase
+    from concatc.runtime.source import Dim, Phase
 
 
 @click.command()
@@ -75,7 +75,7 @@ def command(
     """
     start = time.perf_counter()
     show_progress()
-    if trace is not None and trace.parent.exists():
+    if trace is not None:
         check_replaceable(trace)
     checked: list[str] = []
     if file.is_dir():
@@ -92,7 +92,7 @@ def command(
             max_memory=max_memory,
             verify_plan=verify_plan,
         )
-        module = _module(compilation, batch)
+        module = _module(compilation, parse_dims(dims), batch)
         checked = show_checked(compilation)
     phase: Phase = "train" if (bool(module.signature.loss_weights) if training is None else training) else "infer"
     profile = module.profile(
@@ -117,11 +117,11 @@ def command(
     )
 
 
-def _module(compilation: Compilation, batch: int | None) -> CompiledModule:
+def _module(compilation: Compilation, given: Mapping[str, Dim], batch: int | None) -> CompiledModule:
     from concatc.runtime.module import CompiledModule
 
     if batch is not None:
-        name = _batch_dim(compilation.phase("train").signature)
+        name = _batch_dim(compilation.phase("train").signature, given, batch)
         compilation = compilation.with_dims({**compilation.dims, name: batch})
     return CompiledModule(compilation)
 
@@ -132,14 +132,18 @@ def _written(directory: Path, dims: Iterable[str], batch: int | None) -> Compile
     module = load_module(directory)
     wanted = parse_dims(dims)
     if batch is not None:
-        wanted[_batch_dim(module.signature)] = batch
+        wanted[_batch_dim(module.signature, wanted, batch)] = batch
     return module.with_dims(**wanted) if wanted else module
 
 
-def _batch_dim(signature: Signature) -> str:
-    """The dim that is the first axis of every input that begins with one."""
+def _batch_dim(signature: Signature, given: Mapping[str, Dim], batch: int) -> str:
+    """The dim that is the first axis of every input that begins with one; ``given`` may say nothing else of it."""
     names = list(dict.fromkeys(spec.dims[0] for spec in signature.inputs.values() if spec.dims and spec.dims[0]))
     if len(names) == 1:
+        if given.get(names[0], batch) != batch:
+            raise UsageError(
+                f"--batch {batch}: `{names[0]}` is {given[names[0]]} already, by --dim {names[0]}={given[names[0]]}"
+            )
         return names[0]
     if not names:
         raise UsageError(Diagnostic("no input of the net begins with a dim, so --batch sets none"))

@@ -67,7 +67,7 @@ def make_pass(name: str, options: dict[str, Any] | None = None) -> Pass:
     """A pass with options.  Raises :class:`UsageError`."""
     known = load_all_passes()
     if name not in known:
-        raise UsageError(Diagnostic(f"there is no pass `{name}`", help=did_you_mean(name, known)))
+        raise UsageError(Diagnostic(f"there is no pass `{name}`", help=_known_passes(name, list(known))))
     cls: Any = known[name]
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -79,6 +79,10 @@ def make_pass(name: str, options: dict[str, Any] | None = None) -> Pass:
         values[key] = _option(name, Attribute(key, hints[key], None), value)
     made: Pass = cls(**values)
     return made
+
+
+def _known_passes(name: str, known: list[str]) -> str:
+    return did_you_mean(name, known) or f"passes are {', '.join(known)}"
 
 
 def _option(name: str, option: Attribute, value: Any) -> Any:

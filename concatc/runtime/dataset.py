@@ -8,7 +8,7 @@ repeats it.  :func:`as_one_batch` does the same with all rows of a file at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
+from concatc.runtime.index_check import IndexCheck, check_indices
 from concatc.runtime.inputs import describe
 from concatc.runtime.signature import Input
 
@@ -74,6 +75,13 @@ class Dataset:
         self.held_rows = np.arange(self.rows - held_rows, self.rows)
         if len(self.train_rows) < self.batch_rows:
             raise UsageError(f"a batch takes {self.batch_rows} rows, but there are {len(self.train_rows)} to train on")
+
+    def check(self, checks: Iterable[IndexCheck]) -> None:
+        """Raise one :class:`UsageError` with every input that holds an index out of range, in whatever row.
+
+        Where only some elements of a batch are indices, steps look at them.
+        """
+        check_indices((c for c in checks if c.kind == "input" and c.positions is None), {"input": self._arrays})
 
     def slots(self, name: str) -> Array | None:
         """The rows of a batch that an input takes; None for an input that takes the same array always."""

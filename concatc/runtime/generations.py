@@ -17,6 +17,7 @@ from concatc.targets import Executable
 
 Kind = Literal["forward", "train_step", "eval"]
 NO_FORWARD = "backward() needs a forward() before it"
+STEP_RAN = f"{NO_FORWARD}; train_step() ran both"
 
 
 @dataclass
@@ -61,8 +62,12 @@ class Generations:
         """Forward, backward and maybe an update ran in one call."""
         self.has_grads = not updated
         self.steps += 1
-        if self.pending is not None:
-            self.outdate("backward() needs a forward() before it; train_step() ran both")
+        # `begin` has outdated the forward pass already, where the call was not the one of before.
+        self.pending, self.stale = None, STEP_RAN
+
+    def profiled(self) -> None:
+        """Steps of a profile ran in the memory of training."""
+        self.pending, self.stale = None, "profile() ran steps of its own; run forward() again before backward()"
 
     def backward_ran(self) -> None:
         """There are gradients."""

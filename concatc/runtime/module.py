@@ -345,8 +345,9 @@ class CompiledModule:
         many as take two seconds), each a call as it is and one with a clock read before and after every launch, medians
         are taken.  What the machine can do is measured once and kept; ``measure_peaks=True`` measures it again.
         ``cpu_time=True`` counts what the processor gave to this thread, for machines that do other work besides.
-        Parameters, states and the optimizer are afterwards as before; gradients are those of the last call.  Raises
-        UsageError on a target without kernels.
+        Parameters, states and the optimizer are afterwards as before; gradients are those of the last call, and after
+        ``"train"`` no backward pass may follow a forward pass of before.  Raises UsageError on a target without
+        kernels, and for ``"train"`` where the net has no loss.
         """
         from concatc.runtime.profiling import check_rounds, made_up_inputs, profile_calls
 
@@ -354,6 +355,9 @@ class CompiledModule:
         self._check_phase(phase)
         if phase == "infer" and optimizer is not None:
             raise UsageError("inference has no update: an optimizer goes with the phase `train`")
+        if phase == "train" and not self.signature.loss_weights:
+            help = '`phase="infer"` (`concatc bench --eval`) profiles its inference'
+            raise UsageError(Diagnostic(f"net {self.name} has no loss, so it has no training step", help=help))
         given = _by_name(inputs, arrays)
         if not given:
             given = made_up_inputs(self._signature(phase), self._source.phase(phase).index_checks)
@@ -364,7 +368,10 @@ class CompiledModule:
         update = self._update(optimizer) if optimizer is not None else None
         with self._kept_as_it_is(update):
             call()
-            return profile_calls(self._current[phase], call, rounds, update, measure_peaks, cpu_time)
+            profile = profile_calls(self._current[phase], call, rounds, update, measure_peaks, cpu_time)
+        if phase == "train":
+            self._generations.profiled()
+        return profile
 
     # -- weights ---------------------------------------------------------------------------------------------------
     @_one_at_a_time

@@ -9,7 +9,7 @@ import numpy as np
 
 from concatc.loops.memory import Array
 from concatc.runtime.dataset import Dataset
-from concatc.runtime.index_check import IndexCheck
+from concatc.runtime.index_check import IndexCheck, check_indices
 from concatc.runtime.module import CompiledModule
 from concatc.runtime.optimizers import Optimizer
 
@@ -34,8 +34,10 @@ def train(
 ) -> list[Epoch]:
     """Train for some epochs; ``on_step`` gets the epoch and the losses of each step.
 
-    The order of rows depends on ``seed`` alone.
+    The order of rows depends on ``seed`` alone.  Raises :class:`UsageError` before the first step where a label of any
+    row is out of range: inference reads no labels, so nothing else looks at those of held-out rows.
     """
+    data.check(net.index_checks)
     rng = np.random.default_rng(seed)
     history = []
     for number in range(1, epochs + 1):
@@ -75,13 +77,17 @@ def held_out_accuracy(net: CompiledModule, data: Dataset) -> float | None:
 
 
 def accuracy_of(net: CompiledModule, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> float | None:
-    """The share of rows of an `eval` whose label has the highest score; None where the net or the labels do not say."""
+    """The share of rows of an `eval` whose label has the highest score; None where the net or the labels do not say.
+
+    Raises :class:`UsageError` for labels out of range.
+    """
     pair = scores_and_labels(net)
     if pair is None or pair[1].name not in labels:
         return None
     output, check = pair
     if outputs[output].shape[:-1] != labels[check.name].shape:
         return None
+    check_indices([check], {check.kind: labels})
     hits, counted = _hits(outputs[output], labels[check.name], check)
     return float(hits.sum() / counted.sum()) if counted.any() else None
 
