@@ -43,7 +43,12 @@ class Generations:
     def run_with(self, instance: Instance, executable: Executable) -> None:
         """Code is going to run; what was prepared for code of another plan is lost."""
         if instance.use(executable):
-            self.ready = {kind: p for kind, p in self.ready.items() if p.instance is not instance}
+            for kind in [k for k, p in self.ready.items() if p.instance is instance]:
+                del self.ready[kind]
+
+    def loss_weights_changed(self) -> None:
+        """What was prepared has the old ones in memory."""
+        self.ready.clear()
 
     def begin(self, instance: Instance) -> None:
         """A call begins, whose inputs are right; it may fail yet."""

@@ -20,6 +20,8 @@ from concatc.targets import Executable
 from concatc.targets.call import NativeCall
 
 OWN_BASES = ("inputs", "outputs")
+# Native calls by phases and code, with what stands for the memory that they were made for: the views of it.
+Calls = dict[tuple[tuple[str, ...], Executable], tuple[dict[str, Array], NativeCall | None]]
 
 
 class Instance:
@@ -47,7 +49,7 @@ class Instance:
         self._optimizer_bases: dict[Executable, Array] = {}
         self._stamps: list[tuple[str, Array]] | None = None
         self._clock = 0
-        self._calls: dict[object, NativeCall | None] = {}  # on the memory of now
+        self._calls: Calls = {}  # on the memory of now
 
     @property
     def size_bytes(self) -> dict[str, int]:
@@ -114,14 +116,17 @@ class Instance:
     ) -> NativeCall | None:
         """Inputs, launches of ``phases`` and losses as one native call, as long as the memory is what it is now."""
         self._claim()
-        key = (phases, executable, update)
-        if key not in self._calls:
+        # What runs an update belongs to its state: it holds the state's memory.
+        calls: Calls = self._calls if update is None else update.calls.setdefault(self, {})
+        key = (phases, executable)
+        found = calls.get(key)
+        if found is None or found[0] is not self._views:
             base = self._optimizer_bases[executable] if update is None else update.base
             spec = call_spec(self.interface, self.checks, phases)
             own = self._pool.of_threads(executable.thread_bytes(self.threads))
             bases = {**self._bases, "optimizer": base, THREADS: own}
-            self._calls[key] = executable.native_call(bases, spec, self.threads)
-        return self._calls[key]
+            found = calls[key] = (self._views, executable.native_call(bases, spec, self.threads))
+        return found[1]
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""

@@ -33,7 +33,6 @@ from concatc.runtime.store import Store
 from concatc.runtime.threads import thread_count
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
 from concatc.targets import Executable
-from concatc.targets.call import NativeCall
 
 if TYPE_CHECKING:
     from concatc.inspect.profile import Profile
@@ -80,7 +79,7 @@ class CompiledModule:
         self._bound: dict[str, Array] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
         self._generations = Generations()
-        self.loss_weights = LossWeights(self.signature.loss_weights, self._generations.ready.clear)
+        self.loss_weights = LossWeights(self.signature.loss_weights, self._lock, self._generations.loss_weights_changed)
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
@@ -414,17 +413,18 @@ class CompiledModule:
     def _kept_as_it_is(self, update: OptimizerState | None) -> Iterator[None]:
         """Steps in here leave parameters, states, an optimizer's state and the number of steps as they were."""
         self._ready()
-        bases = [self._store.bases["params"], self._store.bases["states"], *([update.base] if update else [])]
+        bases = [self._store.bases["params"], self._store.bases["states"]]
         before = [base.copy() for base in bases]
-        steps, updates = self._generations.steps, update.steps if update else 0
+        held = (update.steps, update.base.copy()) if update is not None else None
+        steps = self._generations.steps
         try:
             yield
         finally:
             for base, values in zip(bases, before, strict=True):
                 base[...] = values
             self._generations.steps = steps
-            if update:
-                update.steps = updates
+            if update is not None and held is not None:
+                update.set_back(*held)
 
     @staticmethod
     def _check_phase(phase: str) -> None:
@@ -463,7 +463,7 @@ class CompiledModule:
         """Run a forward pass on any arrays, and prepare to do so again."""
         instance, executable = self._prepare(phase, arrays)
         instance.run("forward", executable)
-        self._prepare_again(kind, instance, instance.native_call(("forward",), executable))
+        self._prepare_again(kind, instance, executable, ("forward",))
 
     def _train_step(self, arrays: Mapping[str, Any], optimizer: Optimizer | None) -> dict[str, float]:
         """Forward, backward and update on any arrays, and prepare to do so again."""
@@ -473,26 +473,27 @@ class CompiledModule:
         if update is None:
             instance.run("forward", executable)
             instance.run("backward", executable)
-            self._prepare_again("train_step", instance, instance.native_call(("forward", "backward"), executable))
+            self._prepare_again("train_step", instance, executable, ("forward", "backward"))
             return instance.losses()
         update.write_scalars()
         update.steps += 1
         instance.run("step", executable, update)
-        native = instance.native_call(STEP, executable, update)
-        self._prepare_again("train_step", instance, native, optimizer, update)
+        self._prepare_again("train_step", instance, executable, STEP, optimizer, update)
         return instance.losses()
 
     def _prepare_again(
         self,
         kind: Kind,
         instance: Instance,
-        native: NativeCall | None,
+        executable: Executable,
+        phases: tuple[str, ...],
         optimizer: Optimizer | None = None,
         update: OptimizerState | None = None,
     ) -> None:
+        native = instance.native_call(phases, executable, update)
         # Gradients of outputs that a call gave would be read by the next one.
         if native is not None and not instance.output_grads:
-            self._generations.ready[kind] = Prepared(instance, native, optimizer, update)
+            self._generations.ready[kind] = Prepared(instance, native, executable, optimizer, update)
 
     def _prepare(
         self, phase: Phase, given: Mapping[str, Any], update: OptimizerState | None = None

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 import numbers
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from concatc.diagnostics import UsageError
 from concatc.ir.core import FuncOp, Operation, Value
@@ -224,7 +225,10 @@ class OptimizerState:
     """The update of one net by one optimizer: its plan, and its memory (scalars, slots, number of steps)."""
 
     def __init__(self, optimizer: Optimizer, store: Store) -> None:
-        self._optimizer = optimizer
+        # Who has the optimizer has its state, not the other way round: both are freed when the user is done with it.
+        self._own = weakref.ref(optimizer)
+        self._is_steady = "is_steady" in vars(type(optimizer)) and optimizer.is_steady  # a subclass may have a schedule
+        self.calls: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()  # of an instance, native
         self._ranges = ranges_of(store)
         if not self._ranges:
             raise UsageError("the net has no parameter to train")
@@ -245,10 +249,22 @@ class OptimizerState:
         self._written = -1
         self.base[...] = 0
 
+    def set_back(self, steps: int, values: Array) -> None:
+        """As it was after that many steps, when ``values`` was a copy of ``base``."""
+        self.steps = steps
+        self._written = -1
+        self.base[...] = values
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        optimizer = self._own()
+        assert optimizer is not None, "who runs an update has its optimizer"
+        return optimizer
+
     def write_scalars(self) -> None:
         """Write the scalars of the step that follows ``steps`` others, where they are not there yet."""
         optimizer = self._optimizer
-        if optimizer.is_steady and self._written == optimizer.changes:
+        if self._is_steady and self._written == optimizer.changes:
             return
         for r, scalars in zip(self._ranges, self._hyper, strict=True):
             values = optimizer.hyper(self.steps + 1, r.lr, r.decay)

@@ -10,6 +10,7 @@ from concatc.loops.bases import Interface
 from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import IndexCheck, ranges_of
 from concatc.runtime.optimizers import Optimizer, OptimizerState
+from concatc.targets import Executable
 from concatc.targets.call import Bounds, CallSpec, NativeCall
 
 if TYPE_CHECKING:
@@ -23,18 +24,20 @@ class Prepared:
     itself is then in memory.  What it writes: the scalars of an optimizer, seed and step of a net with dropout.
     """
 
-    __slots__ = ("_call", "_native", "_random", "_update", "instance", "optimizer")
+    __slots__ = ("_call", "_executable", "_native", "_random", "_update", "instance", "optimizer")
 
     def __init__(
         self,
         instance: Instance,
         native: NativeCall,
+        executable: Executable,
         optimizer: Optimizer | None = None,
         update: OptimizerState | None = None,
     ) -> None:
         self.instance = instance
         self.optimizer = optimizer
         self._native = native
+        self._executable = executable
         self._call = native.call
         self._random = instance.group("random").get("random")
         self._update = update
@@ -52,7 +55,10 @@ class Prepared:
         results = self._call(arrays)
         if isinstance(results, int):
             raise self._native.failure(results)
-        if update is not None and results is not None:
+        if results is None:
+            return None
+        self.instance.executable = self._executable  # a backward pass is of the plan of its forward pass
+        if update is not None:
             update.steps += 1
         return results
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,9 +117,12 @@ class LossWeights(MutableMapping[str, float]):
     What is not set is what the source says; it is shown for the dims that the net was compiled with.
     """
 
-    def __init__(self, weights: Mapping[str, float], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, weights: Mapping[str, float], lock: AbstractContextManager[Any], changed: Callable[[], None]
+    ) -> None:
         self._weights = dict(weights)
         self._set: dict[str, float] = {}
+        self._lock = lock  # of steps: one that runs in another thread ends with the weights that it began with
         self._changed = changed
 
     def at(self, weights: Mapping[str, float]) -> list[float]:
@@ -133,8 +137,9 @@ class LossWeights(MutableMapping[str, float]):
         self._check(name)
         if not _is_finite_number(weight):
             raise UsageError(f"the weight of the loss `{name}` must be a finite number, not {weight!r}")
-        self._set[name] = float(weight)
-        self._changed()
+        with self._lock:
+            self._set[name] = float(weight)
+            self._changed()
 
     def __delitem__(self, name: str) -> None:
         raise UsageError(f"the net has the loss `{name}`; give it the weight 0 to leave it out")
