@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from concatc.collector import collector_paused
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.frontend.source import SourceFiles
 from concatc.loops.bases import Interface
 from concatc.net_cache import Import, KnownNet, NetCache
 from concatc.options import Options
@@ -34,21 +35,24 @@ if TYPE_CHECKING:
     from concatc.rescale import ScaledPhase
 
 
-def cached_net(text: str, filename: str, options: Options) -> CachedNet:
+def cached_net(text: str, filename: str, options: Options, files: SourceFiles | None = None) -> CachedNet:
     """A net to be run on the target ``cpu``: what the cache holds of it is read off there.
 
+    ``files`` holds its imports, if they were read before: what is compiled later is of these texts.
     Raises :class:`ConcatcError` with all errors of the text, and :class:`UsageError` where no plan keeps the budget.
     """
     cache = NetCache(text, filename, options)
-    known = cache.load()
-    return CachedNet(text, filename, options, cache, known, None if known else _compiled(text, filename, options))
+    files = files or SourceFiles(filename)
+    known = cache.load(files)
+    compilation = None if known else _compiled(text, filename, options, files)
+    return CachedNet(text, filename, options, files, cache, known, compilation)
 
 
-def _compiled(text: str, filename: str, options: Options) -> Compilation:
+def _compiled(text: str, filename: str, options: Options, files: SourceFiles) -> Compilation:
     with stage("imports"):
         from concatc.compiler import compile_to_run
 
-    return compile_to_run(text, filename, options)
+    return compile_to_run(text, filename, options, files)
 
 
 class CachedNet:
@@ -59,6 +63,7 @@ class CachedNet:
         text: str,
         filename: str,
         options: Options,
+        files: SourceFiles,
         cache: NetCache,
         known: KnownNet | None,
         compilation: Compilation | None,
@@ -66,6 +71,7 @@ class CachedNet:
         self.text = text
         self.filename = filename
         self.options = options
+        self._files = files
         self._cache = cache
         self._known = known
         self._compilation = compilation
@@ -114,11 +120,7 @@ class CachedNet:
     def compilation(self) -> Compilation:
         """The net at every level; its text is parsed when something of it is first asked for."""
         if self._compilation is None:
-            changed = self._known.changed_import(self.filename) if self._known is not None else None
-            if changed is not None:
-                message = f"{changed} changed after {self.filename} was compiled, which imports it"
-                raise UsageError(Diagnostic(message, help="compile the net again"))
-            self._compilation = _compiled(self.text, self.filename, self.options)
+            self._compilation = _compiled(self.text, self.filename, self.options, self._files)
         return self._compilation
 
     def phase(self, phase: Phase) -> LoweredPhase:
@@ -151,7 +153,7 @@ class CachedNet:
 
     def with_dims(self, dims: Mapping[str, Dim]) -> Source:
         """The same net compiled for other dims, or read off the cache."""
-        return cached_net(self.text, self.filename, replace(self.options, dims=dict(dims)))
+        return cached_net(self.text, self.filename, replace(self.options, dims=dict(dims)), self._files)
 
     def scaled(self, phase: Phase) -> ScaledPhase | None:
         """The phase at any batch size; None where it must be compiled for each."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.frontend.source import SourceFiles
 from concatc.ir.core import Attr, Module
 from concatc.loops.bases import Interface
 from concatc.loops.scaled_plan import ScaledPlan
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 class Compilation:
     """A net at one choice of dims; phases and levels are made when they are asked for."""
 
-    def __init__(self, text: str, filename: str, options: Options) -> None:
+    def __init__(self, text: str, filename: str, options: Options, files: SourceFiles | None = None) -> None:
         self.text = text
         self.filename = filename
+        self.files = files or SourceFiles(filename)  # imports, as they were when they were read first
         self.options = options
         self._lowerings: dict[Phase, Lowering] = {}
         self._decisions: dict[Phase, list[tuple[Any, ...]]] = {}
@@ -98,7 +100,7 @@ class Compilation:
 
     def with_dims(self, dims: Mapping[str, Dim]) -> Compilation:
         """The same net compiled for other dims."""
-        return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)))
+        return Compilation(self.text, self.filename, replace(self.options, dims=dict(dims)), self.files)
 
     def executable(self, phase: Phase, update: Update | None) -> Executable:
         """The code of a phase; with it comes what other batch sizes need."""
@@ -161,7 +163,7 @@ class Compilation:
         quiet = replace(
             self.options, dims=dict(dims), verify_each=False, verify_plan=False, print_after=(), print_after_all=False
         )
-        return Compilation(self.text, self.filename, quiet)
+        return Compilation(self.text, self.filename, quiet, self.files)
 
     def _load(self, phase: Phase) -> tuple[Module, list[Diagnostic]]:
         with stage("imports"):
@@ -180,6 +182,7 @@ class Compilation:
                 dtype=options.dtype,
                 decisions=decisions,
                 imports=self.imports if phase == "train" else None,
+                files=self.files,
             )
         if phase == "train":
             freeze(graph.main, options.freeze)
@@ -201,9 +204,12 @@ class Compilation:
             raise ConcatcError(problems, {self.filename: self.text})
 
 
-def compile_to_run(text: str, filename: str, options: Options) -> Compilation:
-    """:func:`compile_net`; a budget that no plan of training keeps is an error here, not at the first step."""
-    compilation = compile_net(text, filename, options)
+def compile_to_run(text: str, filename: str, options: Options, files: SourceFiles | None = None) -> Compilation:
+    """:func:`compile_net`; a budget that no plan of training keeps is an error here, not at the first step.
+
+    ``files`` holds the imports as they were read.
+    """
+    compilation = Compilation(text, filename, options, files)
     if options.max_memory is not None and compilation.phase("train").graph.main.returned("total"):
         _ = compilation.phase("train").plan
     return compilation

@@ -11,7 +11,6 @@ them with their hashes, and holds as long as they are what they were.  What is d
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, Loc
+from concatc.frontend.source import SourceFiles
 from concatc.loops.cuts import Cut
 from concatc.options import Options
 from concatc.runtime.runnable import DataError, Runnable, data_of, from_data
@@ -43,15 +43,15 @@ class Import:
     place: str
     sha256: str
 
-    def is_as_it_was(self, root: Path) -> bool:
+    def is_in(self, files: SourceFiles) -> bool:
         """Whether the same text lies at the same place."""
         try:
-            target = Path(self.name).resolve()
-            if not target.is_relative_to(root) or str(target.relative_to(root)) != self.place:
-                return False
-            return hashlib.sha256(target.read_bytes()).hexdigest() == self.sha256
+            target = files.target(Path(self.name))
         except OSError:
             return False
+        if not target.is_relative_to(files.root) or str(target.relative_to(files.root)) != self.place:
+            return False
+        return files.sha256(target, self.name) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ class KnownNet:
     warnings: tuple[Diagnostic, ...]
     imports: tuple[Import, ...]
     train: Runnable
-
-    def changed_import(self, filename: str) -> str | None:
-        """The first import that is not what it was."""
-        root = Path(filename).parent.resolve()
-        return next((i.name for i in self.imports if not i.is_as_it_was(root)), None)
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,10 @@ class NetCache:
         self._key = digest("net", _compiler(), filename, text, repr(options))
         self._inner_key = self._key
 
-    def load(self) -> KnownNet | None:
-        """What is known of the net, if its imports are what they were."""
+    def load(self, files: SourceFiles) -> KnownNet | None:
+        """What is known of the net, if its imports are what ``files`` has."""
         known = self._read(self._key, _known_net)
-        if known is None or known.changed_import(self._filename) is not None:
+        if known is None or not all(imported.is_in(files) for imported in known.imports):
             return None
         self._with_imports(known.imports)
         return known

@@ -155,8 +155,25 @@ def test_imports_are_compared(project: Path) -> None:
     net = compiled(project)
     (project / "layers.cnet").write_text(LAYERS.replace("relu", "tanh"))
     assert trained(compiled(project)) != before
-    with pytest.raises(concatc.UsageError, match=r"layers\.cnet changed after"):
-        net.ir("graph")
+    assert "tanh" not in net.ir("graph")
+    (project / "layers.cnet").write_text(LAYERS)
+    assert trained(compiled(project)) == before
+
+
+def test_a_net_keeps_the_imports_that_it_was_compiled_with(project: Path) -> None:
+    """What is made of it later, here or at other sizes, is of the same text, and so is what the cache keeps of it."""
+    before, larger = trained(compiled(project)), trained(compiled(project), n=7)
+    shutil.rmtree(os.environ["CONCATC_CACHE_DIR"])
+    for _ in ("cold", "warm"):
+        (project / "layers.cnet").write_text(LAYERS)
+        net = compiled(project)
+        (project / "layers.cnet").write_text(LAYERS.replace("relu", "tanh"))
+        assert trained(net) == before
+        assert trained(net, n=7) == larger
+        assert trained(net.with_dims(n=7), n=7) == larger
+        (project / "layers.cnet").unlink()
+        other = net.with_dims(n=5)
+        assert "tanh" not in other.ir("joint") + other.ir("joint", phase="infer")
     (project / "layers.cnet").write_text(LAYERS)
     assert trained(compiled(project)) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -9,6 +10,43 @@ from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
 
 DUMP_SUFFIX = ".mlir"
 SOURCE_BYTES = 250_000  # of one file: some seconds of parsing
+
+
+class SourceFiles:
+    """The files that a net imports, each as it was when it was read first: all phases and sizes are of one text."""
+
+    def __init__(self, filename: str) -> None:
+        self.name = Path(filename).name
+        self.main = Path(filename).resolve()
+        self.root = Path(filename).parent.resolve()
+        self._targets: dict[Path, Path] = {}
+        self._data: dict[Path, bytes] = {}
+
+    def target(self, path: Path) -> Path:
+        """Where a path leads."""
+        if path not in self._targets:
+            self._targets[path] = path.resolve()
+        return self._targets[path]
+
+    def read(self, target: Path, name: str) -> bytes | None:
+        """What the file held; None where there is none.
+
+        Raises :class:`ConcatcError` where it is too large, with ``name`` for it, and OSError.
+        """
+        if target not in self._data:
+            if not target.is_file():
+                return None
+            check_size(target.stat().st_size, name)  # what is too large is refused unread
+            self._data[target] = target.read_bytes()
+        return self._data[target]
+
+    def sha256(self, target: Path, name: str) -> str | None:
+        """The hash of what it held, in hex; None where it cannot be read."""
+        try:
+            data = self.read(target, name)
+        except (ConcatcError, OSError):
+            return None
+        return hashlib.sha256(data).hexdigest() if data is not None else None
 
 
 def read(path: str | Path) -> str:

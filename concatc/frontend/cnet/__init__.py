@@ -16,7 +16,7 @@ from typing import Any
 from concatc.diagnostics import Diagnostic
 from concatc.frontend.cnet.elaborate import Phase, elaborate
 from concatc.frontend.cnet.project import Imported
-from concatc.frontend.source import read
+from concatc.frontend.source import SourceFiles, read
 from concatc.ir.core import Module
 
 __all__ = ["Phase", "load", "load_file", "read"]
@@ -35,6 +35,7 @@ def load(
     dtype: str | None = None,
     decisions: list[tuple[Any, ...]] | None = None,
     imports: list[Imported] | None = None,
+    files: SourceFiles | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """The graph level of a net, and the warnings.
 
@@ -42,12 +43,12 @@ def load(
     source; ``keep`` names blobs to return (``h``, or with a path ``stage0.dense1.layer.y``; a name that is bound
     again means its last value); ``dtype="f64"`` turns every f32 into f64.  Imports are looked for beside ``filename``.
     ``decisions`` gets the numbers that decided something on the way: texts at other dims that agree in them are one
-    net of other sizes.  ``imports`` gets the files that were imported.
+    net of other sizes.  ``imports`` gets the files that were imported; ``files`` holds them as another call read them.
 
     Raises :class:`ConcatcError` with all errors of the text, :class:`UsageError` where ``net``, ``dims`` or ``keep``
     do not fit it.
     """
-    return elaborate(text, filename, net, dims, phase, keep, dtype, decisions, imports)
+    return elaborate(text, filename, net, dims, phase, keep, dtype, decisions, imports, files)
 
 
 def load_file(

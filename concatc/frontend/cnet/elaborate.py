@@ -14,6 +14,7 @@ from concatc.frontend.cnet.names import Analysis, unused_inputs
 from concatc.frontend.cnet.project import Imported, Project, Unit
 from concatc.frontend.cnet.statements import Statements
 from concatc.frontend.cnet.values import describe, is_blob
+from concatc.frontend.source import SourceFiles
 from concatc.ir.core import Attr, Module, Value
 from concatc.op import ShapeError
 
@@ -31,10 +32,11 @@ def elaborate(
     dtype: str | None,
     decisions: list[tuple[Any, ...]] | None = None,
     imports: list[Imported] | None = None,
+    files: SourceFiles | None = None,
 ) -> tuple[Module, list[Diagnostic]]:
     """See :func:`concatc.frontend.cnet.load`."""
     sink = Sink()
-    project = Project(filename, sink)
+    project = Project(files or SourceFiles(filename), sink)
     unit = project.load(text, filename)
     sink_is_clean = not sink.errors
     if not unit.nets and (unit.broken or not sink_is_clean):

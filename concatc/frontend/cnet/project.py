@@ -1,18 +1,17 @@
 """A source file and the files that it imports.
 
 Paths are relative to the importing file and never leave the folder of the file that is compiled.  A file is read once,
-however many import it; a cycle is an error.
+however many import it and however often the net is elaborated; a cycle is an error.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from concatc.diagnostics import ConcatcError, Loc, Sink, did_you_mean
 from concatc.frontend.cnet import ast, limits, parser
-from concatc.frontend.source import check_size, decode
+from concatc.frontend.source import SourceFiles, decode
 
 
 @dataclass(eq=False)
@@ -52,14 +51,12 @@ class Imported:
 
 
 class Project:
-    """Loads a file and what it imports; mistakes go to ``sink``."""
+    """Loads a file and what it imports, as ``files`` has it; mistakes go to ``sink``."""
 
-    def __init__(self, filename: str, sink: Sink) -> None:
+    def __init__(self, files: SourceFiles, sink: Sink) -> None:
         self.sink = sink
-        self.main = Path(filename)
-        self.root = self.main.parent.resolve()
+        self._files = files
         self._units: dict[Path, Unit] = {}
-        self._digests: dict[Path, str] = {}
         self._open: list[Path] = []
         self.imports: list[Imported] = []
 
@@ -73,7 +70,7 @@ class Project:
             return Unit(ast.File(filename, ()), broken=True)
         self.sink.diagnostics += errors
         unit = Unit(file, broken=any(isinstance(item, ast.Bad) for item in file.items))
-        self._open.append(path or self.main.resolve())
+        self._open.append(path or self._files.main)
         for item in file.items:
             if isinstance(item, ast.Import):
                 self._import(unit, item)
@@ -135,12 +132,12 @@ class Project:
         if not item.path or "\\" in item.path or not item.path.isprintable():
             self.sink.error(f'"{item.path}" is no path of a file', item.loc)
             return None
-        target = (self._open[-1].parent / item.path).resolve()
-        if Path(item.path).is_absolute() or not target.is_relative_to(self.root):
+        target = self._files.target(self._open[-1].parent / item.path)
+        if Path(item.path).is_absolute() or not target.is_relative_to(self._files.root):
             self.sink.error(
                 f'"{item.path}" lies outside the project',
                 item.loc,
-                [f"the project is the folder of {self.main.name}, which is compiled"],
+                [f"the project is the folder of {self._files.name}, which is compiled"],
             )
             return None
         if target in self._open:
@@ -154,13 +151,12 @@ class Project:
         if len(self._units) >= limits.FILES or len(self._open) > limits.CALL_DEPTH:
             self.sink.error("too many files are imported", item.loc)
             return None
-        if not target.is_file():
-            near = [p.name for p in sorted(target.parent.glob("*.cnet"))[:1000]] if target.parent.is_dir() else []
-            self.sink.error(f'there is no file "{item.path}"', item.loc, help=did_you_mean(target.name, near))
-            return None
         try:
-            check_size(target.stat().st_size, name)
-            data = target.read_bytes()
+            data = self._files.read(target, name)
+            if data is None:
+                near = [p.name for p in sorted(target.parent.glob("*.cnet"))[:1000]] if target.parent.is_dir() else []
+                self.sink.error(f'there is no file "{item.path}"', item.loc, help=did_you_mean(target.name, near))
+                return None
             loaded = self.load(decode(data, name), name, target)
         except ConcatcError as error:
             self.sink.diagnostics += error.diagnostics
@@ -169,9 +165,10 @@ class Project:
             self.sink.error(f'"{item.path}" cannot be read: {error.strerror}', item.loc)
             return None
         self._units[target] = loaded
-        self._digests[target] = hashlib.sha256(data).hexdigest()
         self._note(name, target)
         return loaded
 
     def _note(self, name: str, target: Path) -> None:
-        self.imports.append(Imported(name, str(target.relative_to(self.root)), self._digests[target]))
+        sha256 = self._files.sha256(target, name)
+        assert sha256 is not None, "it was read"
+        self.imports.append(Imported(name, str(target.relative_to(self._files.root)), sha256))
