@@ -17,6 +17,7 @@ import pytest
 import concatc
 from concatc.cached_net import CachedNet
 from concatc.frontend import cnet
+from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +198,22 @@ def test_an_import_that_now_lies_outside_is_an_error_again(project: Path, tmp_pa
     (project / "layers.cnet").symlink_to(outside)
     with pytest.raises(concatc.ConcatcError, match="lies outside the project"):
         compiled(project)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes")
+def test_a_name_that_is_not_utf8_is_a_name(project: Path) -> None:
+    cold = trained(compiled(project))
+    named = project / os.fsdecode(b"caf\xe9.cnet")
+    (project / "net.cnet").rename(named)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert [trained(concatc.compile(named)) for _ in range(2)] == [cold] * 2
+
+
+def test_where_the_cache_may_not_be_searched_it_holds_nothing(tmp_path: Path) -> None:
+    cache, key = Cache(tmp_path / ("long" * 100)), digest("key")  # the system refuses to look there
+    cache.store(key, b"code")
+    assert not cache.holds(key) and cache.load(key) is None
 
 
 def test_damaged_entries_are_made_anew(project: Path, tmp_path: Path) -> None:

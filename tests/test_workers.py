@@ -118,6 +118,51 @@ def test_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
             worker_count()
 
 
+def test_a_thread_that_outlives_the_main_thread_compiles_here() -> None:
+    """Python starts no pools of threads by then; those that are there take no more work."""
+    script = (
+        "import sys, threading\n"
+        "from concatc.targets.cpu.native import host, object_code\n"
+        "from concatc.targets.cpu.workers import Workers\n"
+        f"texts = {TEXTS[:2]!r}\n"
+        "def compile_late(workers):\n"
+        "    threading.main_thread().join()\n"
+        "    workers = workers or Workers(host(), 2)\n"
+        "    made = [workers.submit(text).result(timeout=120) for text in texts]\n"
+        "    print(made == [object_code(text, host()) for text in texts])\n"
+        "early = Workers(host(), 2) if sys.argv[1] == 'early' else None\n"
+        "threading.Thread(target=compile_late, args=(early,)).start()\n"
+    )
+    for when in ("early", "late"):
+        environment = {**os.environ, "CONCATC_WORKERS": "2"}
+        command = [sys.executable, "-c", script, when]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_the_first_nets_of_a_process_may_be_compiled_by_several_threads(tmp_path: Path) -> None:
+    """Neither the import of Numba nor its typing and lowering is for several threads at a time."""
+    script = (
+        "import threading, concatc\n"
+        "from concatc.targets.cpu import numba_compile\n"
+        "net = 'net f(n = 2) {{ input x: f32[n, 3]; y = layer_norm(x) * {0}.0; output y }}'\n"
+        "start, results, lowered = threading.Barrier(4), {}, numba_compile.numba_ir\n"
+        "def meet(*given):\n"
+        "    start.wait(60)\n"
+        "    return lowered(*given)\n"
+        "numba_compile.numba_ir = meet\n"
+        "def work(k):\n"
+        "    results[k] = concatc.compile_source(net.format(k)).eval(x=[[0, 1, 2], [3, 4, 5]])['y']\n"
+        "threads = [threading.Thread(target=work, args=(k,)) for k in range(1, 5)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "print(all((abs(results[k] - k * results[1]) < 1e-5).all() for k in range(1, 5)))\n"
+    )
+    environment = {**os.environ, "CONCATC_WORKERS": "0", "CONCATC_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_one_module_alone_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     assert made(2, monkeypatch, TEXTS[:1]) == [object_code(TEXTS[0], host())]

@@ -37,7 +37,7 @@ def digest(*parts: str) -> str:
     """The sha256 of texts, in hex; their borders count."""
     hasher = hashlib.sha256()
     for part in parts:
-        data = part.encode()
+        data = part.encode(errors="surrogatepass")  # names of files need not be UTF-8
         hasher.update(f"{len(data)}:".encode())
         hasher.update(data)
     return hasher.hexdigest()
@@ -70,8 +70,11 @@ class Cache:
         return self.directory / key[:2] / f"{key}{suffix}"
 
     def holds(self, key: str) -> bool:
-        """Whether there is object code under ``key``, good or damaged."""
-        return self.path(key, OBJECT).exists()
+        """Whether there is object code under ``key``, good or damaged, that this user may see."""
+        try:
+            return self.path(key, OBJECT).exists()
+        except OSError:
+            return False
 
     def load(self, key: str, kind: str = OBJECT) -> bytes | None:
         """What is stored under ``key``, for use; None where there is nothing, or where it is damaged."""

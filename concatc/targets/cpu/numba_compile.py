@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,20 @@ from concatc.ir.types import I1, INDEX, MemRefType
 from concatc.targets.cpu.abi import numba_symbol
 from concatc.targets.cpu.numba_source import dynamic_strides
 
+# Of the import of Numba, too: neither that nor its typing and lowering is for several threads at a time.
+_LOCK = threading.RLock()
+
 
 def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapping[str, str]) -> str:
     """LLVM IR with one function a kernel: ``i32 numba.NAME(ptr, ptr, arguments..)``; the first two are ignored.
 
     ``path`` is the file that holds ``source``; ``functions`` names the kernels' functions in it.
     """
+    with _LOCK:
+        return _lowered(source, path, kernels, functions)
+
+
+def _lowered(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapping[str, str]) -> str:
     from numba.core import types
 
     context = _numba_context()

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import llvmlite
 
@@ -27,6 +28,9 @@ from concatc.diagnostics import UsageError
 from concatc.targets.cpu import llvm_worker
 from concatc.targets.cpu.llvm_worker import ANSWER, DONE, REQUEST
 from concatc.targets.cpu.native import Host, object_code
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 VARIABLE = "CONCATC_WORKERS"
 MOST = 16
@@ -62,7 +66,7 @@ class Workers:
         # One module alone is compiled here: a process would take as long to start.
         number = min(worker_count(), count) if count > 1 else 0
         self._command = worker_command(host) if number else None
-        self._threads = ThreadPoolExecutor(number, "concatc-compile") if self._command is not None else None
+        self._threads = _pool(number) if self._command is not None else None
         self._own = threading.local()
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -89,7 +93,8 @@ class Workers:
     def submit(self, text: str) -> Future[bytes]:
         """The object code of LLVM IR, to be."""
         if self._threads is not None:
-            return self._threads.submit(self._compile, text)
+            with contextlib.suppress(RuntimeError):  # the main thread ended meanwhile
+                return self._threads.submit(self._compile, text)
         made: Future[bytes] = Future()
         try:
             made.set_result(object_code(text, self._host))
@@ -128,6 +133,15 @@ class Workers:
                 return None
             self._processes.append(process)
             return process
+
+
+def _pool(number: int) -> ThreadPoolExecutor | None:
+    """Threads that wait for workers; None where the main thread ended: then Python starts no pools."""
+    try:
+        from concurrent.futures import ThreadPoolExecutor  # this import alone fails then
+    except RuntimeError:
+        return None
+    return ThreadPoolExecutor(number, "concatc-compile")
 
 
 def _asked(process: subprocess.Popen[bytes], text: bytes) -> bytes | None:
