@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from concatc.diagnostics import ConcatcError, UsageError
+from concatc.diagnostics import ConcatcError, ConcatcWarning, UsageError
 from concatc.version import __version__ as __version__
 
 # The value of a dim or other parameter of a net: `net f(n = 64, reduction = "sum")`.
@@ -36,10 +36,6 @@ __all__ = [
     "compile_source",
     "load",
 ]
-
-
-class ConcatcWarning(UserWarning):
-    """Something in a net that is probably not meant, such as an input that nothing reads."""
 
 
 # Imported when they are first asked for: `import concatc` takes a few milliseconds.

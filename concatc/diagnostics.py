@@ -123,6 +123,10 @@ class UsageError(ConcatcError):
     """The call is wrong (a file, an option, an argument), not the net."""
 
 
+class ConcatcWarning(UserWarning):
+    """Something that is probably not meant: in a net, such as an input that nothing reads, or a cache of no use."""
+
+
 @dataclass
 class Sink:
     """Collects diagnostics so that one run reports all of them."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import concatc
 from concatc.cli.main import CALL_WRONG, OK, exit_code
-from concatc.targets.cpu.cache import DATA, Cache, digest
+from concatc.diagnostics import Diagnostic
+from concatc.opening import keeps_nets
+from concatc.targets.cpu.cache import DATA, Cache, default_directory, digest
 from concatc.targets.cpu.cache_upkeep import LEFT_BEHIND_S, entries, remove, to_remove
 
 DAY = 86400.0
@@ -97,7 +101,8 @@ def test_clearing_leaves_what_is_no_entry(cache: Cache, capsys: pytest.CaptureFi
     (folder / ".left.o").write_text("of a process that was killed")
     then = time.time() - LEFT_BEHIND_S - 60
     os.utime(folder / ".left.o", (then, then))
-    assert said(capsys, "clear").startswith("removed 2 entries, ")
+    removed = re.escape(f"{cache.directory}; 0 entries, 0 B left")
+    assert re.fullmatch(rf"removed 2 entries, [\d.]+ KiB from {removed}\n", said(capsys, "clear"))
     left = {path for path in cache.directory.rglob("*") if path.is_file()}
     assert left == {*foreign, folder / ".new.o"}
 
@@ -117,6 +122,79 @@ def test_wrong_calls(arguments: list[str], message: str, cache: Cache, capsys: p
     assert exit_code(["cache", *arguments]) == CALL_WRONG
     assert message in capsys.readouterr().err
     assert cache.holds(keys[0])
+
+
+def unusable(kind: str, tmp_path: Path) -> tuple[str, str]:
+    """A directory that is of no use as a cache, and why."""
+    (tmp_path / "file").write_text("no directory")
+    return {
+        "a file": (str(tmp_path / "file"), "Not a directory"),
+        "below a file": (str(tmp_path / "file" / "cache"), "Not a directory"),
+        "too long": (str(tmp_path / ("x" * 300)), "File name too long"),
+        "long in all": (str(tmp_path) + "/xxxxxxx" * 600, "File name too long"),
+        "nowhere": ("/proc/nope", "No such file or directory"),
+    }[kind]
+
+
+UNUSABLE = ["a file", "below a file", "too long", "long in all", "nowhere"]
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_a_cache_of_no_use_is_said_once_and_nets_run(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, why = unusable(kind, tmp_path)
+    monkeypatch.setenv("CONCATC_CACHE_DIR", directory)
+    monkeypatch.setenv("CONCATC_CACHE", "nets")
+    message = f"the cache {directory} cannot be used: {why}"
+    text = "net tiny(n = 2) { input x: f32[n, 3]; output relu(linear(x, 2)) as y }"
+    net = concatc.compile_source(text)
+    with pytest.warns(concatc.ConcatcWarning) as caught:
+        assert net.eval(x=[[1, 2, 3], [4, 5, 6]])["y"].shape == (2, 2)
+        concatc.compile_source(text).eval(x=[[1, 2, 3], [4, 5, 6]])
+    (warning,) = caught
+    assert str(warning.message).startswith(Diagnostic(message, severity="warning").render() + "\nnote: nets run")
+    for arguments in ([], ["list"], ["clear"], ["prune", "--older-than", "1d"]):
+        assert exit_code(["cache", *arguments]) == CALL_WRONG
+        assert capsys.readouterr().err.startswith(Diagnostic(message).render() + "\nhelp: set ")
+
+
+def test_the_command_line_says_on_stderr_that_a_cache_is_of_no_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCATC_CACHE_DIR", unusable("a file", tmp_path)[0])
+    (tmp_path / "tiny.cnet").write_text("net tiny(n = 2) { input x: f32[n, 3]; output linear(x, 2) as y }")
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 3), np.float32))
+    assert exit_code(["run", str(tmp_path / "tiny.cnet"), "--data", str(tmp_path / "x.npz")]) == OK
+    out, err = capsys.readouterr()
+    assert out.startswith("y: float32[2, 2]") and err.count("cannot be used") == 1
+    assert err.startswith("warning: the cache ") and ".py:" not in err
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for chosen, place in (("", ".cache/concatc"), ("~", "."), ("~/of/mine", "of/mine"), (str(tmp_path / "a"), "a")):
+        monkeypatch.setenv("CONCATC_CACHE_DIR", chosen)
+        assert default_directory() == tmp_path / place
+    monkeypatch.setenv("CONCATC_CACHE_DIR", "~nobody-of-this-name/a")
+    assert default_directory() == Path("~nobody-of-this-name/a")
+
+
+def test_asking_makes_no_directory(tmp_path: Path) -> None:
+    assert Cache(tmp_path / "a" / "b").problem() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_is_nets_or_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chosen, keeps in (("", True), ("nets", True), ("objects", False)):
+        monkeypatch.setenv("CONCATC_CACHE", chosen)
+        assert keeps_nets() is keeps
+    monkeypatch.setenv("CONCATC_CACHE", "object")
+    with pytest.raises(
+        concatc.UsageError, match=r"CONCATC_CACHE is `nets` .* not 'object'\nhelp: did you mean `objects`\?"
+    ):
+        concatc.compile_source("net tiny(n = 2) { input x: f32[n, 3]; output relu(x) as y }")
 
 
 def test_entries_may_be_removed_while_others_use_them(cache: Cache) -> None:

@@ -15,6 +15,7 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.sizes import parse_bytes
 
 if TYPE_CHECKING:
+    from concatc.targets.cpu.cache import Cache
     from concatc.targets.cpu.cache_upkeep import Entry
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -33,10 +34,9 @@ def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from concatc.ir.comments import bytes_text
-    from concatc.targets.cpu.cache import Cache, default_directory
     from concatc.targets.cpu.cache_upkeep import KINDS, entries
 
-    cache = Cache(default_directory())
+    cache = _cache()
     found = entries(cache)
     lines = [f"{cache.directory}: {_amount(found)}"]
     kinds = {}
@@ -53,11 +53,10 @@ def command(context: click.Context, as_json: bool) -> None:
 @json_option
 def list_nets(as_json: bool) -> None:
     """List the nets that run without being compiled, those used last in front."""
-    from concatc.targets.cpu.cache import Cache, default_directory
     from concatc.targets.cpu.cache_upkeep import nets
 
     rows = []
-    for entry, net in nets(Cache(default_directory())):
+    for entry, net in nets(_cache()):
         dims = ", ".join(f"{name} = {value}" for name, value in net["dims"].items())
         rows.append({"net": net["name"], "dims": net["dims"], "file": net["file"], "used": _day(entry.used_s)})
         rows[-1]["text"] = f"{_day(entry.used_s)}  {net['name']}({dims})  {net['file']}"
@@ -85,19 +84,29 @@ def clear(as_json: bool) -> None:
 
 
 def _remove(older_than_s: float | None, most_bytes: int | None, as_json: bool) -> None:
-    from concatc.targets.cpu.cache import Cache, default_directory
     from concatc.targets.cpu.cache_upkeep import entries, remove, to_remove
 
-    cache = Cache(default_directory())
+    cache = _cache()
     found = entries(cache)
     doomed = to_remove(found, older_than_s, most_bytes)
     gone = remove(cache, doomed)
     kept = [entry for entry in found if entry not in set(gone)]
-    text = f"removed {_amount(gone)}; {_amount(kept)} left"
+    text = f"removed {_amount(gone)} from {cache.directory}; {_amount(kept)} left"
     if len(gone) < len(doomed):
         text += f"; {len(doomed) - len(gone)} cannot be removed"
     sizes = {"removed_bytes": sum(e.size_bytes for e in gone), "left_bytes": sum(e.size_bytes for e in kept)}
-    finish(as_json, text, removed=len(gone), left=len(kept), **sizes)
+    finish(as_json, text, directory=os.fspath(cache.directory), removed=len(gone), left=len(kept), **sizes)
+
+
+def _cache() -> Cache:
+    from concatc.targets.cpu.cache import Cache, default_directory
+
+    cache = Cache(default_directory())
+    problem = cache.problem()
+    if problem is not None:
+        help = "set CONCATC_CACHE_DIR to a directory of yours"
+        raise UsageError(Diagnostic(f"the cache {cache.directory} cannot be used: {problem}", help=help))
+    return cache
 
 
 def _amount(found: Sequence[Entry]) -> str:

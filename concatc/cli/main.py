@@ -5,14 +5,17 @@ Exit codes: 0 done, 1 the net is wrong, 2 the call is wrong, 70 a bug of concatc
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
-from typing import NoReturn
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
-from concatc.diagnostics import ConcatcError, UsageError
+from concatc.diagnostics import ConcatcError, ConcatcWarning, UsageError
 from concatc.version import __version__
 
 COMMANDS = ("compile", "check", "run", "train", "bench", "summary", "explain", "opt", "ops", "cache")
@@ -52,7 +55,10 @@ def exit_code(arguments: list[str]) -> int:
     """Run the command line and return its exit code; messages go to stderr."""
     try:
         # Commands return nothing; the code of a click.exceptions.Exit is what click returns here.
-        code = group.main(args=arguments, prog_name="concatc", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", ConcatcWarning)
+            warnings.showwarning = functools.partial(_show, warnings.showwarning)
+            code = group.main(args=arguments, prog_name="concatc", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return CALL_WRONG
@@ -74,6 +80,14 @@ def exit_code(arguments: list[str]) -> int:
         print("help: this is a bug; set CONCATC_TRACEBACK=1 to see where, and please report it", file=sys.stderr)
         return OUR_BUG
     return code if isinstance(code, int) else OK
+
+
+def _show(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Write a warning of ours as a message, without the line of our source that it comes from."""
+    if issubclass(category, ConcatcWarning):
+        print(message, file=sys.stderr)
+    else:
+        otherwise(message, category, *where)
 
 
 def _report(error: ConcatcError, as_json: bool) -> None:

@@ -5,19 +5,24 @@
 
 Entries are written beside their place and then renamed, so that parallel processes see whole entries only.  Each entry
 but for sources starts with the hash of its key and its bytes; one that does not match is made anew.
-``CONCATC_CACHE_DIR`` names another directory.  **Objects are code**: who can write to the directory can run code as
+``CONCATC_CACHE_DIR`` names another directory.  One that cannot be used is said once, as a warning, and done without.
+**Objects are code**: who can write to the directory can run code as
 you.  It is made for its owner alone, and entries that belong to another user are not loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+from concatc.diagnostics import ConcatcWarning, Diagnostic
 
 MAGIC = b"concatc-object-1\n"
 OBJECT, DATA, SOURCE = ".o", ".json", ".py"  # object code, what is known of a net, generated source
@@ -25,10 +30,10 @@ USED_EVERY_S = 3600.0  # how exactly the cache knows when an entry was used last
 
 
 def default_directory() -> Path:
-    """``$CONCATC_CACHE_DIR``, else ``concatc`` in the user's cache directory."""
+    """``$CONCATC_CACHE_DIR`` unless that is empty, else ``concatc`` in the user's cache directory."""
     chosen = os.environ.get("CONCATC_CACHE_DIR")
     if chosen:
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111, Path's raises for users that there are not
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "concatc"
 
@@ -48,15 +53,33 @@ def _checksum(key: str, payload: bytes) -> bytes:
     return hashlib.sha256(key.encode() + b":" + payload).hexdigest().encode()
 
 
-def _make_private(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, for their owner alone."""
+def _make_private(directory: Path) -> list[Path]:
+    """Make a directory, and those above it that are missing, for their owner alone; returns those, the lowest first."""
     # Not mkdir(parents=True), whose mode is for the last one only.
     missing = []
-    while not directory.exists():
+    while not _exists(directory):
         missing.append(directory)
         directory = directory.parent
     for level in reversed(missing):
         level.mkdir(mode=0o700, exist_ok=True)
+    return missing
+
+
+def _exists(path: Path) -> bool:
+    # Path.exists raises for names that are too long and for what may not be looked into.
+    return os.path.exists(path)  # noqa: PTH110
+
+
+@functools.cache
+def _warn(directory: Path, why: str) -> None:
+    """Say that nothing is kept; once in a process."""
+    message = Diagnostic(
+        f"the cache {directory} cannot be used: {why}",
+        notes=("nets run, and are compiled again by each process",),
+        help="set CONCATC_CACHE_DIR to a directory of yours",
+        severity="warning",
+    )
+    warnings.warn(message.render(), ConcatcWarning, stacklevel=2)
 
 
 @dataclass(frozen=True)
@@ -69,12 +92,21 @@ class Cache:
         """Where the entry stands."""
         return self.directory / key[:2] / f"{key}{suffix}"
 
+    def problem(self) -> str | None:
+        """Why the cache cannot be used; None where it can.  Leaves no directory behind that was not there."""
+        try:
+            if _exists(self.directory):
+                os.scandir(self.directory).close()
+            else:
+                for made in _make_private(self.directory):
+                    made.rmdir()
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
     def holds(self, key: str) -> bool:
         """Whether there is object code under ``key``, good or damaged, that this user may see."""
-        try:
-            return self.path(key, OBJECT).exists()
-        except OSError:
-            return False
+        return _exists(self.path(key, OBJECT))
 
     def load(self, key: str, kind: str = OBJECT) -> bytes | None:
         """What is stored under ``key``, for use; None where there is nothing, or where it is damaged."""
@@ -120,8 +152,15 @@ class Cache:
     def _write(self, path: Path, data: bytes) -> None:
         try:
             _make_private(path.parent)
+        except OSError as error:
+            _warn(self.directory, error.strerror or str(error))
+            return
+        try:
             handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-        except OSError:
+        except FileNotFoundError:
+            return  # another process cleared the cache just now
+        except OSError as error:
+            _warn(self.directory, error.strerror or str(error))
             return
         try:
             with os.fdopen(handle, "wb") as file:
@@ -133,3 +172,5 @@ class Cache:
             # A full disk or a lost directory must not fail the compilation.
             if not isinstance(error, OSError):
                 raise
+            if not isinstance(error, FileNotFoundError):
+                _warn(self.directory, error.strerror or str(error))
