@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, Loc
+from concatc.frontend.grammar import language_digest
 from concatc.frontend.source import SourceFiles
 from concatc.loops.cuts import Cut
 from concatc.options import Options
@@ -173,7 +174,7 @@ class NetCache:
 @functools.cache
 def _compiler() -> str:
     """All that compiles, and what for."""
-    return digest(source_digest(), build_id(host()), sys.version, np.__version__)
+    return digest(source_digest(), language_digest(), build_id(host()), sys.version, np.__version__)
 
 
 def _known_net(data: Mapping[str, Any]) -> KnownNet:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc import net_cache, version
 from concatc.cached_net import CachedNet
-from concatc.frontend import cnet
+from concatc.frontend import cnet, grammar
 from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.workers import Workers
 
@@ -198,6 +199,26 @@ def test_an_import_that_now_lies_outside_is_an_error_again(project: Path, tmp_pa
     (project / "layers.cnet").symlink_to(outside)
     with pytest.raises(concatc.ConcatcError, match="lies outside the project"):
         compiled(project)
+
+
+def test_a_text_by_another_grammar_is_another_net(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(compiled(project))
+    of_grammar = grammar.language_digest.__wrapped__
+    before = of_grammar()
+    monkeypatch.setattr(grammar, "grammar_bytes", lambda: b"another")
+    assert of_grammar() != before == grammar.language_digest()
+    monkeypatch.setattr(net_cache, "language_digest", of_grammar)
+    monkeypatch.setattr(net_cache, "_compiler", net_cache._compiler.__wrapped__)
+    source = compiled(project)._source
+    assert isinstance(source, CachedNet) and source._known is None
+
+
+def test_code_that_was_imported_before_its_file_changed_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_source = version.source_digest.__wrapped__
+    assert of_source() == of_source() != of_source("targets/cpu")
+    before = of_source()
+    monkeypatch.setattr(version, "_IMPORTED", 0.0)  # so all of them changed since
+    assert of_source() != before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes")

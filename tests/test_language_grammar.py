@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from concatc.diagnostics import ConcatcError
 from concatc.frontend.cnet import load
-from concatc.frontend.cnet.parser import grammar_text
+from concatc.frontend.grammar import grammar_bytes
 
 ROOT = Path(__file__).parent.parent
 PATHS = [*sorted((ROOT / "examples").rglob("*.cnet")), *sorted((ROOT / "tests" / "language").glob("*.cnet"))]
@@ -45,7 +45,14 @@ def test_the_grammar_has_no_conflicts(caplog: pytest.LogCaptureFixture) -> None:
     lark.logger.addHandler(caplog.handler)
     try:
         with caplog.at_level(logging.DEBUG):
-            lark.Lark(grammar_text(), parser="lalr", lexer="contextual", postlex=_Postlex(), debug=True, strict=strict)
+            lark.Lark(
+                grammar_bytes().decode(),
+                parser="lalr",
+                lexer="contextual",
+                postlex=_Postlex(),
+                debug=True,
+                strict=strict,
+            )
     finally:
         lark.logger.removeHandler(caplog.handler)
         lark.logger.setLevel(logging.CRITICAL)

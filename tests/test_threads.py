@@ -246,6 +246,15 @@ def native_step(kernels: dict[str, Callable[[int, int], int]], threads: int, ext
     return step
 
 
+def test_a_module_of_another_release_runs_its_tables_by_its_own_code() -> None:
+    """Rows are read by the code that they were written for; nets of one release share it, and its threads."""
+    text = StepUnit(host()).llvm_ir(Cache(Path()))
+    mine, other = (object_code(t, host()) for t in (text, text + "\ndefine i32 @rows() {\n  ret i32 7\n}\n"))
+    assert runner_of(mine) is runner_of(bytes(bytearray(mine)))
+    assert runner_of(other) is not runner_of(mine)
+    assert runner_of(other).address(RUNNER) != runner_of(mine).address(RUNNER)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5, 16])
 def test_every_iteration_is_run_once_and_in_order_of_rows(threads: int) -> None:
     done: list[tuple[str, int, int]] = []

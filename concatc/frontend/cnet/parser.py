@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc
 from concatc.frontend.cnet import limits
 from concatc.frontend.cnet.ast import File
 from concatc.frontend.cnet.build_ast import AstBuilder
+from concatc.frontend.grammar import grammar_bytes
 from concatc.frontend.source import check_size
 
 if TYPE_CHECKING:
@@ -98,15 +98,6 @@ class _Newlines(threading.local):
             yield token
 
 
-def grammar_text() -> str:
-    """The grammar: beside this file in an installed package, in ``grammar/`` of a checkout."""
-    here = Path(__file__).resolve().parent
-    for path in (here / "grammar" / "cnet.lark", here.parents[2] / "grammar" / "cnet.lark"):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise FileNotFoundError("cnet.lark is missing from this installation of concatc")
-
-
 @functools.cache
 def _parser() -> tuple[Lark, _Newlines]:
     # Imported here: a run that parses nothing (`concatc --help`) must not pay for it.
@@ -114,7 +105,7 @@ def _parser() -> tuple[Lark, _Newlines]:
 
     newlines = _Newlines()
     parser = Lark(
-        grammar_text(),
+        grammar_bytes().decode("utf-8"),
         parser="lalr",
         lexer="contextual",
         postlex=newlines,

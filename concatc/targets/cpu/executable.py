@@ -18,14 +18,17 @@ from concatc.targets.cpu.native import Library
 from concatc.targets.cpu.record import ENTRY
 from concatc.targets.cpu.step import RUNNER, Ints, NativeStep, StepNumbers, kernel_symbol
 
-_RUNNERS: list[Library] = []
+_RUNNERS: dict[bytes, Library] = {}
 
 
 def runner_of(code: bytes) -> Library:
-    """The function that runs tables: the first one of the process, for ever, since its threads are in it."""
-    if not _RUNNERS:
-        _RUNNERS.append(Library([code]))
-    return _RUNNERS[0]
+    """The function that runs tables, loaded once and for ever, since its threads are in it.
+
+    Nets of one process share it, but for a module that another release wrote: it runs its tables by its own.
+    """
+    if code not in _RUNNERS:
+        _RUNNERS.setdefault(code, Library([code]))  # one for all, whichever thread is first
+    return _RUNNERS[code]
 
 
 @dataclass(frozen=True)

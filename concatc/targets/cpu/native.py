@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,6 +16,7 @@ from concatc.diagnostics import ConcatcError
 from concatc.targets.cpu import llvm_worker
 from concatc.targets.cpu.cache import digest
 from concatc.targets.cpu.llvm_worker import binding, machine, optimized
+from concatc.version import source_digest
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,8 @@ def build_id(machine: Host) -> str:
     """What generated code depends on besides its source: CPU, versions, and the generator itself."""
     from importlib import metadata  # code that was compiled before is loaded without it
 
-    here = Path(__file__).parent
-    generator = [path.read_text() for path in sorted(here.glob("*.py"))]
     versions = [f"{name} {metadata.version(name)}" for name in ("llvmlite", "numba")]
-    return digest(llvm.get_process_triple(), repr(machine), *versions, *generator)
+    return digest(llvm.get_process_triple(), repr(machine), *versions, source_digest("targets/cpu"))
 
 
 def optimize(text: str, host: Host) -> Any:
