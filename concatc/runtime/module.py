@@ -198,9 +198,11 @@ class CompiledModule:
 
         A call that is given the input takes what it is given; ``bind(a=None)`` ends it.  Nothing is copied now: the
         net holds the array, and every `forward`, `train_step` and `eval` copies its elements to where the plan reads
-        them, so it may be written as soon as the call is over, and not during the call.  What has no memory that NumPy
-        can read (numbers, lists) is converted once, now.  Bound arrays belong to this view of the net (`with_dims`).
-        Raises UsageError for names and element types that are wrong; shapes are checked at each call, all together.
+        them, so it may be written as soon as the call is over, and not during the call.  It must keep its memory while
+        it is bound: a torch tensor must not be resized (``resize_``, ``set_``), nor an array (``resize``).  What has no
+        memory that NumPy can read (numbers, lists) is converted once, now.  Bound arrays belong to this view of the net
+        (`with_dims`).  Raises UsageError for names and element types that are wrong; shapes are checked at each call,
+        all together.
         """
         given = _by_name(inputs, arrays)
         kept = {name: value for name, value in given.items() if value is not None}
