@@ -48,7 +48,7 @@ def test_plans_with_updates_are_right(optimizer: concatc.SGD | concatc.Adam, mon
     assert plan.phase("update") and check_plan(plan) == check_plan(plan, simulated_bytes=0) == []
     last_gradient = max(k for k, x in enumerate(plan.launches) if x.writes[0].base == "grads")
     broken = replace(plan, launches=[x for k, x in enumerate(plan.launches) if k != last_gradient])
-    assert "was never written" in check_plan(broken)[0].message
+    assert any("was never written" in problem.message for problem in check_plan(broken))
 
 
 def _noting(merge: Callable[..., Plan], made: list[Plan]) -> Callable[..., Plan]:

@@ -489,7 +489,8 @@ def test_nothing_leaks() -> None:
         grown = tracemalloc.get_traced_memory()[0] - first
     finally:
         tracemalloc.stop()
-    assert grown < 4000, "10,000 calls of one leaked reference to a float are 240,000 bytes"
+    # One leaked float a call would be 240,000 bytes; caches of what ran before this test may grow by a few thousand.
+    assert grown < 24_000
     after = [sys.getrefcount(thing) for thing in counted]
     # Types are counted all over the process, by a few.
     assert [k for k, (a, b) in enumerate(zip(after, before, strict=True)) if abs(a - b) > 100] == [], (before, after)

@@ -52,12 +52,12 @@ def check_plan(plan: Plan, net: FuncOp | None = None, simulated_bytes: int = SIM
     that no byte is read before it is written.  Plans of more than ``simulated_bytes`` in all bases are checked for form
     only.
     """
-    errors = [*_check_launches(plan), *check_places(plan, net), *_check_results(plan)]
+    errors = [*_check_launches(plan), *check_places(plan, net)]
     if errors:
         return errors
     if sum(b.size_bytes for b in plan.bases.values()) <= simulated_bytes:
-        return check_values(plan, net)
-    return list(_check_reads(plan))
+        return [*_check_results(plan), *check_values(plan, net)]
+    return [*_check_results(plan), *_check_reads(plan)]
 
 
 def verify_plan(plan: Plan, net: FuncOp | None = None) -> None:
