@@ -14,6 +14,7 @@ import pytest
 import concatc
 from concatc.artifact import write_module
 from concatc.compiler import Options, compile_net
+from concatc.manifest import FORMAT
 from concatc.targets.cpu.native import host
 
 NET = """
@@ -154,9 +155,9 @@ def test_a_deep_manifest_is_damage(written: Path, tmp_path: Path) -> None:
 
 def test_other_versions_and_machines_are_refused(written: Path, tmp_path: Path) -> None:
     directory = copy_of(written, tmp_path)
-    edit_manifest(directory, format=1)
-    assert "is not in format 2" in error_of(directory)
-    edit_manifest(directory, format=2, concatc="0.0.1")
+    edit_manifest(directory, format=FORMAT - 1)
+    assert f"is not in format {FORMAT}" in error_of(directory)
+    edit_manifest(directory, format=FORMAT, concatc="0.0.1")
     assert "was written by concatc 0.0.1" in error_of(directory)
     features = f"{host().features},+warp-drive"
     edit_manifest(directory, concatc=concatc.__version__, cpu={"name": "enterprise", "features": features})
