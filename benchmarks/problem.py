@@ -45,7 +45,7 @@ class Problem:
         inputs = {name: (i.type.shape, dtypes[i.type.dtype]) for name, i in net.signature.inputs.items()}
         params = {name: np.array(value) for name, value in net.params.items()}
         states = {name: np.array(value) for name, value in net.states.items()}
-        read = tuple(net._signature("infer").inputs)
+        read = tuple(net._calls.signature("infer").inputs)
         return cls(work, params, states, work.batch(inputs), dict(net.loss_weights), read)
 
     @property

@@ -390,7 +390,7 @@ def test_dims_that_no_array_shows_are_kept_apart() -> None:
             assert view.dims["rate"] == rate
         out = view.forward(arrays)
         assert set(out) == {"loss", "softmax_loss", "size", "logits"}
-    assert net._current["train"] is not other._current["train"]
+    assert net._calls.current["train"] is not other._calls.current["train"]
 
 
 def test_a_forward_at_one_size_outdates_the_other() -> None:

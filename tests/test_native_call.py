@@ -574,7 +574,7 @@ def test_the_call_runs_without_the_interpreter_lock() -> None:
     started = time.perf_counter()
     net.forward(x=x)
     hold_us = int(4e6 * (time.perf_counter() - started)) + 200_000
-    loss = net._current["train"].group("total")["loss"]
+    loss = net._calls.current["train"].group("total")["loss"]
     sleep = ctypes.PyDLL(None).usleep
     for _ in range(5):
         loss[...] = -1.0

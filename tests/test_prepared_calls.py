@@ -68,7 +68,7 @@ def test_a_backward_pass_is_of_the_plan_of_its_forward_pass(by: str) -> None:
         for name, gradient in nets[1].grads.items():
             scale = float(np.abs(gradient).max())
             np.testing.assert_allclose(nets[0].grads[name], gradient, rtol=0, atol=1e-4 * scale)
-    assert len(nets[0]._current["train"].built) == 2, "the update was planned anew"
+    assert len(nets[0]._calls.current["train"].built) == 2, "the update was planned anew"
 
 
 def test_weights_of_losses_are_seen_after_another_plan_ran() -> None:

@@ -296,7 +296,7 @@ def test_an_update_within_a_budget_moves_an_input() -> None:
         else:
             losses = [one.train_step(x=x, optimizer=own) for one, own in zip((net, free), optimizers, strict=True)]
             assert_same(*losses)
-        slot = net._current["train"].interface.slots["input:x"]
+        slot = net._calls.current["train"].interface.slots["input:x"]
         places.add((slot.base, slot.offset_bytes, slot.strides))
     first = net._source.phase("train").interface.slots["input:x"]
     assert (first.base, first.offset_bytes, first.strides) not in places and first.base == "arena"

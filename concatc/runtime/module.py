@@ -6,33 +6,31 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from concatc.collector import collector_paused
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.diagnostics import Diagnostic, UsageError
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
+from concatc.runtime.calls import SEEDS, Calls
 from concatc.runtime.dims import take_dims
-from concatc.runtime.generations import Generations, Kind
+from concatc.runtime.generations import Generations
 from concatc.runtime.index_check import IndexCheck
-from concatc.runtime.inputs import check_shapes, dims_of, take
+from concatc.runtime.inputs import take
 from concatc.runtime.instance import Instance
 from concatc.runtime.optimizers import Optimizer, OptimizerState
 from concatc.runtime.output_grads import take_output_grads
 from concatc.runtime.plans import Plans
-from concatc.runtime.prepared import Prepared
-from concatc.runtime.signature import Input, Signature
+from concatc.runtime.signature import Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.threads import thread_count
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
-from concatc.targets import Executable
 
 if TYPE_CHECKING:
     from concatc.inspect.profile import Profile
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-SEEDS = 2**31
-STEP = ("forward", "backward", "update")
 
 
 def _one_at_a_time(
@@ -71,15 +67,14 @@ class CompiledModule:
     """
 
     def __init__(self, source: Source, threads: int | None = None) -> None:
-        self._source = source
         self._lock = threading.RLock()
-        self._signatures: dict[Phase, Signature] = {}
         self._plans = Plans(source, thread_count(threads))
-        self._current: dict[Phase, Instance] = {}  # what this view of the net ran last
         self._bound: dict[str, Array] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
         self._generations = Generations()
-        self.loss_weights = LossWeights(self.signature.loss_weights, self._lock, self._generations.loss_weights_changed)
+        weights = source.phase("train").signature.loss_weights
+        self.loss_weights = LossWeights(weights, self._lock, self._generations.loss_weights_changed)
+        self._calls = Calls(source, self._plans, self._generations, self._optimizers, self.loss_weights)
 
     # -- what it is ------------------------------------------------------------------------------------------------
     @property
@@ -100,12 +95,12 @@ class CompiledModule:
     @property
     def signature(self) -> Signature:
         """Inputs, parameters, states, losses, outputs and kept blobs of the training phase."""
-        return self._signature("train")
+        return self._calls.signature("train")
 
     @property
     def outputs(self) -> dict[str, TensorType]:
         """What `eval` returns: the outputs of the inference phase, which may be others than those of training."""
-        return dict(self._signature("infer").outputs) if "infer" in self._source.phases else {}
+        return dict(self._calls.signature("infer").outputs) if "infer" in self._source.phases else {}
 
     @property
     def index_checks(self) -> list[IndexCheck]:
@@ -132,12 +127,13 @@ class CompiledModule:
             changed = {name: n for name, n in given.items() if n != self.dims[name]}
             other = object.__new__(CompiledModule)
             self._store  # noqa: B018  it is shared, so it must be there
-            other.__dict__ = {**self.__dict__, "_signatures": {}, "_current": {}, "_bound": {}}
+            source = self._source
             if changed:
                 at = ", ".join(f"{name}={value}" for name, value in changed.items())
                 dims, why = {**self.dims, **changed}, f"with_dims means {at}"
-                other._source = self._plans.at(self._source, dims, changed, "train", why)
-                self._plans.make_ready(other._source, self._source, self._optimizers.values())
+                source = self._plans.at(self._source, dims, changed, "train", why)
+                self._plans.make_ready(source, self._source, self._optimizers.values())
+            other.__dict__ = {**self.__dict__, "_calls": self._calls.at(source), "_bound": {}}
             return other
 
     # -- values ----------------------------------------------------------------------------------------------------
@@ -222,9 +218,10 @@ class CompiledModule:
         with self._lock:
             if inputs is not None or self._bound:
                 arrays = self._given(inputs, arrays)
-            if self._again("forward", arrays) is None:
-                self._forward("train", "forward", arrays)
-            instance = self._current["train"]
+            if self._calls.again("forward", arrays) is None:
+                self._ready()
+                self._calls.forward("train", "forward", arrays)
+            instance = self._calls.current["train"]
             self._generations.forward_ran(instance)
             return self._results(instance, copy)
 
@@ -257,10 +254,11 @@ class CompiledModule:
         with self._lock:
             if inputs is not None or self._bound:
                 arrays = self._given(inputs, arrays)
-            if self._again("eval", arrays) is None:
+            if self._calls.again("eval", arrays) is None:
                 self._needs_outputs()
-                self._forward("infer", "eval", arrays)
-            instance = self._current["infer"]
+                self._ready()
+                self._calls.forward("infer", "eval", arrays)
+            instance = self._calls.current["infer"]
             return {name: _handed_out(view, copy) for name, view in instance.group("output").items()}
 
     def train_step(
@@ -277,9 +275,11 @@ class CompiledModule:
         with self._lock:
             if inputs is not None or self._bound:
                 arrays = self._given(inputs, arrays)
-            losses = self._again("train_step", arrays, optimizer)
+            losses = self._calls.again("train_step", arrays, optimizer)
             if losses is None:
-                losses = self._train_step(arrays, optimizer)
+                self._needs_loss()
+                self._ready()
+                losses = self._calls.train_step(arrays, optimizer)
             self._generations.step_ran(optimizer is not None)
             return losses
 
@@ -292,13 +292,7 @@ class CompiledModule:
         self._needs_backward()
         if not self._generations.has_grads:
             raise UsageError("step() needs a backward() before it: no gradients were computed since the last update")
-        instance = self._current.get("train") or self._plans.instance("train", self._source)
-        update = self._update(optimizer)
-        executable = self._code(instance, update)
-        self._generations.use(instance)
-        update.write_scalars()
-        update.steps += 1
-        instance.run("update", executable, update)
+        self._calls.step(optimizer)
         self._generations.has_grads = False
         self._generations.parameters_changed()
 
@@ -361,15 +355,16 @@ class CompiledModule:
             raise UsageError(Diagnostic(f"net {self.name} has no loss, so it has no training step", help=help))
         given = _by_name(inputs, arrays)
         if not given:
-            given = made_up_inputs(self._signature(phase), self._source.phase(phase).index_checks)
+            given = made_up_inputs(self._calls.signature(phase), self._source.phase(phase).index_checks)
 
         def call() -> object:
             return self.eval(given) if phase == "infer" else self.train_step(given, optimizer=optimizer)
 
-        update = self._update(optimizer) if optimizer is not None else None
-        with self._kept_as_it_is(update):
+        self._ready()
+        update = self._calls.update_of(optimizer) if optimizer is not None else None
+        with self._calls.kept_as_it_is(update):
             call()
-            profile = profile_calls(self._current[phase], call, rounds, update, measure_peaks, cpu_time)
+            profile = profile_calls(self._calls.current[phase], call, rounds, update, measure_peaks, cpu_time)
         if phase == "train":
             self._generations.profiled()
         return profile
@@ -382,7 +377,7 @@ class CompiledModule:
         The file is written beside ``path`` and then renamed, so a crash leaves the old file.
         """
         self._ready()
-        state = self._update(optimizer) if optimizer is not None else None
+        state = self._calls.update_of(optimizer) if optimizer is not None else None
         checkpoint.save(Path(path), self.name, self._store, state)
 
     @_one_at_a_time
@@ -401,32 +396,19 @@ class CompiledModule:
         returns the lists.
         """
         self._ready()
-        state = self._update(optimizer) if optimizer is not None else None
+        state = self._calls.update_of(optimizer) if optimizer is not None else None
         report = checkpoint.load(Path(path), self._store, rename or {}, strict, state)
         self._generations.parameters_changed()
         return report
 
     # -- inside ----------------------------------------------------------------------------------------------------
     @property
+    def _source(self) -> Source:
+        return self._calls.source
+
+    @property
     def _store(self) -> Store:
         return self._plans.store
-
-    @contextmanager
-    def _kept_as_it_is(self, update: OptimizerState | None) -> Iterator[None]:
-        """Steps in here leave parameters, states, an optimizer's state and the number of steps as they were."""
-        self._ready()
-        bases = [self._store.bases["params"], self._store.bases["states"]]
-        before = [base.copy() for base in bases]
-        held = (update.steps, update.base.copy()) if update is not None else None
-        steps = self._generations.steps
-        try:
-            yield
-        finally:
-            for base, values in zip(bases, before, strict=True):
-                base[...] = values
-            self._generations.steps = steps
-            if update is not None and held is not None:
-                update.set_back(*held)
 
     @staticmethod
     def _check_phase(phase: str) -> None:
@@ -437,134 +419,9 @@ class CompiledModule:
         if not self._generations.initialised:
             self.init(0)
 
-    def _signature(self, phase: Phase) -> Signature:
-        if phase not in self._signatures:
-            self._signatures[phase] = self._source.phase(phase).signature
-        return self._signatures[phase]
-
     def _given(self, inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """The arrays of a call by input name, those that are bound too."""
         return {**self._bound, **_by_name(inputs, arrays)}
-
-    def _again(self, kind: Kind, arrays: dict[str, Any], optimizer: Optimizer | None = None) -> dict[str, float] | None:
-        """Make a call as it was made before, natively.  None where it is another one, or something is not plain."""
-        generations = self._generations
-        prepared = generations.ready.get(kind)
-        if prepared is None or prepared.optimizer is not optimizer:
-            return None
-        instance = prepared.instance
-        if instance is not self._current.get(instance.phase) or instance.is_timed:
-            return None  # a view at other dims made it; a clock is read between launches
-        try:
-            return prepared.make(arrays, generations.seed, generations.steps % SEEDS)
-        except ConcatcError:
-            generations.begin(instance)
-            raise
-
-    def _forward(self, phase: Phase, kind: Kind, arrays: Mapping[str, Any]) -> None:
-        """Run a forward pass on any arrays, and prepare to do so again."""
-        instance, executable = self._prepare(phase, arrays)
-        instance.run("forward", executable)
-        self._prepare_again(kind, instance, executable, ("forward",))
-
-    def _train_step(self, arrays: Mapping[str, Any], optimizer: Optimizer | None) -> dict[str, float]:
-        """Forward, backward and update on any arrays, and prepare to do so again."""
-        self._needs_loss()
-        update = self._update(optimizer) if optimizer is not None else None
-        instance, executable = self._prepare("train", arrays, update)
-        if update is None:
-            instance.run("forward", executable)
-            instance.run("backward", executable)
-            self._prepare_again("train_step", instance, executable, ("forward", "backward"))
-            return instance.losses()
-        update.write_scalars()
-        update.steps += 1
-        instance.run("step", executable, update)
-        self._prepare_again("train_step", instance, executable, STEP, optimizer, update)
-        return instance.losses()
-
-    def _prepare_again(
-        self,
-        kind: Kind,
-        instance: Instance,
-        executable: Executable,
-        phases: tuple[str, ...],
-        optimizer: Optimizer | None = None,
-        update: OptimizerState | None = None,
-    ) -> None:
-        native = instance.native_call(phases, executable, update)
-        # Gradients of outputs that a call gave would be read by the next one.
-        if native is not None and not instance.output_grads:
-            self._generations.ready[kind] = Prepared(instance, native, executable, optimizer, update)
-
-    def _prepare(
-        self, phase: Phase, given: Mapping[str, Any], update: OptimizerState | None = None
-    ) -> tuple[Instance, Executable]:
-        """The plan for these arrays, with all that it reads in place, and its code."""
-        self._ready()
-        signature = self._signature(phase)
-        ignored: Mapping[str, Input] = self.signature.inputs if phase == "infer" else {}
-        arrays = take(signature, given, ignored)
-        instance = self._current.get(phase)
-        if instance is None or any(array.shape != instance.shapes[name] for name, array in arrays.items()):
-            instance = self._instance_for(phase, arrays)
-        generations = self._generations
-        generations.begin(instance)
-        executable = self._code(instance, update)
-        instance.write_inputs(arrays)
-        instance.write("loss_weights", "loss_weights", self.loss_weights.at(instance.signature.loss_weights))
-        instance.write("random", "random", [generations.seed, generations.steps % SEEDS])
-        for name in instance.output_grads:
-            instance.write("output_grad", name, 0.0)  # until backward() is given another one
-        self._current[phase] = instance
-        return instance, executable
-
-    def _code(self, instance: Instance, update: OptimizerState | None) -> Executable:
-        """The code to run now."""
-        if update is not None:
-            self._check_multipliers(instance)
-        executable = instance.build(update)
-        self._generations.run_with(instance, executable)
-        return executable
-
-    def _instance_for(self, phase: Phase, arrays: Mapping[str, Array]) -> Instance:
-        signature = self._signature(phase)
-        if all(array.shape == signature.inputs[name].type.shape for name, array in arrays.items()):
-            return self._plans.instance(phase, self._source)
-        dims = dims_of(signature, arrays)
-        changed = {name: n for name, n in dims.items() if n != self._source.dims.get(name)}
-        if not changed:
-            check_shapes(signature, arrays, dims)
-        at = ", ".join(f"{name}={n}" for name, n in changed.items())
-        why = f"the arrays given mean {at}"
-        source = self._plans.at(self._source, {**self._source.dims, **dims}, changed, phase, why)
-        check_shapes(source.phase(phase).signature, arrays, dims)
-        return self._plans.instance(phase, source)
-
-    def _update(self, optimizer: Optimizer) -> OptimizerState:
-        if not isinstance(optimizer, Optimizer):
-            raise UsageError(
-                Diagnostic(f"optimizer is a {type(optimizer).__name__}", help="make one: concatc.SGD(lr=0.1)")
-            )
-        if optimizer not in self._optimizers:
-            self._optimizers[optimizer] = OptimizerState(optimizer, self._store)
-        return self._optimizers[optimizer]
-
-    def _check_multipliers(self, instance: Instance) -> None:
-        """An update is compiled with the multipliers of the dims that the net was compiled with."""
-        known = self._store.signature.params
-        at = ", ".join(f"{name}={n}" for name, n in instance.source.dims.items())
-        problems = [
-            Diagnostic(
-                f"with {at} `{name}` learns with lr={p.lr:g} and decay={p.decay:g}, but the net was compiled with "
-                f"lr={known[name].lr:g} and decay={known[name].decay:g}",
-                help="let these multipliers not depend on dims, or compile the net with those",
-            )
-            for name, p in instance.signature.params.items()
-            if (p.lr, p.decay) != (known[name].lr, known[name].decay)
-        ]
-        if problems:
-            raise UsageError(problems)
 
     def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
         results = {**instance.group("total"), **instance.group("loss"), **instance.group("output")}
