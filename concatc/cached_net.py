@@ -18,9 +18,8 @@ from concatc.frontend.source import SourceFiles
 from concatc.loops.bases import Interface
 from concatc.net_cache import Import, KnownNet, NetCache
 from concatc.options import Options
-from concatc.runtime.index_check import IndexCheck
+from concatc.runtime.phases import ByLevel, OfRunnable
 from concatc.runtime.runnable import Runnable
-from concatc.runtime.signature import Signature
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.stages import stage
 from concatc.targets import Executable, Target
@@ -235,49 +234,23 @@ class CachedNet:
         return self.compilation.scaled(phase)
 
 
-class CachedPhase:
+class CachedPhase(ByLevel, OfRunnable):
     """One phase of a net that the cache holds.  What is run is there at once; levels are compiled on demand."""
 
     def __init__(self, net: CachedNet, phase: Phase, runnable: Runnable) -> None:
         self.update: Plan | None = None
         self._net = net
         self._phase = phase
-        self._runnable = runnable
-
-    @property
-    def signature(self) -> Signature:
-        """What the net takes and gives."""
-        return self._runnable.signature
-
-    @property
-    def interface(self) -> Interface:
-        """Where arguments and results live."""
-        return self._runnable.interface
-
-    @property
-    def index_checks(self) -> tuple[IndexCheck, ...]:
-        """What labels and indices must be."""
-        return self._runnable.index_checks
-
-    @property
-    def arena_bytes(self) -> int:
-        """The size of the arena."""
-        return self._runnable.arena_bytes
+        OfRunnable.__init__(self, runnable)
 
     @property
     def graph(self) -> Module:
         """Level 00."""
         return self._net.compilation.phase(self._phase).graph
 
-    @property
-    def joint(self) -> Module:
-        """Level 02."""
-        return self._net.compilation.phase(self._phase).joint
-
-    @property
-    def kernels(self) -> Module:
-        """Level 04."""
-        return self._net.compilation.phase(self._phase).kernels
+    def level(self, name: str) -> Module:
+        """The module of a level."""
+        return self._net.compilation.phase(self._phase).level(name)
 
     @property
     def plan(self) -> Plan:

@@ -52,9 +52,8 @@ from concatc.passes.stats_grad_of_sums import StatsGradOfSums
 from concatc.passes.stats_over_concat import StatsOverConcat
 from concatc.passes.verify import verify
 from concatc.plan_trial import try_plan, try_update
-from concatc.runtime.bounds import index_checks
-from concatc.runtime.index_check import IndexCheck, state_index_checks
-from concatc.runtime.signature import Signature, signature_of
+from concatc.runtime.index_check import state_index_checks
+from concatc.runtime.phases import ByLevel, OfGraph
 from concatc.runtime.source import Phase
 
 R = TypeVar("R")
@@ -96,7 +95,7 @@ def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass,
 PIPELINES = {"train": pipeline, "infer": inference_pipeline}
 
 
-class Lowering:
+class Lowering(ByLevel, OfGraph):
     """One phase of a net at every level; a level is made from the one before when it is first asked for."""
 
     def __init__(self, graph: Module, phase: Phase, options: Options, like: Callable[[], Interface] | None) -> None:
@@ -123,26 +122,6 @@ class Lowering:
     def pass_names(self) -> list[str]:
         """The passes of the pipeline, in order, each once."""
         return list(dict.fromkeys(step.name for passes in self._passes.values() for step in passes))
-
-    @property
-    def joint(self) -> Module:
-        """Level 02."""
-        return self.level("joint")
-
-    @property
-    def kernels(self) -> Module:
-        """Level 04."""
-        return self.level("kernels")
-
-    @cached_property
-    def signature(self) -> Signature:
-        """What the net takes and gives."""
-        return signature_of(self.graph.main)
-
-    @cached_property
-    def index_checks(self) -> list[IndexCheck]:
-        """What labels and indices must be."""
-        return index_checks(self.graph.main)
 
     @cached_property
     def interface(self) -> Interface:

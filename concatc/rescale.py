@@ -33,9 +33,8 @@ from concatc.passes.arena import Lifetime, assign_offsets
 from concatc.passes.dumps import READING, dump_text
 from concatc.passes.lower_to_loops import scratch_pieces
 from concatc.passes.verify import verify
-from concatc.runtime.bounds import index_checks
-from concatc.runtime.index_check import IndexCheck, state_index_checks
-from concatc.runtime.signature import Signature, signature_of
+from concatc.runtime.index_check import state_index_checks
+from concatc.runtime.phases import OfGraph
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
@@ -195,7 +194,7 @@ class Scalable(Source, Protocol):
         ...
 
 
-class RescaledPhase:
+class RescaledPhase(OfGraph):
     """One phase at other dims.  What is run is there at once; levels are made when they are asked for."""
 
     def __init__(self, source: Rescaled, phase: Phase, scaled: ScaledPhase) -> None:
@@ -205,7 +204,12 @@ class RescaledPhase:
         self._scaled = scaled
         self._at = {name: source.sizes[name] for name in scaled.here}
         self._sizes = list(self._at.values())
-        self.graph = scaled.graph.at(self._sizes)
+        self._graph = scaled.graph.at(self._sizes)
+
+    @property
+    def graph(self) -> Module:
+        """Level 00."""
+        return self._graph
 
     @cached_property
     def addresses(self) -> Addresses:
@@ -221,16 +225,6 @@ class RescaledPhase:
     def interface(self) -> Interface:
         """Where arguments and results live."""
         return self._scaled.slots.at(self._sizes, self.addresses)
-
-    @cached_property
-    def signature(self) -> Signature:
-        """What the net takes and gives."""
-        return signature_of(self.graph.main)
-
-    @cached_property
-    def index_checks(self) -> list[IndexCheck]:
-        """What labels and indices must be."""
-        return index_checks(self.graph.main)
 
     @property
     def arena_bytes(self) -> int:

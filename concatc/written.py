@@ -35,10 +35,9 @@ from concatc.manifest import (
     read_manifest,
     run_files,
 )
-from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.module import CompiledModule
+from concatc.runtime.phases import ByLevel, OfRunnable
 from concatc.runtime.runnable import DataError, Runnable, from_data
-from concatc.runtime.signature import Signature
 from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.runtime.store import SHARED_BASES
 from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
@@ -277,7 +276,7 @@ class WrittenModule:
         return code.followed_by(CpuTarget().build_loops(loops))
 
 
-class WrittenPhase:
+class WrittenPhase(ByLevel, OfRunnable):
     """One phase of a written module.  What is run is there at once; levels are read when they are asked for."""
 
     def __init__(self, files: WrittenFiles, phase: Phase, train: WrittenPhase | None) -> None:
@@ -285,27 +284,7 @@ class WrittenPhase:
         self.update: Plan | None = None
         self._files = files
         self._levels: dict[str, Module] = {}
-        self._runnable = self._read(train)
-
-    @property
-    def signature(self) -> Signature:
-        """What the net takes and gives."""
-        return self._runnable.signature
-
-    @property
-    def interface(self) -> Interface:
-        """Where arguments and results live."""
-        return self._runnable.interface
-
-    @property
-    def index_checks(self) -> tuple[IndexCheck, ...]:
-        """What labels and indices must be."""
-        return self._runnable.index_checks
-
-    @property
-    def arena_bytes(self) -> int:
-        """The size of the arena."""
-        return self._runnable.arena_bytes
+        OfRunnable.__init__(self, self._read(train))
 
     @property
     def bases(self) -> dict[str, Base]:
@@ -316,16 +295,6 @@ class WrittenPhase:
     def graph(self) -> Module:
         """Level 00."""
         return self.level("graph")
-
-    @property
-    def joint(self) -> Module:
-        """Level 02."""
-        return self.level("joint")
-
-    @property
-    def kernels(self) -> Module:
-        """Level 04."""
-        return self.level("kernels")
 
     @cached_property
     def plan(self) -> Plan:
