@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
-from concatc.runtime.source import Dim
+
+if TYPE_CHECKING:
+    from concatc.runtime.source import Dim
 
 Recompute = Literal["none", "auto", "max"]
 Precision = Literal["exact", "high", "fast"]

@@ -107,7 +107,9 @@ def test_warnings_go_to_stderr(cli: Cli) -> None:
         (("run", "small.cnet", "-o", "."), "cannot write .: it is a directory"),
         (("ops", "cocat"), "did you mean `concat`?"),
         (("explain", "small.cnet", "hh", "--target", "reference"), "hh"),
-        (("chekc",), "No such command 'chekc'"),
+        (("chekc",), "No such command 'chekc'.\nhelp: did you mean `check`?"),
+        (("benchh", "net.cnet"), "No such command 'benchh'.\nhelp: did you mean `bench`?"),
+        (("xyzzy",), "No such command 'xyzzy'.\n"),
     ],
 )
 def test_wrong_calls_end_in_2(cli: Cli, arguments: tuple[str, ...], message: str) -> None:

@@ -39,6 +39,18 @@ def test_plain_lists_take_the_type_of_the_input() -> None:
     assert "does not convert to i32" in error_of(net.eval, x=[[1, 2], [3, 4]], i=[1.5, 2])
 
 
+def test_masks_are_not_ignored() -> None:
+    net = compile_thread()
+    data = batch()
+    data["a"] = np.ma.masked_array(data["a"], mask=data["a"] > 0)
+    error = error_of(net.forward, data)
+    assert "input `a`: a net reads every element, also those that a mask hides; array.filled(value)" in error
+    assert net.forward({**data, "a": data["a"].filled(0.0)})["loss"] > 0
+    weight = np.ma.masked_array(net.params["ha.weight"], mask=True)
+    with pytest.raises(concatc.UsageError, match=r"parameter `ha\.weight`: a net reads every element"):
+        net.params["ha.weight"] = weight
+
+
 def test_arrays_of_any_layout_are_taken() -> None:
     net = compile_thread("cpu")
     data = batch()

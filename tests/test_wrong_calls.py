@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,16 @@ def compiled(**options: Any) -> concatc.CompiledModule:
 def test_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(concatc.UsageError, match=message):
         compiled(**options)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_modules_are_not_copied(copied: Callable[[object], object]) -> None:
+    with pytest.raises(concatc.UsageError) as error:
+        copied(compiled())
+    assert str(error.value) == (
+        "error: a compiled module is native code on memory of its own: it is neither copied nor pickled\n"
+        "help: compile the net again where it is needed, and carry its values over with save() and load()"
+    )
 
 
 @pytest.mark.parametrize("path", [None, 3, b"net.cnet"])

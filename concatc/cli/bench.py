@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import (
-    compile_file,
-    finish,
-    net_options,
-    parse_dims,
-    plan_options,
-    precision_option,
-    recompute_option,
-    show_checked,
-    write_file,
-)
+from concatc.cli.common import finish, write_file
+from concatc.cli.net_choice import NetChoice, plan_options, show_checked, takes_net
 from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import check_replaceable
@@ -43,21 +34,11 @@ if TYPE_CHECKING:
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a trace for Perfetto or chrome://tracing.")
 @click.option("--cpu-time", is_flag=True, help="Time of the processor in this thread, for busy machines.")
 @click.option("--measure-peaks", is_flag=True, help="Measure again what the machine can do.")
-@net_options
-@recompute_option
-@precision_option
+@takes_net
 @plan_options
 def command(
-    file: Path,
-    dims: tuple[str, ...],
-    net: str | None,
-    target: str,
-    dtype: str,
+    choice: NetChoice,
     as_json: bool,
-    recompute: str,
-    precision: str,
-    max_memory: int | None,
-    verify_plan: bool,
     batch: int | None,
     training: bool | None,
     method: str | None,
@@ -78,21 +59,11 @@ def command(
     if trace is not None:
         check_replaceable(trace)
     checked: list[str] = []
-    if file.is_dir():
-        module = _written(file, dims, batch)
+    if choice.file.is_dir():
+        module = _written(choice, batch)
     else:
-        compilation = compile_file(
-            file,
-            dims,
-            net,
-            target,
-            dtype,
-            recompute=recompute,
-            precision=precision,
-            max_memory=max_memory,
-            verify_plan=verify_plan,
-        )
-        module = _module(compilation, parse_dims(dims), batch)
+        compilation = choice.compiled()
+        module = _module(compilation, choice.options.dims, batch)
         checked = show_checked(compilation)
     phase: Phase = "train" if (bool(module.signature.loss_weights) if training is None else training) else "infer"
     profile = module.profile(
@@ -126,11 +97,11 @@ def _module(compilation: Compilation, given: Mapping[str, Dim], batch: int | Non
     return CompiledModule(compilation)
 
 
-def _written(directory: Path, dims: Iterable[str], batch: int | None) -> CompiledModule:
+def _written(choice: NetChoice, batch: int | None) -> CompiledModule:
     from concatc.written import load_module
 
-    module = load_module(directory)
-    wanted = parse_dims(dims)
+    module = load_module(choice.file)
+    wanted = dict(choice.options.dims)
     if batch is not None:
         wanted[_batch_dim(module.signature, wanted, batch)] = batch
     return module.with_dims(**wanted) if wanted else module

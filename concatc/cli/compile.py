@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import (
-    compile_file,
-    finish,
-    freeze_option,
-    net_options,
-    plan_options,
-    precision_option,
-    quantity,
-    recompute_option,
-    show_checked,
-    write_file,
-)
+from concatc.cli.common import finish, quantity, write_file
+from concatc.cli.net_choice import NetChoice, freeze_option, pass_options, plan_options, show_checked, takes_net
 from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.stages import Times, listening
@@ -35,13 +25,11 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 
 
 @click.command()
-@net_options
+@takes_net
 @click.option("--keep", multiple=True, metavar="BLOB", help="Keep a blob and its gradient readable; repeatable.")
 @click.option("--input-grads", is_flag=True, help="Return gradients of inputs too.")
 @click.option("--output-grads", is_flag=True, help="Take gradients of outputs from the caller of backward().")
 @freeze_option
-@recompute_option
-@precision_option
 @plan_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
@@ -51,25 +39,10 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--blob", metavar="BLOB", help="With --emit ir and --dump-ir: only what makes and reads this blob.")
 @click.option("--plain", is_flag=True, help="IR without locations, comments and short names for types.")
 @click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write every level: 00-graph.mlir, ..")
-@click.option("--print-after", multiple=True, metavar="PASS", help="Write the IR after a pass to stderr; repeatable.")
-@click.option("--print-after-all", is_flag=True, help="Write what each pass changed to stderr.")
-@click.option("--verify-each", is_flag=True, help="Check the IR after every pass, and the plan.")
-@click.option("--time-passes", is_flag=True, help="Write how long each pass took to stderr.")
+@pass_options
 def command(
-    file: Path,
-    dims: tuple[str, ...],
-    net: str | None,
-    target: str,
-    dtype: str,
+    choice: NetChoice,
     as_json: bool,
-    keep: tuple[str, ...],
-    input_grads: bool,
-    output_grads: bool,
-    freeze: tuple[str, ...],
-    recompute: str,
-    precision: str,
-    max_memory: int | None,
-    verify_plan: bool,
     output: Path | None,
     emit: str | None,
     level: str | None,
@@ -78,9 +51,6 @@ def command(
     blob: str | None,
     plain: bool,
     dump_ir: Path | None,
-    print_after: tuple[str, ...],
-    print_after_all: bool,
-    verify_each: bool,
     time_passes: bool,
 ) -> None:
     """Compile a net for training and for inference.
@@ -92,25 +62,8 @@ def command(
     times = Times()
     click.get_current_context().with_resource(listening(times))
     show_progress()
-    compilation = compile_file(
-        file,
-        dims,
-        net,
-        target,
-        dtype,
-        keep=keep,
-        input_grads=input_grads,
-        freeze=freeze,
-        output_grads=output_grads,
-        recompute=recompute,
-        precision=precision,
-        max_memory=max_memory,
-        verify_plan=verify_plan,
-        verify_each=verify_each,
-        print_after=print_after,
-        print_after_all=print_after_all,
-    )
-    _check_passes(compilation, print_after)
+    compilation = choice.compiled()
+    _check_passes(compilation, choice.options.print_after)
     if blob is not None and emit != "ir" and dump_ir is None:
         raise UsageError("--blob goes with --emit ir and --dump-ir")
     phases: list[str] = list(compilation.phases)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options
+from concatc.cli.common import finish
+from concatc.cli.net_choice import NetChoice, takes_net
 
 SCREEN_LINES = 40
 
 
 @click.command()
-@net_options
+@takes_net
 @click.argument("name")
 @click.option("--all", "show_all", is_flag=True, help="Everything, however many lines it takes.")
 def command(
-    file: Path,
-    dims: tuple[str, ...],
-    net: str | None,
-    target: str,
-    dtype: str,
+    choice: NetChoice,
     as_json: bool,
     name: str,
     show_all: bool,
@@ -33,7 +29,7 @@ def command(
     """
     from concatc.inspect.explain import explain
 
-    compilation = compile_file(file, dims, net, target, dtype)
+    compilation = choice.compiled()
     train = compilation.phase("train")
     found = explain(train.level("joint"), train.level("split"), name)
     text = found.text(None if show_all else SCREEN_LINES)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from concatc.diagnostics import ConcatcError, ConcatcWarning, UsageError
+from concatc.diagnostics import ConcatcError, ConcatcWarning, UsageError, did_you_mean
 from concatc.version import __version__
 
 COMMANDS = ("compile", "check", "run", "train", "bench", "summary", "explain", "opt", "ops", "cache")
@@ -35,6 +35,14 @@ class Commands(click.Group):
         command = importlib.import_module(f"concatc.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # click itself would look for near names among the commands that are imported: none.
+        if args[0] not in COMMANDS and (hint := did_you_mean(args[0], COMMANDS)) is not None:
+            ctx.fail(f"No such command '{args[0]}'.\nhelp: {hint}")
+        return super().resolve_command(ctx, args)
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

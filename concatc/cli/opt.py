@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from concatc.cli.common import write_file
+from concatc.cli.net_choice import pass_options
 from concatc.diagnostics import Diagnostic, UsageError
 
 
@@ -29,10 +30,7 @@ def _list_passes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--passes", default="", metavar="A,B", help="Passes in order, with options: fuse{max_ops=8},dce.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_passes, help="List the passes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there, not to stdout.")
-@click.option("--print-after", multiple=True, metavar="PASS", help="Write the IR after a pass to stderr.")
-@click.option("--print-after-all", is_flag=True, help="Write what each pass changed to stderr.")
-@click.option("--verify-each", is_flag=True, help="Check the IR after every pass.")
-@click.option("--time-passes", is_flag=True, help="Write how long each pass took to stderr.")
+@pass_options
 @click.option("--plain", is_flag=True, help="Neither locations nor comments nor short names for types.")
 def command(
     file: Path,

@@ -9,18 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from concatc.cli.common import (
-    finish,
-    net_options,
-    open_file,
-    plan_options,
-    precision_option,
-    recompute_option,
-    show_checked,
-    threads_option,
-    write_file,
-)
+from concatc.cli.common import finish, threads_option, write_file
 from concatc.cli.data import key_option, read_data
+from concatc.cli.net_choice import NetChoice, plan_options, show_checked, takes_net
 from concatc.cli.progress import show_progress
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import check_replaceable
@@ -36,22 +27,12 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of initial values, and of dropout.")
 @click.option("--train", "training", is_flag=True, help="The training phase: losses too, dropout on.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the results to this .npz file.")
-@net_options
-@recompute_option
-@precision_option
+@takes_net
 @plan_options
 @threads_option
 def command(
-    file: Path,
-    dims: tuple[str, ...],
-    net: str | None,
-    target: str,
-    dtype: str,
+    choice: NetChoice,
     as_json: bool,
-    recompute: str,
-    precision: str,
-    max_memory: int | None,
-    verify_plan: bool,
     threads: int | None,
     data: Path | None,
     keys: tuple[str, ...],
@@ -76,19 +57,9 @@ def command(
         check_replaceable(output)  # before the work, not behind it
     if keys and data is None:
         raise UsageError("--key goes with --data")
-    compilation = open_file(
-        file,
-        dims,
-        net,
-        target,
-        dtype,
-        recompute=recompute,
-        precision=precision,
-        max_memory=max_memory,
-        verify_plan=verify_plan,
-    )
+    compilation = choice.opened()
     if compilation.no_inference is not None and not training:
-        click.echo(f"{file} is of training: its forward pass runs, losses included", err=True)
+        click.echo(f"{choice.file} is of training: its forward pass runs, losses included", err=True)
         training = True
     module = CompiledModule(compilation, threads)
     inputs = module.signature.inputs

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import compile_file, finish, net_options
+from concatc.cli.common import finish
+from concatc.cli.net_choice import NetChoice, takes_net
 
 if TYPE_CHECKING:
     from concatc.ir.types import TensorType
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@net_options
+@takes_net
 @click.option("--memory/--no-memory", default=True, help="Show the bytes of the plan as well.")
-def command(
-    file: Path, dims: tuple[str, ...], net: str | None, target: str, dtype: str, as_json: bool, memory: bool
-) -> None:
+def command(choice: NetChoice, as_json: bool, memory: bool) -> None:
     """Show inputs, operations, parameters, losses, outputs and memory of a net."""
     from concatc.inspect.summary import summarize, text
     from concatc.runtime.module import CompiledModule
 
-    compilation = compile_file(file, dims, net, target, dtype)
+    compilation = choice.compiled()
     module = CompiledModule(compilation)
     summary = summarize(compilation.phase("train").graph)
     at = ", ".join(f"{name}={value}" for name, value in module.dims.items())

@@ -15,19 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from concatc.cli.common import (
-    finish,
-    freeze_option,
-    net_options,
-    open_file,
-    plan_options,
-    precision_option,
-    recompute_option,
-    show_checked,
-    threads_option,
-)
+from concatc.cli.common import finish, threads_option
 from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
+from concatc.cli.net_choice import NetChoice, freeze_option, plan_options, show_checked, takes_net
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.files import check_replaceable
 
@@ -92,17 +83,11 @@ class Interruption:
 @freeze_option
 @click.option("--weights", type=click.Path(path_type=Path), help="Start from this .safetensors file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Weights at the end; default FILE.safetensors.")
-@net_options
-@recompute_option
-@precision_option
+@takes_net
 @plan_options
 @threads_option
 def command(
-    file: Path,
-    dims: tuple[str, ...],
-    net: str | None,
-    target: str,
-    dtype: str,
+    choice: NetChoice,
     as_json: bool,
     data: Path,
     keys: tuple[str, ...],
@@ -113,11 +98,6 @@ def command(
     weight_decay: float,
     held_out: float,
     seed: int,
-    freeze: tuple[str, ...],
-    recompute: str,
-    precision: str,
-    max_memory: int | None,
-    verify_plan: bool,
     threads: int | None,
     weights: Path | None,
     output: Path | None,
@@ -134,20 +114,9 @@ def command(
     from concatc.runtime.optimizers import SGD, Adam
 
     start = time.perf_counter()
-    path = output or file.with_suffix(".safetensors")
+    path = output or choice.file.with_suffix(".safetensors")
     check_replaceable(path)
-    compilation = open_file(
-        file,
-        dims,
-        net,
-        target,
-        dtype,
-        freeze=freeze,
-        recompute=recompute,
-        precision=precision,
-        max_memory=max_memory,
-        verify_plan=verify_plan,
-    )
+    compilation = choice.opened()
     module = CompiledModule(compilation, threads)
     arrays, _ = read_data(data, keys, module.signature.inputs)
     dataset = Dataset(module.signature.inputs, arrays, held_out)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
@@ -33,6 +33,14 @@ class Pass(Protocol):
     def run(self, module: Module) -> None:
         """Rewrite the module.  Raises :class:`ConcatcError` where the net is wrong."""
         ...
+
+
+def at_least(least: int, default: int) -> Any:
+    """The field of a pass for a number that is ``least`` or more: ``max_ops: int = at_least(1, default=16)``.
+
+    Pipelines that are given as text (`registry.make_pass`) are held to it.
+    """
+    return field(default=default, metadata={"least": least})
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
+from concatc.ir.passes import at_least
 from concatc.op import op_of
 from concatc.passes.free_of_splits import free_of_splits
 from concatc.passes.fusion import is_view
@@ -65,9 +66,9 @@ class ChooseRecompute:
     """
 
     mode: Mode = "auto"
-    most_cost: int = MOST_COST
-    most_percent: int = MOST_PERCENT
-    parts: int = 0
+    most_cost: int = at_least(0, default=MOST_COST)
+    most_percent: int = at_least(0, default=MOST_PERCENT)
+    parts: int = at_least(0, default=0)
 
     name = "choose-recompute"
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from concatc.ir.core import Operation, Value
+from concatc.ir.passes import at_least
 from concatc.op import is_op, op_of
 from concatc.passes.graph import is_backward
 from concatc.passes.grouping import Group, Partition
@@ -32,8 +33,8 @@ class Limits:
     ``prologues`` lets pointwise operations be computed where a contraction reads its operands.
     """
 
-    max_ops: int = 16
-    max_nodes: int = 256
+    max_ops: int = at_least(1, default=16)
+    max_nodes: int = at_least(1, default=256)
     prologues: bool = True
 
 

@@ -77,6 +77,9 @@ def make_pass(name: str, options: dict[str, Any] | None = None) -> Pass:
             hint = did_you_mean(key, fields) or (f"it has {', '.join(fields)}" if fields else "it has no options")
             raise UsageError(Diagnostic(f"{name} has no option `{key}`", help=hint))
         values[key] = _option(name, Attribute(key, hints[key], None), value)
+        least = fields[key].metadata.get("least")
+        if least is not None and values[key] < least:
+            raise UsageError(f"{name}: `{key}` must be {least} or more, not {values[key]}")
     made: Pass = cls(**values)
     return made
 

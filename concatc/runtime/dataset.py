@@ -18,7 +18,7 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
 from concatc.runtime.index_check import IndexCheck, check_indices
-from concatc.runtime.inputs import describe
+from concatc.runtime.inputs import MASKED, describe
 from concatc.runtime.signature import Input
 
 
@@ -40,6 +40,8 @@ def matching(inputs: Mapping[str, Input], arrays: Mapping[str, Array]) -> dict[s
 
 def convert(array: Array, spec: Input) -> Array:
     """The array in the element type of an input: integers may become floats, never the other way."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise UsageError(f"`{spec.name}`: {MASKED}")
     dtype = NUMPY_DTYPES[spec.type.dtype]
     if array.dtype == dtype:
         return array

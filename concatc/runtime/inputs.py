@@ -12,6 +12,9 @@ from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
 from concatc.runtime.signature import Input, Signature
 
+# What is wrong with `np.ma` arrays.
+MASKED = "a net reads every element, also those that a mask hides; array.filled(value) puts one there"
+
 
 def as_array(given: Any, spec: Input) -> Array:
     """``given`` as a NumPy array, on the same memory where it has some that NumPy can read.
@@ -19,8 +22,11 @@ def as_array(given: Any, spec: Input) -> Array:
     The copy to where the plan reads it is made at the call (:meth:`Instance.write_inputs`).
 
     Takes NumPy arrays, anything that speaks DLPack (torch CPU tensors, also those that require gradients), and plain
-    numbers or nested lists, which take the input's own element type.  Raises TypeError for anything else.
+    numbers or nested lists, which take the input's own element type.  Raises TypeError for anything else, masked arrays
+    among it.
     """
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(MASKED)
     if isinstance(given, np.ndarray):
         return given
     if hasattr(given, "detach"):

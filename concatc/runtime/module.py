@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -111,6 +111,15 @@ class CompiledModule:
         dims = ", ".join(f"{name}={value}" for name, value in self.dims.items())
         numel = sum(p.type.numel for p in self.signature.params.values())
         return f"<net {self.name}({dims}) on {self._source.target.name}: {numel:,} parameters>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # What `copy` and `pickle` ask for.
+        raise UsageError(
+            Diagnostic(
+                "a compiled module is native code on memory of its own: it is neither copied nor pickled",
+                help="compile the net again where it is needed, and carry its values over with save() and load()",
+            )
+        )
 
     def with_dims(self, **dims: Dim) -> CompiledModule:
         """The same net at other dims: ``net.with_dims(n=7)``.

@@ -13,6 +13,7 @@ import numpy as np
 
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.loops.memory import Array
+from concatc.runtime.inputs import MASKED
 
 
 class UnknownNameError(UsageError, KeyError):
@@ -48,6 +49,8 @@ class Tensors(Mapping[str, Array]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         view = self._find(name)
+        if isinstance(value, np.ma.MaskedArray):
+            raise UsageError(f"{self._what} `{name}`: {MASKED}")
         array = np.asarray(value)
         if array.shape != view.shape:
             raise UsageError(f"{self._what} `{name}` has shape {list(view.shape)}, not {list(array.shape)}")
