@@ -138,15 +138,18 @@ def _conv_transpose(place: Place, op: Any, x: Array, w: Array) -> Array:
     # The transpose of a convolution: its input dilated by the stride, its taps turned round.
     reach = [d * (k - 1) for d, k in zip(op.dilation, w.shape[2:], strict=True)]
     pad = [(r - p, r - p + more) for r, p, more in zip(reach, op.pad, op.output_pad, strict=True)]
-    if op.groups != 1:
-        raise NotImplementedError("transposed convolution in groups")
+    # JAX counts the channels of a group behind each other in the result, the language in the input.
+    inputs, outputs, *kernel = w.shape
+    grouped = w.reshape(op.groups, inputs // op.groups, outputs, *kernel).swapaxes(0, 1)
+    turned = grouped.reshape(inputs // op.groups, op.groups * outputs, *kernel)[:, :, ::-1, ::-1]
     return lax.conv_general_dilated(
         x,
-        w[:, :, ::-1, ::-1],
+        turned,
         (1, 1),
         pad,
         lhs_dilation=op.stride,
         rhs_dilation=op.dilation,
+        feature_group_count=op.groups,
         dimension_numbers=(place.layout, "IOHW", place.layout),
     )
 
@@ -158,10 +161,8 @@ def _max_pool(place: Place, op: Any, x: Array) -> list[Array | None]:
 
 @rule("avg_pool")
 def _avg_pool(place: Place, op: Any, x: Array) -> Array:
-    if op.count_include_pad and (op.ceil or any(op.pad)):
-        raise ValueError("avg_pool with padding that counts has no rule here")
-    ones = jnp.ones(place.window(tuple(x.shape[a] for a in place.axes(x, (2, 3))), 1), x.dtype)  # type: ignore[arg-type]
-    return _reduce_window(place, op, x, 0.0, lax.add) / _reduce_window(place, op, ones, 0.0, lax.add)
+    divisors = op.divisors([x.shape[a] for a in place.axes(x, (2, 3))])
+    return _reduce_window(place, op, x, 0.0, lax.add) / divisors.reshape(place.window(divisors.shape, 1))
 
 
 def _reduce_window(place: Place, op: Any, x: Array, start: float, fold: Callable[..., Array]) -> Array:
@@ -179,10 +180,11 @@ def _reduce_window(place: Place, op: Any, x: Array, start: float, fold: Callable
 @rule("softmax_loss")
 def _softmax_loss(place: Place, op: Any, x: Array, label: Array) -> Array:
     axis = place.axis(x, op.axis)
-    if op.ignore is not None:
-        raise NotImplementedError("ignored labels")
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(x, axis), jnp.expand_dims(label, axis), axis)
-    return -chosen.sum() if op.reduction == "sum" else -chosen.mean()
+    valid = label != (-1 if op.ignore is None else op.ignore)
+    index = jnp.expand_dims(jnp.where(valid, label, 0), axis)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(x, axis), index, axis).squeeze(axis)
+    counts = {"sum": 1, "mean": label.size, "valid": valid.sum()}
+    return -jnp.where(valid, chosen, 0).sum() / jnp.maximum(counts[op.reduction], 1)
 
 
 @rule("contrastive_loss")

@@ -4,7 +4,7 @@ A subclass of :class:`Op` *is* a registered op.  Its dataclass fields are its at
 
 - ``infer``      types of the results from types of the operands; raises :class:`ShapeError`
 - ``reference``  values of the results, in NumPy
-- ``vjp``        cotangents of the operands from cotangents of the results, built of ops
+- ``vjp``        cotangents of the operands from cotangents of the results, built of ops (not needed where ``internal``)
 - ``lower``      pieces: loop nests over scalar expressions
 - ``samples``    operand types (or data) to test it with
 - ``build``      what a call of that name in the language means (optional: by default the op itself)
@@ -19,84 +19,27 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import math
 import pkgutil
 import re
-import types
 import typing
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from concatc.diagnostics import Loc
+from concatc.initial_values import Init
 from concatc.ir.core import Attr, Block, Operation, Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
 from concatc.loops.independence import AxisMap, independent_axes
 from concatc.loops.pieces import Piece
+from concatc.op_attributes import Attribute, Signature, check_attribute
+from concatc.op_attributes import ShapeError as ShapeError  # a word of the contract: rules raise it
 
 DIALECT = "cnet."
-
-
-class ShapeError(Exception):
-    """Operands or attributes do not fit.  ``help`` says what would; ``notes`` are further facts.
-
-    In the message ``{0}``, ``{1}`` .. stand for the operands; the front end puts the blobs' names there.
-    """
-
-    def __init__(self, message: str, help: str | None = None, notes: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.help = help
-        self.notes = tuple(notes)
-
-
-@dataclass(frozen=True)
-class Init:
-    """How a parameter or state starts: ``constant(value)``, ``gaussian(mean, std)``, ``uniform(low, high)``,
-    ``xavier()`` (uniform, variance 1/fan_in: Glorot & Bengio 2010, Caffe's form) or ``msra()`` (gaussian, variance
-    2/fan_in: He et al. 2015)."""
-
-    kind: Literal["constant", "gaussian", "uniform", "xavier", "msra"]
-    arguments: tuple[float, ...] = ()
-
-    def to_attr(self) -> Attr:
-        """As an IR attribute, ``"gaussian(0.0, 0.02)"``."""
-        return f"{self.kind}({', '.join(repr(float(a)) for a in self.arguments)})"
-
-
-_INIT = re.compile(r"(\w+)\(([^()]*)\)\s*")
-_INIT_ARGUMENTS = {"constant": 1, "gaussian": 2, "uniform": 2, "xavier": 0, "msra": 0}
-
-
-def parse_init(text: str) -> Init:
-    """The inverse of :meth:`Init.to_attr`.  Raises ValueError that says what is wrong."""
-    call = _INIT.fullmatch(text)
-    if call is None or call[1] not in _INIT_ARGUMENTS:
-        raise ValueError(f"`{text}` is no way to start a parameter")
-    words = [word for word in call[2].split(",") if word.strip()]
-    try:
-        arguments = tuple(float(word) for word in words)
-    except ValueError:
-        raise ValueError(f"`{text}` needs numbers, such as `gaussian(0.0, 0.02)`") from None
-    if len(arguments) != _INIT_ARGUMENTS[call[1]]:
-        raise ValueError(f"`{text}`: {call[1]} takes {_INIT_ARGUMENTS[call[1]]} numbers, not {len(arguments)}")
-    if not all(map(math.isfinite, arguments)):
-        raise ValueError(f"`{text}` needs finite numbers")
-    if call[1] == "gaussian" and arguments[1] < 0:
-        raise ValueError(f"`{text}`: the deviation is negative")
-    return Init(typing.cast(Any, call[1]), arguments)
-
-
-def constant(value: float) -> Init:
-    """All elements ``value``."""
-    return Init("constant", (value,))
-
-
-XAVIER = Init("xavier")
-MSRA = Init("msra")
 
 
 class CallSite(Protocol):
@@ -162,33 +105,13 @@ def i32(*shape: int) -> TensorType:
     return TensorType(shape, "i32")
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """An attribute as the language sees it; ``default`` is ``inspect.Parameter.empty`` where it must be given."""
-
-    name: str
-    type: Any
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether a call must give it."""
-        return self.default is inspect.Parameter.empty
-
-
-@dataclass(frozen=True)
-class Signature:
-    """A call in the language: data operands, then at most one positional attribute (``size``), the rest by keyword."""
-
-    data: tuple[str, ...]  # "*xs" stands for one or more
-    optional_data: int  # how many of the last data operands may be left out
-    size: str | None
-    attributes: Mapping[str, Attribute]
-
-
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 class Op:
-    """Base of all ops.  See the module's docstring."""
+    """Base of all ops.  See the module's docstring.
+
+    A class that lacks a rule is a TypeError where it is defined: all that is abstract here or in what stands between,
+    and the gradient of what the language can call.  With ``abstract=True`` it is no op, but what several ops share.
+    """
 
     name: ClassVar[str]
     # Data operands in the language and in docs; "*xs" takes one or more; "bias?" may be absent.
@@ -201,6 +124,8 @@ class Op:
     params: ClassVar[tuple[str, ...]] = ()
     # Not callable from the language (gradients of other ops, split, accumulate).
     internal: ClassVar[bool] = False
+    # Rules that all ops of a kind go without.
+    without: ClassVar[tuple[str, ...]] = ()
     # An op with an effect is never duplicated, merged, moved across phases or removed.
     effect: ClassVar[bool] = False
 
@@ -211,37 +136,40 @@ class Op:
             return
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower().rstrip("_")
         assert cls.name not in REGISTRY, f"two ops are called {cls.name}"
+        if lacking := _lacking(cls):
+            raise TypeError(f"op {cls.name} lacks {', '.join(lacking)}: each op has rules of its own (concatc/op.py)")
         REGISTRY[cls.name] = cls
 
     # -- the rules -------------------------------------------------------------------------------------------------
+    @abstractmethod
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         """Types of the results; raises :class:`ShapeError`."""
-        raise NotImplementedError(f"{self.name} has no rule infer")
 
+    @abstractmethod
     def reference(self, *xs: np.ndarray) -> list[np.ndarray]:
         """Values of the results, computed in the dtype of the operands (float64 on request).
 
         NaN and infinities are ordinary values: callers run it under ``np.errstate(all="ignore")``.
         """
-        raise NotImplementedError(f"{self.name} has no rule reference")
 
     def vjp(
         self, b: Builder, xs: Sequence[Value], ys: Sequence[Value], dys: Sequence[Value | None], needs: Sequence[bool]
     ) -> list[Value | None]:
         """Cotangents of the operands, None where there is none or ``needs`` does not ask for it.
 
-        ``dys[k]`` is None where result ``k`` has no cotangent; at least one is there.
+        ``dys[k]`` is None where result ``k`` has no cotangent; at least one is there.  Ops that the language cannot
+        call, such as gradients, may go without.
         """
-        raise NotImplementedError(f"{self.name} has no rule vjp")
+        raise ShapeError(f"{self.name} has no gradient, and a loss depends on it")
 
+    @abstractmethod
     def lower(self, xs: Sequence[Ref], ys: Sequence[Ref]) -> Iterator[Piece]:
         """Pieces that write every element of every result."""
-        raise NotImplementedError(f"{self.name} has no rule lower")
 
     @classmethod
+    @abstractmethod
     def samples(cls) -> Iterator[Sample]:
         """Cases for the op-agnostic tests, away from kinks and ties."""
-        raise NotImplementedError(f"{cls.name} has no samples")
 
     @classmethod
     def doubt(cls, xs: Sequence[Value]) -> tuple[str, str] | None:
@@ -318,6 +246,13 @@ class Op:
 class Composite(Op, abstract=True):
     """A function of the language made of other ops: only ``build`` and a docstring."""
 
+    without = ("infer", "reference", "vjp", "lower")
+
+    @classmethod
+    @abstractmethod
+    def build(cls, site: CallSite, *xs: Any, **attributes: Any) -> Any:
+        """What a call makes: a value, or a tuple of values."""
+
     @classmethod
     def samples(cls) -> Iterator[Sample]:
         """A composite is tested through the ops that it is made of and by nets that call it."""
@@ -327,66 +262,12 @@ class Composite(Op, abstract=True):
 _ATTRIBUTES: dict[type[Op], dict[str, Attribute]] = {}
 
 
-def check_attribute(op: str, attribute: Attribute, value: Any) -> Any:
-    """Return ``value`` as the attribute's type, or raise :class:`ShapeError`.
-
-    An int is taken for a float, an int for a pair (``kernel=3`` is ``(3, 3)``), a list for a tuple.
-    """
-    try:
-        return _coerce(attribute.type, value)
-    except TypeError:
-        expected = describe_type(attribute.type)
-        raise ShapeError(f"{op}: `{attribute.name}` must be {expected}, not {value!r}") from None
-
-
-def _coerce(type_: Any, value: Any) -> Any:
-    origin, args = typing.get_origin(type_), typing.get_args(type_)
-    if origin in (typing.Union, types.UnionType):
-        for option in args:
-            try:
-                return _coerce(option, value)
-            except TypeError:
-                continue
-        raise TypeError
-    if origin is Literal:
-        if value in args and isinstance(value, str):
-            return value
-        raise TypeError
-    if origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis:
-            if not isinstance(value, list | tuple):
-                raise TypeError
-            return tuple(_coerce(args[0], v) for v in value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return (value,) * len(args)
-        if not isinstance(value, list | tuple) or len(value) != len(args):
-            raise TypeError
-        return tuple(_coerce(a, v) for a, v in zip(args, value, strict=True))
-    if type_ is None or type_ is type(None):
-        if value is None:
-            return None
-        raise TypeError
-    if type_ is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if type_ is int and isinstance(value, bool):
-        raise TypeError
-    if isinstance(type_, type) and isinstance(value, type_):
-        return value
-    raise TypeError
-
-
-def describe_type(type_: Any) -> str:
-    """An attribute's type in words."""
-    origin, args = typing.get_origin(type_), typing.get_args(type_)
-    if origin is Literal:
-        return "one of " + ", ".join(f'"{a}"' for a in args)
-    if origin is tuple:
-        one = describe_type(args[0])
-        many = one.removeprefix("an ").removeprefix("a ") + "s"
-        return f"a list of {many}" if args[-1] is Ellipsis else f"{one} or a list of {len(args)}"
-    if origin is not None:
-        return " or ".join(describe_type(a) for a in args if a is not type(None))
-    return {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(type_, str(type_))
+def _lacking(cls: type[Op]) -> list[str]:
+    """The rules that an op must have and has not."""
+    abstract = [name for name in dir(cls) if getattr(getattr(cls, name), "__isabstractmethod__", False)]
+    if cls.vjp is Op.vjp and not cls.internal:
+        abstract.append("vjp")
+    return [name for name in abstract if name not in cls.without]
 
 
 def load_all_ops() -> dict[str, type[Op]]:

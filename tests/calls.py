@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from concatc.initial_values import Init
 from concatc.ir.core import Block, Value
 from concatc.ir.types import NUMPY_DTYPES, TensorType
-from concatc.op import REGISTRY, Builder, Init, check_attribute, load_all_ops, op_of
+from concatc.op import REGISTRY, Builder, load_all_ops, op_of
+from concatc.op_attributes import check_attribute
 
 load_all_ops()
 

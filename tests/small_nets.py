@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from concatc.initial_values import Init
 from concatc.ir.core import FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
-from concatc.op import Builder, Init, load_all_ops_once
+from concatc.op import Builder, load_all_ops_once
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.insert_splits import InsertSplits
 from concatc.targets.reference.interpreter import argument_name, run_function

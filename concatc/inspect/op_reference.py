@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from concatc.op import Attribute, Op, describe_type, load_all_ops
+from concatc.op import Op, load_all_ops
+from concatc.op_attributes import Attribute, describe_type
 
 HEAD = """# Ops
 

@@ -19,6 +19,7 @@ linear: lists of operations are rebuilt once, at the end.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
@@ -31,14 +32,14 @@ from concatc.ir.types import Type
 MAX_REWRITES_PER_OP = 64
 
 
-class Pattern:
+class Pattern(ABC):
     """One equation.  ``roots`` names the operations at which it is tried; empty means all."""
 
     roots: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def rewrite(self, op: Operation, rw: Rewriter) -> bool:
         """Rewrite at ``op`` by means of ``rw`` and return True, or change nothing and return False."""
-        raise NotImplementedError(f"{type(self).__name__} has no rule")
 
     @property
     def name(self) -> str:

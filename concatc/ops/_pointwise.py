@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,9 +18,9 @@ from concatc.ops._checks import check_float, check_same_shape
 class Pointwise(Op, abstract=True):
     """``y[i] = scalar(x0[i], x1[i], ..)`` over float operands of one shape."""
 
+    @abstractmethod
     def scalar(self, *x: Expr) -> Expr:
         """One element of the result from the elements of the operands at the same place."""
-        raise NotImplementedError(f"{self.name} has no rule scalar")
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         check_float(self.name, *xs)
@@ -35,9 +36,9 @@ class Broadcasting(Op, abstract=True):
 
     operands = ("a", "b")
 
+    @abstractmethod
     def scalar(self, *x: Expr) -> Expr:
         """One element of the result."""
-        raise NotImplementedError(f"{self.name} has no rule scalar")
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         check_float(self.name, *xs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concatc.initial_values import constant
 from concatc.ir.core import Value
-from concatc.op import CallSite, Composite, ShapeError, constant
+from concatc.op import CallSite, Composite, ShapeError
 from concatc.ops._checks import check_float
 from concatc.ops.channel_stats import per_channel
 

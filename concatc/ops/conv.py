@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from concatc.initial_values import XAVIER, constant
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Expr, Ref
 from concatc.loops.pieces import Piece
 from concatc.loops.windows import Slide, guarded, window_count
-from concatc.op import XAVIER, Builder, CallSite, Op, Sample, ShapeError, constant, f32
+from concatc.op import Builder, CallSite, Op, Sample, ShapeError, f32
 
 Pair = tuple[int, int]
 

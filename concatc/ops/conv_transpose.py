@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from concatc.initial_values import XAVIER
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
 from concatc.loops.pieces import Piece
-from concatc.op import XAVIER, Builder, CallSite, Sample, ShapeError, f32
+from concatc.op import Builder, CallSite, Sample, ShapeError, f32
 from concatc.ops.conv import Pair, image_check
 from concatc.ops.conv_input_grad import ConvTransposed
 

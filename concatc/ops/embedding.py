@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from concatc.initial_values import Init
 from concatc.ir.core import Value
 from concatc.ir.types import INTEGERS, TensorType
 from concatc.loops.expr import Axis, Expr, Load, Ref, cast
 from concatc.loops.pieces import Piece, axes_for, pointwise
-from concatc.op import Builder, CallSite, Init, Op, Sample, ShapeError, f32, i32
+from concatc.op import Builder, CallSite, Op, Sample, ShapeError, f32, i32
 
 
 class Embedding(Op):

@@ -7,11 +7,12 @@ from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
+from concatc.initial_values import constant
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Expr, Ref, sqrt
 from concatc.loops.pieces import Piece, axes_for, pointwise, temp
-from concatc.op import Builder, CallSite, Op, Sample, ShapeError, constant, f32
+from concatc.op import Builder, CallSite, Op, Sample, ShapeError, f32
 from concatc.ops._checks import check_float
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from concatc.initial_values import XAVIER, constant
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Ref
 from concatc.loops.pieces import Piece, axes_for
-from concatc.op import DIALECT, XAVIER, Builder, CallSite, Op, Sample, ShapeError, constant, f32
+from concatc.op import DIALECT, Builder, CallSite, Op, Sample, ShapeError, f32
 
 # Ops that make images, and ops that leave an image one.
 _MAKE_IMAGES = (

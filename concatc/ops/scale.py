@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from concatc.initial_values import constant
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
 from concatc.loops.expr import Ref
 from concatc.loops.pieces import Piece, pointwise
-from concatc.op import Builder, CallSite, Op, Sample, ShapeError, constant, f32
+from concatc.op import Builder, CallSite, Op, Sample, ShapeError, f32
 from concatc.ops._checks import check_axis, check_float
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from concatc.diagnostics import Diagnostic, did_you_mean
+from concatc.initial_values import parse_init
 from concatc.ir.core import Attr, FuncOp, Value
 from concatc.ir.types import TensorType
 from concatc.loops.declaration import BASE, DECLARED, OFFSET, STAGED_IN, STRIDES, net_of
-from concatc.op import parse_init
 from concatc.passes.graph import is_backward
 
 ARGUMENT_KINDS = ("input", "param", "state", "loss_weights", "random", "output_grad")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError, did_you_mean
 from concatc.ir.core import FuncOp, Module, Operation, Value
-from concatc.op import Builder, Op, ShapeError, is_op, op_of
+from concatc.op import Builder, ShapeError, is_op, op_of
 from concatc.passes.graph import OUTPUT_GRAD, describe, is_backward, require_tensors, split_source
 from concatc.passes.insert_splits import insert_splits
 
@@ -111,13 +111,11 @@ class _Derivation:
 
     def _transpose(self, op: Operation, dys: list[Value | None], needs: list[bool]) -> None:
         rule = op_of(op)
-        if type(rule).vjp is Op.vjp:
-            raise ConcatcError(Diagnostic(f"{rule.name} has no gradient, and a loss depends on it", op.loc))
         start = len(self.block.ops)
         builder = Builder(self.block, op.loc, attributes={"transposes": describe(op)})
         try:
             dxs = rule.vjp(builder, op.operands, op.results, dys, needs)
-        except ShapeError as error:  # a metric, such as accuracy, that a loss depends on
+        except ShapeError as error:  # it has no gradient: a metric, such as accuracy, or a gradient itself
             raise ConcatcError(Diagnostic(error.message, op.loc, help=error.help)) from None
         for x, dx, need in zip(op.operands, dxs, needs, strict=True):
             if dx is None:

@@ -16,9 +16,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from concatc.initial_values import MSRA, XAVIER
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
-from concatc.op import DIALECT, MSRA, XAVIER, Op, is_op, load_all_ops_once
+from concatc.op import DIALECT, Op, is_op, load_all_ops_once
 from concatc.passes.graph import short_name, split_source
 
 # A function with these dims is a net: each of its arguments and results is of some kind.

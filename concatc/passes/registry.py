@@ -13,7 +13,7 @@ from typing import Any
 
 from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.passes import Pass
-from concatc.op import Attribute, ShapeError, check_attribute
+from concatc.op_attributes import Attribute, ShapeError, check_attribute
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def initialise(array: Array, init: str, path: str, seed: int, fan_in: int = 0) -
     (uniform with variance 1/fan_in; Glorot & Bengio 2010 in Caffe's form) or ``msra()`` (normal with variance 2/fan_in;
     He et al. 2015).  ``fan_in=0`` means ``prod(shape[1:])``.  ``array`` is contiguous.
     """
-    from concatc.op import parse_init  # a net is loaded without ops
+    from concatc.initial_values import parse_init  # a net is loaded without ops
 
     try:
         parsed = parse_init(init)

@@ -11,7 +11,9 @@ from concatc.frontend.cnet import ast, habits
 from concatc.frontend.cnet.context import Frame, Run
 from concatc.frontend.cnet.expressions import is_number
 from concatc.frontend.cnet.values import NumberError, as_float, describe, is_blob, plain, show
-from concatc.op import Attribute, Init, Op, ShapeError, Signature, check_attribute, constant, describe_type
+from concatc.initial_values import Init, constant
+from concatc.op import Op, ShapeError
+from concatc.op_attributes import Attribute, Signature, check_attribute, describe_type
 
 
 @dataclass(frozen=True)

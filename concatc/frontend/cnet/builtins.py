@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
+from concatc.initial_values import Init
 from concatc.ir.core import Value
-from concatc.op import Init
 
 
 class FunctionError(Exception):

@@ -23,7 +23,8 @@ from concatc.frontend.cnet.project import Block, Unit
 from concatc.frontend.cnet.site import ParamOptions, Site
 from concatc.frontend.cnet.values import as_layer, describe, is_blob, show
 from concatc.ir.core import Value
-from concatc.op import Op, ShapeError, Signature
+from concatc.op import Op, ShapeError
+from concatc.op_attributes import Signature
 
 
 @dataclass(eq=False)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from concatc.diagnostics import Loc
 from concatc.frontend.cnet import limits
+from concatc.initial_values import Init
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
-from concatc.op import DIALECT, Builder, Init, Op, ShapeError
+from concatc.op import DIALECT, Builder, Op, ShapeError
 
 
 class OperandError(ShapeError):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from concatc.diagnostics import Loc
 from concatc.frontend.cnet.context import Frame, Run
+from concatc.initial_values import Init
 from concatc.ir.core import Value
 from concatc.ir.types import TensorType
-from concatc.op import Builder, Init, ShapeError
+from concatc.op import Builder, ShapeError
 
 
 @dataclass(frozen=True)

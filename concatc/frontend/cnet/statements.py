@@ -15,9 +15,10 @@ from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import LossResult
 from concatc.frontend.cnet.names import all_bound_names, bound_names, holds_bad, holds_return, is_misplaced
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
+from concatc.initial_values import XAVIER, Init, constant
 from concatc.ir.core import Value
 from concatc.ir.types import FLOATS, INTEGERS, TensorType
-from concatc.op import XAVIER, Init, ShapeError, constant
+from concatc.op import ShapeError
 
 DTYPES = (*FLOATS, *INTEGERS)
 

@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from concatc.frontend.cnet import limits
+from concatc.initial_values import Init
 from concatc.ir.core import Value
-from concatc.op import Init
 
 if TYPE_CHECKING:
     from concatc.frontend.cnet.calls import LayerValue
