@@ -226,8 +226,8 @@ class CachedNet:
         from concatc.scaled_data import from_data
 
         try:
-            scaled = from_data(data, cached.graph, table)
-            if scaled.graph.is_at_home() and scaled.is_at_home(cached.interface, table):
+            scaled = from_data(data, lambda: cached.graph, table)
+            if scaled.is_at_home(cached.interface, table):
                 return scaled
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotScalableError):
             pass  # of another net: found out anew

@@ -1,11 +1,13 @@
 """A net at another batch size: a new plan over the same code, without compiling and without a parser.
 
-    net at n = 64: graph, slots, table of launches    ->    net at n = 7: the same kernels with other numbers
+    net at n = 64: slots, table of launches    ->    net at n = 7: the same kernels with other numbers
 
 A net is planned twice: at its own dims, and at a batch so large that every number shows how it follows from the dims
 (`scaling.py`, `loops/polynomials.py`).  Where both are one plan of two sizes, every number is a polynomial, and memory
 is laid out anew for any size (`loops/scaled_layout.py`).  Where they are not (a net that decides by its batch size, an
 order that pays off for large batches only) the net is compiled for each size as if it were another one.
+
+What runs needs no graph, no op and no pass at the sizes of `known_sizes.py`.
 """
 
 from __future__ import annotations
@@ -13,107 +15,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from concatc.diagnostics import ConcatcError, Diagnostic
-from concatc.inspect.memory import plan_report
-from concatc.inspect.memory_text import comments
-from concatc.ir.core import FuncOp, Module
-from concatc.ir.numbers import numbers_of, with_numbers
-from concatc.ir.printer import Style
+from concatc.known_sizes import KnownSizes, index_checks_at, signature_at
 from concatc.loops.bases import Interface
-from concatc.loops.declaration import declare_staged
-from concatc.loops.plan import Plan
-from concatc.loops.plan_text import module_of
-from concatc.loops.polynomials import Ints, NotScalableError, Polynomials, polynomials
+from concatc.loops.polynomials import Ints, NotScalableError
 from concatc.loops.scaled_layout import Addresses, Layout
-from concatc.loops.scaled_plan import PlanSample, ScaledPlan
 from concatc.loops.scaled_slots import ScaledSlots
-from concatc.passes.arena import Lifetime, assign_offsets
-from concatc.passes.dumps import READING, dump_text
-from concatc.passes.lower_to_loops import scratch_pieces
-from concatc.passes.verify import verify
-from concatc.runtime.index_check import state_index_checks
-from concatc.runtime.phases import OfGraph
+from concatc.runtime.index_check import IndexCheck
+from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
+from concatc.scaled_graph import ScaledGraph, Sizes
 from concatc.targets import Executable, Target
-from concatc.targets.cpu.scaled_step import ScaledStep, StepSample, scaled_step
+from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
-from concatc.targets.cpu.step_table import step_table
 
-Sizes = Mapping[str, int]
-
-
-class SampledPhase(Protocol):
-    """One phase of a net at dims at which it is looked at."""
-
-    @property
-    def graph(self) -> Module:
-        """Level 00."""
-        ...
-
-    @property
-    def slots(self) -> Interface:
-        """Where arguments and results live if no input is staged elsewhere."""
-        ...
-
-    @property
-    def stacked(self) -> Plan:
-        """The plan without reuse of memory."""
-        ...
-
-    @property
-    def stacked_loops(self) -> Module:
-        """The loops of that plan."""
-        ...
-
-    @property
-    def stacked_chunked(self) -> Sequence[tuple[int, int]]:
-        """For each launch of them the extent of its outermost loop, and how many iterations are a chunk."""
-        ...
-
-
-@dataclass(frozen=True)
-class ScaledGraph:
-    """A graph at any sizes of the dims ``here``."""
-
-    here: Sizes
-    graph: Module
-    numbers: Polynomials
-
-    @staticmethod
-    def of(here: Sizes, graph: Module, samples: Sequence[tuple[Sizes, Module]]) -> ScaledGraph:
-        """Raises :class:`NotScalableError` where the samples are other graphs."""
-        numbers, rest = numbers_of(graph.functions)
-        found = [(dims, *numbers_of(sample.functions)) for dims, sample in samples]
-        if any(r != rest for _, _, r in found):
-            raise NotScalableError("another graph at other sizes")
-        made = ScaledGraph(here, graph, polynomials(here, [(dims, n) for dims, n, _ in found], numbers))
-        if not made.is_at_home():
-            raise NotScalableError("sizes that do not follow from the dims")
-        return made
-
-    def is_at_home(self) -> bool:
-        """Whether the numbers here are those of the graph."""
-        return self.numbers.at(list(self.here.values())).tolist() == numbers_of(self.graph.functions)[0]
-
-    def at(self, sizes: Sequence[int]) -> Module:
-        """The graph; raises :class:`ConcatcError` where an op does not take these sizes."""
-        functions = with_numbers(self.graph.functions, self.numbers.at(sizes).tolist())
-        module = Module(self.graph.sym_name, functions, self.graph.attributes)
-        verify(module)
-        return module
+if TYPE_CHECKING:
+    from concatc.ir.core import Module
+    from concatc.ir.printer import Style
+    from concatc.loops.plan import Plan
+    from concatc.loops.scaled_plan import ScaledPlan
 
 
 @dataclass(frozen=True)
 class ScaledPhase:
-    """All that running one phase of a net at other sizes needs.  ``starts`` are where its blocks lie here."""
+    """All that running one phase of a net at other sizes needs.
+
+    ``starts`` are where its blocks lie here, ``known`` the sizes at which its graph need not be looked at.
+    """
 
     graph: ScaledGraph
     slots: ScaledSlots
     layout: Layout
     step: ScaledStep
     starts: Ints
+    known: KnownSizes | None = None
 
     def is_at_home(self, interface: Interface, table: StepNumbers) -> bool:
         """Whether slots and table here are these."""
@@ -124,52 +61,18 @@ class ScaledPhase:
             return False
         return self.step.is_at(here, at_here, table)
 
+    def interface_at(self, sizes: Sequence[int]) -> Interface:
+        """Where arguments and results lie."""
+        return self.slots.at(sizes, self.layout.at(sizes))
+
+    def knows(self, dims: Sizes) -> bool:
+        """Whether nobody has to look at the graph at these dims."""
+        return self.known is not None and self.known.holds([dims[name] for name in self.here])
+
     @property
     def here(self) -> Sizes:
         """The dims that may vary, as they are."""
         return self.graph.here
-
-
-def scaled_plan(
-    here: Sizes, plan: Plan, interface: Interface, samples: Sequence[tuple[Sizes, SampledPhase]]
-) -> ScaledPlan:
-    """The plan at any sizes."""
-    taken = [PlanSample(dims, phase.stacked, phase.slots.as_planned(phase.stacked)) for dims, phase in samples]
-    return ScaledPlan(here, plan, interface, taken, scratch_pieces, _placed)
-
-
-def _placed(lives: Sequence[tuple[int, int, int]]) -> list[int]:
-    return assign_offsets([Lifetime(*life) for life in lives])[0]
-
-
-def scaled_phase(
-    graph: ScaledGraph, plan: ScaledPlan, loops: Module, samples: Sequence[tuple[Sizes, SampledPhase]]
-) -> ScaledPhase:
-    """A phase at any sizes, from its plan and loops here; raises :class:`NotScalableError`."""
-    kernels = numbers_of(_kernels(loops))
-    if any(numbers_of(_kernels(phase.stacked_loops)) != kernels for _, phase in samples):
-        raise NotScalableError("other code at other sizes")
-    sizes = [[dims[name] for name in graph.here] for dims, _ in samples]
-    taken = [
-        StepSample(
-            dims,
-            step_table(phase.stacked_loops),
-            phase.stacked_chunked,
-            phase.stacked.launches,
-            blocks,
-            plan.layout.at(at).scratch,
-        )
-        for (dims, phase), blocks, at in zip(samples, plan.blocks, sizes, strict=True)
-    ]
-    table = step_table(loops)
-    made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), plan.starts)
-    if not made.is_at_home(plan.interface, made.step.table):
-        raise NotScalableError("slots or launches that do not follow from the dims")
-    return made
-
-
-def _kernels(loops: Module) -> list[FuncOp]:
-    return [f for f in loops.functions[1:] if f.declared is None]
 
 
 class TableExecutable(Executable, Protocol):
@@ -194,8 +97,11 @@ class Scalable(Source, Protocol):
         ...
 
 
-class RescaledPhase(OfGraph):
-    """One phase at other dims.  What is run is there at once; levels are made when they are asked for."""
+class RescaledPhase:
+    """One phase at other dims.  What is run is there at once; levels are made when they are asked for.
+
+    Raises :class:`ConcatcError` where an op does not take these sizes.
+    """
 
     def __init__(self, source: Rescaled, phase: Phase, scaled: ScaledPhase) -> None:
         self.phase = phase
@@ -204,12 +110,34 @@ class RescaledPhase(OfGraph):
         self._scaled = scaled
         self._at = {name: source.sizes[name] for name in scaled.here}
         self._sizes = list(self._at.values())
-        self._graph = scaled.graph.at(self._sizes)
+        self._is_known = scaled.knows(self._at)
+        if not self._is_known:
+            _ = self.graph
 
-    @property
+    @cached_property
     def graph(self) -> Module:
         """Level 00."""
-        return self._graph
+        return self._scaled.graph.at(self._sizes)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What the net takes and gives."""
+        if self._is_known:
+            return signature_at(self._home.signature, self.interface)
+        return signature_of(self.graph.main)
+
+    @cached_property
+    def index_checks(self) -> Sequence[IndexCheck]:
+        """What labels and indices must be."""
+        if self._is_known:
+            return index_checks_at(self._home.index_checks, self._home.signature, self.signature)
+        from concatc.runtime.bounds import index_checks  # it knows ops, which what is known does not need
+
+        return index_checks(self.graph.main)
+
+    @property
+    def _home(self) -> LoweredPhase:
+        return self._source.base.phase(self.phase)
 
     @cached_property
     def addresses(self) -> Addresses:
@@ -234,6 +162,9 @@ class RescaledPhase(OfGraph):
     @cached_property
     def plan(self) -> Plan:
         """Level 05: what is run."""
+        from concatc.loops.declaration import declare_staged
+        from concatc.runtime.index_check import state_index_checks
+
         plan = self._source.base.scaled_plan(self.phase).at(self._source.sizes, self.addresses)
         if plan.net is not None:
             declare_staged(plan.net, self.interface)
@@ -243,7 +174,7 @@ class RescaledPhase(OfGraph):
     @property
     def loops(self) -> Module:
         """Level 06: the code that is run, at the sizes that it was compiled with."""
-        return self._source.base.phase(self.phase).loops
+        return self._home.loops
 
     @property
     def joint(self) -> Module:
@@ -255,8 +186,14 @@ class RescaledPhase(OfGraph):
         """Level 04, as the net has it when it is compiled for these dims."""
         return self._source.compiled.phase(self.phase).kernels
 
-    def dump(self, level: str, style: Style = READING, blob: str | None = None) -> str:
+    def dump(self, level: str, style: Style | None = None, blob: str | None = None) -> str:
         """The text of a level: plan and loops as they are run, the others as they are compiled for these dims."""
+        from concatc.inspect.memory import plan_report
+        from concatc.inspect.memory_text import comments
+        from concatc.loops.plan_text import module_of
+        from concatc.passes.dumps import READING, dump_text
+
+        style = style or READING
         if blob is None and level in ("plan", "05"):
             head = comments(plan_report(self.plan)) if style.comments else ""
             return head + dump_text(module_of(self.plan), style)
@@ -335,6 +272,8 @@ class Rescaled:
     def _rescaled(self, phase: Phase) -> RescaledPhase | None:
         if phase not in self._phases:
             scaled = self.base.scaled(phase)
+            if scaled is not None and not scaled.knows(self.sizes):
+                _ = scaled.graph.graph  # it is read: that it is damaged is no reason to compile it
             try:
                 self._phases[phase] = RescaledPhase(self, phase, scaled) if scaled is not None else None
             except (ConcatcError, NotScalableError):

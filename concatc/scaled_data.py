@@ -7,19 +7,23 @@ The graph itself and the table of launches are not in it: they stand beside it, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concatc.ir.core import Module
+from concatc.known_sizes import KnownSizes
 from concatc.loops.polynomials import Polynomials
 from concatc.loops.scaled_layout import Layout
 from concatc.loops.scaled_slots import ScaledSlots
-from concatc.rescale import ScaledGraph, ScaledPhase
+from concatc.rescale import ScaledPhase
+from concatc.scaled_graph import ScaledGraph
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
+
+if TYPE_CHECKING:
+    from concatc.ir.core import Module
 
 MOST_BLOCKS = 1 << 24
 
@@ -27,26 +31,41 @@ MOST_BLOCKS = 1 << 24
 def data_of(phase: ScaledPhase) -> dict[str, Any]:
     """A phase as data that JSON takes."""
     parts = {part: _plain(getattr(phase, part)) for part in ("slots", "layout", "step", "starts")}
-    return {"graph": {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}, **parts}
+    known = None if phase.known is None else [phase.known.least, phase.known.most]
+    return {"graph": {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}, **parts, "known": known}
 
 
-def from_data(data: Mapping[str, Any], graph: Module, table: StepNumbers) -> ScaledPhase:
-    """The phase that :func:`data_of` gave, of that graph and table here.
+def from_data(data: Mapping[str, Any], graph: Callable[[], Module], table: StepNumbers) -> ScaledPhase:
+    """The phase that :func:`data_of` gave, of that table here and that graph, which is made when it is needed.
 
     Data of another form ends in an ArithmeticError, AttributeError, LookupError, TypeError or ValueError; whether it is
-    of this graph and table is for the caller to ask (`ScaledPhase.is_at_home`).
+    of this table and graph is for the caller to ask (`ScaledPhase.is_at_home`, `ScaledGraph.is_at_home`).
     """
+    here = data["graph"]["here"]
     layout = data["layout"]
     blocks = [*layout["order"], *(b for b, _ in layout["gaps"]), *(b for _, _, b in layout["slots"])]
     if not all(type(block) is int and -1 <= block < MOST_BLOCKS for block in blocks):
         raise ValueError("blocks that no plan has")
     return ScaledPhase(
-        ScaledGraph(data["graph"]["here"], graph, _made_of(data["graph"]["numbers"])),
+        ScaledGraph(here, _made_of(data["graph"]["numbers"]), graph),
         _made(ScaledSlots, data["slots"]),
         _made(Layout, data["layout"]),
         _made(ScaledStep, {**data["step"], "table": table}),
         _made_of(data["starts"]),
+        _known(data["known"], here.values()),
     )
+
+
+def _known(data: Any, here: Iterable[int]) -> KnownSizes | None:
+    if data is None:
+        return None
+    least, most = data
+    if not all(
+        type(low) is int and type(high) is int and 1 <= low <= n <= high
+        for low, n, high in zip(least, here, most, strict=True)
+    ):
+        raise ValueError("sizes that no net has")
+    return KnownSizes(tuple(least), tuple(most))
 
 
 def _plain(value: Any) -> Any:

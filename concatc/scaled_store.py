@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from concatc.loops.bases import Interface
 from concatc.loops.polynomials import NotScalableError
-from concatc.rescale import ScaledGraph, ScaledPhase
+from concatc.rescale import ScaledPhase
 from concatc.scaled_data import data_of, from_data
+from concatc.scaled_graph import ScaledGraph
 from concatc.targets.cpu.cache import DATA, Cache, digest
 from concatc.targets.cpu.step import StepNumbers
 from concatc.version import source_digest
@@ -43,7 +44,7 @@ class ScaledStore:
         try:
             data = json.loads(stored)
             if "reason" not in data:
-                phase = replace(from_data(data, graph.graph, table), graph=graph)
+                phase = replace(from_data(data, lambda: graph.graph, table), graph=graph)
                 return phase if phase.is_at_home(interface, table) else None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return None  # of another form: found out anew

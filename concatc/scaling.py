@@ -18,14 +18,17 @@ from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError
 from concatc.ir.core import Module
 from concatc.ir.numbers import numbers_of
+from concatc.known_sizes import AtHome
 from concatc.loops.bases import Interface
 from concatc.loops.declaration import plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
 from concatc.loops.scaled_plan import ScaledPlan
-from concatc.rescale import SampledPhase, ScaledGraph, ScaledPhase, Sizes, scaled_phase, scaled_plan
+from concatc.rescale import ScaledPhase
 from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Dim, Phase
+from concatc.sampled import SampledPhase, scaled_phase, scaled_plan
+from concatc.scaled_graph import ScaledGraph, Sizes
 from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
 from concatc.targets.cpu.cache import Cache
@@ -38,7 +41,7 @@ LARGE = ((67108859, 67108837), (8388593, 8388587), (1048573, 1048571))
 MOST_DIMS = 2
 
 
-class LookedAtPhase(SampledPhase, Protocol):
+class LookedAtPhase(SampledPhase, AtHome, Protocol):
     """One phase of the net here, or at other dims."""
 
     @property
@@ -140,7 +143,7 @@ class Scaling:
         if known is not None:
             return known
         try:
-            made = scaled_phase(graph, self.plan(phase), mine.net_loops, samples)
+            made = scaled_phase(graph, mine, self.plan(phase), mine.net_loops, samples)
         except NotScalableError as error:
             store.save(str(error))
             raise

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 14
 MAX_LINE_BYTES = 1 << 24
 MAX_FILE_BYTES = 1 << 30
+NOT_OF_THIS_NET = "it is not of this net"
 
 
 def load_module(directory: Path, threads: int | None = None) -> CompiledModule:
@@ -244,12 +245,19 @@ class WrittenModule:
                 self._reasons[phase] = str(data["reason"])
                 return None
             table = self.executable(phase, None).table
-            scaled = from_data(data, written.graph, table)
-            if not (scaled.graph.is_at_home() and scaled.is_at_home(written.interface, table)):
+            scaled = from_data(data, lambda: self._graph(phase), table)
+            if not scaled.is_at_home(written.interface, table):
                 raise ValueError
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, NotScalableError):
-            raise self._files.damaged(file, "it is not of this net") from None
+            raise self._files.damaged(file, NOT_OF_THIS_NET) from None
         return scaled
+
+    def _graph(self, phase: Phase) -> Module:
+        """Level 00, which other sizes must be of; nothing that runs at the sizes that they know reads it."""
+        graph, scaled = self.phase(phase).graph, self._scaled[phase]
+        if scaled is None or not scaled.graph.is_of(graph):
+            raise self._files.damaged(f"{phase}/{SIZES}", NOT_OF_THIS_NET)
+        return graph
 
     def _loaded(self, phase: Phase) -> CpuExecutable:
         written, step = self.phase(phase), f"{phase}/{STEP}"
@@ -270,7 +278,7 @@ class WrittenModule:
         from concatc.passes.lower_to_loops import lower_to_loops
         from concatc.targets.cpu.target import CpuTarget
 
-        code = self._executables.get((phase, None)) or self._loaded(phase)
+        code = self.executable(phase, None)
         plan = update.plan()
         loops = lower_to_loops(replace(plan, bases={**self.phase(phase).bases, **plan.bases}))
         return code.followed_by(CpuTarget().build_loops(loops))

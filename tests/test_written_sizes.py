@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,13 +102,25 @@ def test_a_net_that_decides_by_its_batch_size_says_why_it_is_fixed(tmp_path: Pat
     assert "the module was written for n=4" in message and "the net decides something by its batch size" in message
 
 
+def put(data: Any, value: Any, *path: Any) -> None:
+    for key in path[:-1]:
+        data = data[key]
+    data[path[-1]] = value
+
+
 WRONG_SIZES = [
     lambda text: text[:-9],
     lambda text: "[]",
     lambda text: "{}",
     at("graph", "here", value={"n": 5}),
-    at("graph", "numbers", "constant", "array", 0, value=9),
+    # What is not known is asked of the graph, which must be that of the net.
+    in_json(lambda data: (data.update(known=None), put(data, 9, "graph", "numbers", "constant", "array", 0))),
     at("graph", "numbers", "constant", "shape", value=[3]),
+    at("known", value=[[0], [9]]),
+    at("known", value=[[1], [3]]),
+    at("known", value=[[1], [9.0]]),
+    at("known", value=[[1, 1], [9, 9]]),
+    in_json(lambda data: data.pop("known")),
     at("slots", "fixed", value={}),
     at("layout", "order", value=[10**6]),
     at("step", "offsets", "array", 0, value=10**9),

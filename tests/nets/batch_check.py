@@ -16,7 +16,8 @@ from concatc.loops.bases import Interface, argument_key, result_keys
 from concatc.loops.plan import Plan
 from concatc.passes.check_plan import check_plan
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.rescale import Rescaled, RescaledPhase, ScaledGraph
+from concatc.rescale import Rescaled, RescaledPhase
+from concatc.scaled_graph import ScaledGraph
 from concatc.scaling import LookedAtPhase
 from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
@@ -48,13 +49,16 @@ class BatchNet:
     def check(self, dims: Mapping[str, int]) -> None:
         """Compare the net at these dims with what is compiled for them.
 
-        Level 00 and the slots of arguments and results are the same to the letter.  The plan passes the checker against
+        Level 00 and the slots of arguments and results are the same to the letter, and so is what the runtime is told
+        of them, whether it looks at the graph or not.  The plan passes the checker against
         level 04, and every result that it makes in NumPy, on poisoned memory, is that of level 02, computed op by op.
         The table that is run is the one that loops of this plan have.
         """
         rescaled = Rescaled(self.base, dims).phase("train")
         assert isinstance(rescaled, RescaledPhase)
         compiled = self.base.with_dims({**self.base.dims, **dims}).phase("train")
+        assert rescaled.signature == compiled.signature
+        assert list(map(str, rescaled.index_checks)) == list(map(str, compiled.index_checks))
         assert print_module(rescaled.graph) == print_module(compiled.graph)
         # Of one row, more reshapes are views: what the net has to put elsewhere lies among the inputs there.
         apart = ("inputs",) if 1 in dims.values() else ()
