@@ -142,13 +142,9 @@ class CachedNet:
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
-        from concatc.rescale import Rescaled
+        from concatc.rescale import rescaled
 
-        changed = {name: n for name, n in dims.items() if self.dims.get(name) != n}
-        scaled = self.scaled(phase)
-        if scaled is None or any(type(n) is not int or n < 1 or name not in scaled.here for name, n in changed.items()):
-            return None
-        return Rescaled(self, dims)
+        return rescaled(self, dims, phase)
 
     def with_dims(self, dims: Mapping[str, Dim]) -> Source:
         """The same net compiled for other dims, or read off the cache."""

@@ -20,7 +20,7 @@ from concatc.lowering import Lowering
 from concatc.options import Options as Options
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.freeze import freeze
-from concatc.rescale import Rescaled, ScaledPhase
+from concatc.rescale import ScaledPhase, rescaled
 from concatc.runtime.source import Dim, Phase, Source, Update
 from concatc.scaling import Scaling
 from concatc.stages import stage
@@ -148,10 +148,9 @@ class Compilation:
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
-        changed = {name: n for name, n in dims.items() if self.dims.get(name) != n}
-        if any(type(n) is not int or n < 1 or name not in self.scaling.names for name, n in changed.items()):
-            return None
-        return Rescaled(self, dims) if self.scaled(phase) is not None else None
+        if any(name not in self.scaling.names for name, n in dims.items() if self.dims.get(name) != n):
+            return None  # without a look at the net at several sizes
+        return rescaled(self, dims, phase)
 
     def decisions(self, phase: Phase) -> list[tuple[Any, ...]]:
         """The numbers that decided something when the graph of a phase was made."""

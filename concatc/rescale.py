@@ -204,6 +204,15 @@ class RescaledPhase:
         return self._source.compiled.phase(self.phase).dump(level, blob=blob)
 
 
+def rescaled(net: Scalable, dims: Mapping[str, Dim], phase: Phase) -> Rescaled | None:
+    """The net at other batch sizes, on the same code; None where it must be compiled."""
+    changed = {name: n for name, n in dims.items() if net.dims.get(name) != n}
+    if any(type(n) is not int or n < 1 for n in changed.values()):
+        return None
+    scaled = net.scaled(phase)
+    return Rescaled(net, dims) if scaled is not None and changed.keys() <= scaled.here.keys() else None
+
+
 class Rescaled:
     """A net at other dims, on the code that another source compiled."""
 

@@ -199,13 +199,9 @@ class WrittenModule:
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
-        from concatc.rescale import Rescaled
+        from concatc.rescale import rescaled
 
-        changed = {name: n for name, n in dims.items() if self.dims.get(name) != n}
-        scaled = self.scaled(phase)
-        if scaled is None or any(type(n) is not int or n < 1 or name not in scaled.here for name, n in changed.items()):
-            return None
-        return Rescaled(self, dims)
+        return rescaled(self, dims, phase)
 
     def scaled(self, phase: Phase) -> ScaledPhase | None:
         """The phase at any batch size, as it was written; None where it must be compiled for each."""

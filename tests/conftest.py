@@ -54,6 +54,12 @@ def checked_plans() -> Iterator[None]:
 
 
 @pytest.fixture
+def sizes_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Object code of the tests of batch sizes, compiled once."""
+    monkeypatch.setenv("CONCATC_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "batch-sizes"))
+
+
+@pytest.fixture
 def pinned(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str, str, str], bool]:
     """``pinned(name, expected, actual)``: compare two texts and show the difference.
 

@@ -16,6 +16,8 @@ the pool starts anew.
 
 from __future__ import annotations
 
+import re
+
 # Rounds of waiting before a thread goes to sleep, and before one that needs the others lets them run.
 SPINS, PATIENCE = 20_000, 2_000
 # What tells the CPU that a thread waits in a loop.
@@ -23,6 +25,24 @@ PAUSES = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
     "arm64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
+}
+
+# Where the pool holds what: `@pool.done` in the text below is the address of that field.
+POOL = {
+    "ticket": 0,  # how many threads may take part, how many chunks are left
+    "done": 2,  # chunks of this row
+    "row": 4,
+    "bases": 5,
+    "stride": 6,  # from one thread's bases to the next one's
+    "count": 7,  # chunks of this row
+    "failed": 8,  # whether one of them did
+    "threads": 9,  # that were started
+    "busy": 11,  # whether a table is run
+    "asleep": 12,  # how many threads are
+    "claimed": 13,  # the process whose thread makes the pool anew
+    "process": 14,  # whose pool it is
+    "mutex": 16,
+    "condition": 17,
 }
 
 RUNNER_IR = """
@@ -114,7 +134,7 @@ entry:
   %threads = extractvalue %row %header, 3
   %stride = extractvalue %row %header, 4
   call void @start_over_after_fork()
-  %taken = cmpxchg ptr getelementptr (%pool, ptr @pool, i32 0, i32 11), i64 0, i64 1 acquire monotonic
+  %taken = cmpxchg ptr @pool.busy, i64 0, i64 1 acquire monotonic
   %mine = extractvalue { i64, i1 } %taken, 1
   br i1 %mine, label %ready, label %busy
 busy:
@@ -158,22 +178,22 @@ done:
   %number = trunc i64 %k to i32
   %failure = add i32 %number, 1
   %said = select i1 %failed, i32 %failure, i32 0
-  store atomic i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 11) release, align 8
+  store atomic i64 0, ptr @pool.busy release, align 8
   ret i32 %said
 }
 
 ; All chunks of a row, by this thread and others.
 define internal i32 @share(ptr %row, ptr %bases, i64 %stride, i64 %threads, i64 %count) nounwind {
 entry:
-  store ptr %row, ptr getelementptr (%pool, ptr @pool, i32 0, i32 4)
-  store ptr %bases, ptr getelementptr (%pool, ptr @pool, i32 0, i32 5)
-  store i64 %stride, ptr getelementptr (%pool, ptr @pool, i32 0, i32 6)
-  store i64 %count, ptr getelementptr (%pool, ptr @pool, i32 0, i32 7)
-  store atomic i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 8) monotonic, align 8
-  store atomic i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 2) monotonic, align 8
+  store ptr %row, ptr @pool.row
+  store ptr %bases, ptr @pool.bases
+  store i64 %stride, ptr @pool.stride
+  store i64 %count, ptr @pool.count
+  store atomic i64 0, ptr @pool.failed monotonic, align 8
+  store atomic i64 0, ptr @pool.done monotonic, align 8
   %limit = shl i64 %threads, 32
   %ticket = or i64 %limit, %count
-  store atomic i64 %ticket, ptr @pool seq_cst, align 8
+  store atomic i64 %ticket, ptr @pool.ticket seq_cst, align 8
   call void @wake()
   br label %claim
 claim:
@@ -181,7 +201,7 @@ claim:
   br i1 %taken, label %claim, label %wait
 wait:
   %rounds = phi i64 [ 0, %claim ], [ %later, %idle ]
-  %done = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 2) acquire, align 8
+  %done = load atomic i64, ptr @pool.done acquire, align 8
   %all = icmp eq i64 %done, %count
   br i1 %all, label %end, label %spin
 spin:
@@ -197,7 +217,7 @@ yield:
 idle:
   br label %wait
 end:
-  %failed = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 8) monotonic, align 8
+  %failed = load atomic i64, ptr @pool.failed monotonic, align 8
   %status = trunc i64 %failed to i32
   ret i32 %status
 }
@@ -207,7 +227,7 @@ define internal i1 @take_chunk(i64 %id) nounwind {
 entry:
   br label %look
 look:
-  %ticket = load atomic i64, ptr @pool acquire, align 8
+  %ticket = load atomic i64, ptr @pool.ticket acquire, align 8
   %left = and i64 %ticket, 4294967295
   %limit = lshr i64 %ticket, 32
   %some = icmp ne i64 %left, 0
@@ -216,14 +236,14 @@ look:
   br i1 %there, label %claim, label %none
 claim:
   %lower = sub i64 %ticket, 1
-  %swap = cmpxchg ptr @pool, i64 %ticket, i64 %lower acquire monotonic
+  %swap = cmpxchg ptr @pool.ticket, i64 %ticket, i64 %lower acquire monotonic
   %mine = extractvalue { i64, i1 } %swap, 1
   br i1 %mine, label %run, label %look
 run:
-  %row = load ptr, ptr getelementptr (%pool, ptr @pool, i32 0, i32 4)
-  %first = load ptr, ptr getelementptr (%pool, ptr @pool, i32 0, i32 5)
-  %stride = load i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 6)
-  %count = load i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 7)
+  %row = load ptr, ptr @pool.row
+  %first = load ptr, ptr @pool.bases
+  %stride = load i64, ptr @pool.stride
+  %count = load i64, ptr @pool.count
   %fields = load %row, ptr %row
   %begin = extractvalue %row %fields, 4
   %end = extractvalue %row %fields, 5
@@ -240,10 +260,10 @@ run:
   %ok = icmp eq i32 %status, 0
   br i1 %ok, label %count_it, label %fail
 fail:
-  store atomic i64 1, ptr getelementptr (%pool, ptr @pool, i32 0, i32 8) monotonic, align 8
+  store atomic i64 1, ptr @pool.failed monotonic, align 8
   br label %count_it
 count_it:
-  %before = atomicrmw add ptr getelementptr (%pool, ptr @pool, i32 0, i32 2), i64 1 release
+  %before = atomicrmw add ptr @pool.done, i64 1 release
   ret i1 true
 none:
   ret i1 false
@@ -253,13 +273,13 @@ none:
 define internal void @wake() nounwind {
 entry:
   fence seq_cst
-  %asleep = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 12) seq_cst, align 8
+  %asleep = load atomic i64, ptr @pool.asleep seq_cst, align 8
   %any = icmp ne i64 %asleep, 0
   br i1 %any, label %call, label %end
 call:
-  %locked = call i32 @pthread_mutex_lock(ptr getelementptr (%pool, ptr @pool, i32 0, i32 16))
-  %woken = call i32 @pthread_cond_broadcast(ptr getelementptr (%pool, ptr @pool, i32 0, i32 17))
-  %unlocked = call i32 @pthread_mutex_unlock(ptr getelementptr (%pool, ptr @pool, i32 0, i32 16))
+  %locked = call i32 @pthread_mutex_lock(ptr @pool.mutex)
+  %woken = call i32 @pthread_cond_broadcast(ptr @pool.condition)
+  %unlocked = call i32 @pthread_mutex_unlock(ptr @pool.mutex)
   br label %end
 end:
   ret void
@@ -284,9 +304,9 @@ idle:
   PAUSE
   br label %look
 sleep:
-  %locked = call i32 @pthread_mutex_lock(ptr getelementptr (%pool, ptr @pool, i32 0, i32 16))
-  %more = atomicrmw add ptr getelementptr (%pool, ptr @pool, i32 0, i32 12), i64 1 seq_cst
-  %ticket = load atomic i64, ptr @pool seq_cst, align 8
+  %locked = call i32 @pthread_mutex_lock(ptr @pool.mutex)
+  %more = atomicrmw add ptr @pool.asleep, i64 1 seq_cst
+  %ticket = load atomic i64, ptr @pool.ticket seq_cst, align 8
   %left = and i64 %ticket, 4294967295
   %limit = lshr i64 %ticket, 32
   %some = icmp ne i64 %left, 0
@@ -294,12 +314,12 @@ sleep:
   %there = and i1 %some, %admitted
   br i1 %there, label %up, label %wait
 wait:
-  %woken = call i32 @pthread_cond_wait(ptr getelementptr (%pool, ptr @pool, i32 0, i32 17),
-                                       ptr getelementptr (%pool, ptr @pool, i32 0, i32 16))
+  %woken = call i32 @pthread_cond_wait(ptr @pool.condition,
+                                       ptr @pool.mutex)
   br label %up
 up:
-  %fewer = atomicrmw sub ptr getelementptr (%pool, ptr @pool, i32 0, i32 12), i64 1 seq_cst
-  %unlocked = call i32 @pthread_mutex_unlock(ptr getelementptr (%pool, ptr @pool, i32 0, i32 16))
+  %fewer = atomicrmw sub ptr @pool.asleep, i64 1 seq_cst
+  %unlocked = call i32 @pthread_mutex_unlock(ptr @pool.mutex)
   br label %awake
 }
 
@@ -308,30 +328,30 @@ define internal void @start_over_after_fork() nounwind {
 entry:
   %pid = call i32 @getpid()
   %now = zext i32 %pid to i64
-  %known = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 14) acquire, align 8
+  %known = load atomic i64, ptr @pool.process acquire, align 8
   %same = icmp eq i64 %known, %now
   br i1 %same, label %end, label %look
 look:
   ; Several threads of a new process may come here: one of them does it, the others wait for it.
-  %claimed = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 13) acquire, align 8
+  %claimed = load atomic i64, ptr @pool.claimed acquire, align 8
   %others = icmp eq i64 %claimed, %now
   br i1 %others, label %wait, label %claim
 claim:
-  %swap = cmpxchg ptr getelementptr (%pool, ptr @pool, i32 0, i32 13), i64 %claimed, i64 %now acq_rel monotonic
+  %swap = cmpxchg ptr @pool.claimed, i64 %claimed, i64 %now acq_rel monotonic
   %mine = extractvalue { i64, i1 } %swap, 1
   br i1 %mine, label %reset, label %wait
 reset:
-  store atomic i64 0, ptr @pool monotonic, align 8
-  store atomic i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 11) monotonic, align 8
-  store atomic i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 12) monotonic, align 8
-  store i64 0, ptr getelementptr (%pool, ptr @pool, i32 0, i32 9)
-  %m = call i32 @pthread_mutex_init(ptr getelementptr (%pool, ptr @pool, i32 0, i32 16), ptr null)
-  %c = call i32 @pthread_cond_init(ptr getelementptr (%pool, ptr @pool, i32 0, i32 17), ptr null)
-  store atomic i64 %now, ptr getelementptr (%pool, ptr @pool, i32 0, i32 14) release, align 8
+  store atomic i64 0, ptr @pool.ticket monotonic, align 8
+  store atomic i64 0, ptr @pool.busy monotonic, align 8
+  store atomic i64 0, ptr @pool.asleep monotonic, align 8
+  store i64 0, ptr @pool.threads
+  %m = call i32 @pthread_mutex_init(ptr @pool.mutex, ptr null)
+  %c = call i32 @pthread_cond_init(ptr @pool.condition, ptr null)
+  store atomic i64 %now, ptr @pool.process release, align 8
   br label %end
 wait:
   %ignored = call i32 @sched_yield()
-  %seen = load atomic i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 14) acquire, align 8
+  %seen = load atomic i64, ptr @pool.process acquire, align 8
   %ready = icmp eq i64 %seen, %now
   br i1 %ready, label %end, label %wait
 end:
@@ -344,7 +364,7 @@ entry:
   %handle = alloca i64, align 8
   %all = alloca [32 x i64], align 16
   %old = alloca [32 x i64], align 16
-  %there = load i64, ptr getelementptr (%pool, ptr @pool, i32 0, i32 9)
+  %there = load i64, ptr @pool.threads
   %first = add i64 %there, 1
   %needed = icmp ult i64 %first, %threads
   br i1 %needed, label %block, label %end
@@ -363,7 +383,7 @@ create:
   %ok = icmp eq i32 %error, 0
   br i1 %ok, label %started, label %unblock
 started:
-  store i64 %id, ptr getelementptr (%pool, ptr @pool, i32 0, i32 9)
+  store i64 %id, ptr @pool.threads
   %thread = load ptr, ptr %handle
   %detached = call i32 @pthread_detach(ptr %thread)
   %next = add i64 %id, 1
@@ -391,4 +411,4 @@ def runner_ir(triple: str) -> str:
     text = RUNNER_IR
     for word, value in words.items():
         text = text.replace(word, value)
-    return text
+    return re.sub(r"@pool\.(\w+)", lambda m: f"getelementptr (%pool, ptr @pool, i32 0, i32 {POOL[m[1]]})", text)
