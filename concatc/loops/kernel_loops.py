@@ -11,7 +11,6 @@ to results come last in their block, so that a kernel may overwrite what it read
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,15 +18,14 @@ from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
 from concatc.loops.contractions import arrange_contractions
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children, loads, rebuild
+from concatc.loops.long_sums import WIDE, sums_of_rows
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
 from concatc.loops.nests import Arrangement, arrange
 from concatc.loops.plan import Window
 from concatc.loops.program import Buffer, Nest, PiecesOf, Program, Statement, program_of
-from concatc.loops.scalars import arith_op, cast_op, select_op
+from concatc.loops.scalars import argmax_ops, arith_op, cast_op, least, select_op
 from concatc.loops.scratch import scratch_shape
-
-MIN_I32, MIN_I64 = -(1 << 31), -(1 << 63)
 
 
 @dataclass
@@ -78,7 +76,7 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
     flags_of = [joined[buffer] for buffer in buffers]
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
-    writer = _Writer(arrangement, function, memrefs, _sizes_in(program.statements))
+    writer = _Writer(arrangement, function, memrefs, program.statements)
     writer.write(kernel)
     chunked = next(((nest.axis.extent, nest.block) for nest in arrangement.cut if nest.axis is not None), (1, 1))
     return KernelLoops(function, chunked, writer.sizes, flags_of, _scratch_types(arrangement))
@@ -125,10 +123,15 @@ class _Frame:
 
 class _Writer:
     def __init__(
-        self, arrangement: Arrangement, function: FuncOp, memrefs: Sequence[MemRefType], given: Sequence[Size]
+        self,
+        arrangement: Arrangement,
+        function: FuncOp,
+        memrefs: Sequence[MemRefType],
+        statements: Sequence[Statement],
     ) -> None:
         self.arrangement = arrangement
-        self.given = given
+        self.given = _sizes_in(statements)
+        self.rows = sums_of_rows(statements)
         self.function = function
         self.memrefs = memrefs
         self.b = LoopBuilder(function.body)
@@ -291,11 +294,13 @@ class _Writer:
         if made is not None:
             return made
         type = ScalarType(piece.target.dtype)
+        if statement in self.rows:
+            return cast_op(self.b, self._rows(frame, piece.reduce, self.b.constant(0.0, ScalarType(WIDE))), str(type))
         if piece.combine == "add":
             return self._fold_over(frame, piece.reduce, [self.b.constant(0.0 if str(type) in FLOATS else 0, type)])[-1]
         twin = self._twin(statement)
         if piece.combine == "max" and twin is None:
-            return self._fold_over(frame, piece.reduce, [self._least(str(type))])[-1]
+            return self._fold_over(frame, piece.reduce, [least(self.b, str(type))])[-1]
         # The place of a maximum and the maximum itself are found together.
         place = statement if piece.combine == "argmax" else twin
         assert place is not None
@@ -323,12 +328,7 @@ class _Writer:
         assert piece.index is not None and piece.where is None, "argmax takes no guard"
         first = rebuild(piece.index, lambda e: Const(0, "index") if e in piece.reduce else None)
         start = cast_op(self.b, self._value(frame, first), piece.target.dtype)
-        return self._fold_over(frame, piece.reduce, [self._least(piece.value.dtype), start])
-
-    def _least(self, dtype: str) -> Value:
-        if dtype in FLOATS:
-            return self.b.constant(-math.inf, ScalarType(dtype))
-        return self.b.constant(MIN_I64 if dtype == "i64" else MIN_I32, ScalarType(dtype))
+        return self._fold_over(frame, piece.reduce, [least(self.b, piece.value.dtype), start])
 
     def _fold_over(self, frame: _Frame, axes: Sequence[Axis], carried: list[Value]) -> list[Value]:
         if not axes:
@@ -340,6 +340,19 @@ class _Writer:
             self.extent_of[loop.index] = axis.extent
             loop.yielded = self._fold_over(frame, axes[1:], loop.carried)
         return loop.results
+
+    def _rows(self, frame: _Frame, axes: Sequence[Axis], total: Value) -> Value:
+        """A sum over the outer axes of sums over the innermost one."""
+        axis = axes[0]
+        if len(axes) == 1:
+            zero = self.b.constant(0.0, ScalarType(frame.statement.piece.target.dtype))
+            row = cast_op(self.b, self._fold_over(frame, axes, [zero])[0], WIDE)
+            return self.b.pure("arith.addf", [total, row], total.type)
+        with self.b.loop(self.b.index(0), self.extents[frame.statement, axis], axis.name, [total]) as loop:
+            frame.axes[axis] = loop.index
+            self.extent_of[loop.index] = axis.extent
+            loop.yielded = [self._rows(frame, axes[1:], loop.carried[0])]
+        return loop.results[0]
 
     def _fold_step(self, frame: _Frame, carried: list[Value]) -> list[Value]:
         piece = frame.statement.piece
@@ -361,15 +374,7 @@ class _Writer:
         if piece.combine == "max":
             return [arith_op(self.b, "max", [carried[0], value])]
         assert piece.index is not None
-        return self._combine_argmax(carried, value, self._value(frame, piece.index))
-
-    def _combine_argmax(self, carried: list[Value], value: Value, index: Value) -> list[Value]:
-        b, (best, where) = self.b, carried
-        # The first NaN is before everything: a best that is none is replaced by it, and then by nothing.
-        not_less = b.not_(arith_op(b, "le", [value, best]))
-        better = arith_op(b, "and", [not_less, arith_op(b, "eq", [best, best])])
-        index = cast_op(b, index, str(where.type))
-        return [select_op(b, better, value, best), select_op(b, better, index, where)]
+        return argmax_ops(self.b, carried, value, self._value(frame, piece.index))
 
     # -- sums in memory --------------------------------------------------------------------------------------------
     def _scatter(self, frame: _Frame) -> None:

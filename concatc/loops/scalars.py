@@ -5,6 +5,7 @@ Arith("max", (a, b)) on f32   ->   %m = arith.maximumf %a, %b : f32
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from concatc.ir.core import Value
@@ -95,3 +96,20 @@ def cast_op(b: LoopBuilder, value: Value, dtype: str) -> Value:
 def select_op(b: LoopBuilder, condition: Value, yes: Value, no: Value) -> Value:
     """``yes if condition else no``."""
     return yes if yes is no else b.pure("arith.select", [condition, yes, no], yes.type)
+
+
+def least(b: LoopBuilder, dtype: str) -> Value:
+    """What no value of the type is below."""
+    if dtype in FLOATS:
+        return b.constant(-math.inf, ScalarType(dtype))
+    return b.constant(-(1 << (_WIDTH[dtype] - 1)), ScalarType(dtype))
+
+
+def argmax_ops(b: LoopBuilder, carried: list[Value], value: Value, index: Value) -> list[Value]:
+    """The greatest value and where it is, of those in ``carried`` and of ``value`` at ``index``."""
+    best, where = carried
+    # The first NaN is before everything: a best that is none is replaced by it, and then by nothing.
+    not_less = b.not_(arith_op(b, "le", [value, best]))
+    better = arith_op(b, "and", [not_less, arith_op(b, "eq", [best, best])])
+    index = cast_op(b, index, str(where.type))
+    return [select_op(b, better, value, best), select_op(b, better, index, where)]
