@@ -68,20 +68,27 @@ class Slide:
         return 1 if self.count == 1 else -(-self.kernel // self.stride)
 
     def covering(self, i: Expr, r: Expr) -> tuple[Expr, Expr | None]:
-        """The ``r``-th window that covers input ``i``, last first, ``r`` in ``0..overlap``; and its guard.
+        """The ``r``-th window that may cover input ``i``, last first, ``r`` in ``0..overlap``; a guard that it exists.
 
-        Without dilation.  The position within window ``o`` is ``i + pad - o * stride``.
+        Without dilation.  Whether it does cover the input :meth:`reaches` says.
         """
         assert self.dilation == 1
         if self.count == 1:
-            beyond = self.size - 1 + self.pad >= self.kernel
-            return Const(0, "index"), i + self.pad < self.kernel if beyond else None
+            return Const(0, "index"), None
         o = (i + self.pad) // self.stride - r
         return o, all_of(
             o >= 0 if self.pad // self.stride < self.overlap - 1 else None,
             o < self.count if (self.size - 1 + self.pad) // self.stride >= self.count else None,
-            i + self.pad - o * self.stride < self.kernel if self.kernel % self.stride else None,
         )
+
+    def reaches(self, o: Expr, i: Expr) -> Expr | None:
+        """Whether input ``i`` lies within window ``o``, one of those of :meth:`covering`; None where all do.
+
+        It stands apart from the guard, because a window may be read that does not reach the input: so the lanes of a
+        vector that reads windows are masked at the ends of the image alone.
+        """
+        beyond = self.size - 1 + self.pad >= self.kernel if self.count == 1 else self.kernel % self.stride != 0
+        return i + self.pad - o * self.stride < self.kernel if beyond else None
 
     def extent_of(self, o: int, include_pad: bool) -> int:
         """How many elements window ``o`` has: cut off at the image, or at the padded image."""

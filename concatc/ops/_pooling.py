@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from concatc.ir.types import TensorType
-from concatc.loops.expr import Axis, Const, Expr
+from concatc.loops.expr import Axis, Const, Expr, all_of, select
 from concatc.loops.windows import Slide, window_count
 from concatc.op import Op, ShapeError
 from concatc.ops._checks import check_float
@@ -97,6 +97,12 @@ def covering_axes(slides: Sequence[Slide]) -> tuple[tuple[Axis, ...], tuple[Expr
         loops.append(Axis(name, slide.overlap, "reduce"))
         indices.append(loops[-1])
     return tuple(loops), (indices[0], indices[1])
+
+
+def if_reached(slides: Sequence[Slide], windows: Sequence[Expr], image: Sequence[Expr], value: Expr) -> Expr:
+    """``value`` where the element of the image lies within the windows, else 0."""
+    reached = all_of(*(slide.reaches(o, i) for slide, o, i in zip(slides, windows, image, strict=True)))
+    return value if reached is None else select(reached, value, 0.0)
 
 
 def _by(numbers: Sequence[int]) -> str:

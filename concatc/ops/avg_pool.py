@@ -12,7 +12,7 @@ from concatc.loops.expr import Axis, Const, Expr, Ref, cast, maximum
 from concatc.loops.pieces import Piece, axes_for
 from concatc.loops.windows import Slide, guarded
 from concatc.op import Builder, CallSite, Sample, f32
-from concatc.ops._pooling import Pair, PoolOp, covering_axes
+from concatc.ops._pooling import Pair, PoolOp, covering_axes, if_reached
 
 
 class AvgPoolOp(PoolOp, abstract=True):
@@ -144,6 +144,7 @@ class AvgPoolGrad(AvgPoolOp):
         windows = (rows.covering(i, r), columns.covering(j, s))
         (o, _), (p, _) = windows
         value = guarded(dy, (n, c), windows) * self.share(slides, (o, p), dy.dtype)
+        value = if_reached(slides, (o, p), (i, j), value)
         yield Piece(ys[0], (n, c, i, j, *loops), (n, c, i, j), value, combine="add" if loops else "store")
 
     @classmethod

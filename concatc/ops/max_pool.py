@@ -12,7 +12,7 @@ from concatc.loops.expr import Axis, Ref, cast, select
 from concatc.loops.pieces import Piece, axes_for
 from concatc.loops.windows import guarded
 from concatc.op import Builder, CallSite, Sample, f32
-from concatc.ops._pooling import Pair, PoolOp, covering_axes
+from concatc.ops._pooling import Pair, PoolOp, covering_axes, if_reached
 
 
 class MaxPool(PoolOp):
@@ -131,7 +131,7 @@ class MaxPoolGrad(PoolOp):
         position = (i + rows.pad - o * rows.stride) * columns.kernel + (j + columns.pad - p * columns.stride)
         # As i32: of a window that does not cover the element the position may be beyond those of i8.
         chosen = cast(guarded(index, (n, c), windows, other=-1), "i32").eq(cast(position, "i32"))
-        value = select(chosen, guarded(dy, (n, c), windows), 0.0)
+        value = if_reached(slides, (o, p), (i, j), select(chosen, guarded(dy, (n, c), windows), 0.0))
         yield Piece(ys[0], (n, c, i, j, *loops), (n, c, i, j), value, combine="add" if loops else "store")
 
     @classmethod

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from llvmlite import ir
@@ -24,8 +25,8 @@ from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.frame import Frame
-from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, LaneBuilder, Lanes
-from concatc.targets.cpu.near import load_near
+from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, SIGNED, LaneBuilder, Lanes
+from concatc.targets.cpu.near import Asked, load_near
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
@@ -64,8 +65,19 @@ class Stage:
         axis = axes[0]
         step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
         with self._axis(axis):
-            lower = self.bound(axis.lower)
-            self.frame.loop(axis, lower, self.upper[axis], step, [], lambda _: self._inner(axes[1:]))
+            lower, upper = self.bound(axis.lower), self.upper[axis]
+            if self._ends_apart(axis, step):
+                assert axis.extent is not None
+                whole = self.b.add(lower, I64(axis.extent // step * step))
+                self.exact[axis] = True
+                self.frame.loop(axis, lower, whole, step, [], lambda _: self._inner(axes[1:]))
+                self.exact[axis], lower = False, whole
+            self.frame.loop(axis, lower, upper, step, [], lambda _: self._inner(axes[1:]))
+
+    def _ends_apart(self, axis: NestAxis, step: int) -> bool:
+        """Whether the end of a row has code of its own, so that all other vectors need no mask."""
+        written_out = all(a in self.tile.taps for a in self.nest.reduce)
+        return written_out and axis is self.tile.vector and not self.exact[axis] and (axis.extent or 0) >= 3 * step
 
     def _inner(self, axes: Sequence[NestAxis]) -> list[Any]:
         if axes and self.nest.term is None:
@@ -316,35 +328,33 @@ class Stage:
             return chosen  # a masked load is 0 where its mask is off
         return self.b.select(*self.lane.together(condition, chosen, self._value(no, offsets)))
 
+    def _lanes_inside(self, offsets: Offsets) -> Any:
+        """How many lanes of a vector lie inside of the axis, as an i64 that may be any number; None for all."""
+        axis = self.tile.vector
+        if axis is None or (not self.in_tail if axis.reduce else self.exact[axis]):
+            return None
+        start = self.b.add(self.base[axis], I64(offsets.get(axis, 0) * self.tile.lanes))
+        return self.b.sub(self.upper[axis], start)
+
     def _tail_mask(self, offsets: Offsets) -> Any:
         """The lanes of a vector that lie inside of the axis; None for all."""
         axis = self.tile.vector
-        if axis is None:
+        if axis is None or (not self.in_tail if axis.reduce else self.exact[axis]):
             return None
-        if axis.reduce:
-            if not self.in_tail:
-                return None
-        elif self.exact[axis]:
-            return None
-        key = self._key(axis.index, offsets)[1]
-        marked = (axis.upper, (-1, *key))
+        marked = (axis.upper, (-1, *self._key(axis.index, offsets)[1]))
         for scope in reversed(self.scopes):
             if marked in scope:
                 return scope[marked]
-        row = offsets.get(axis, 0)
-        start = self.b.add(self.base[axis], I64(row * self.tile.lanes))
-        mask = self.lane.below(self.b.sub(self.upper[axis], start))
-        self.scopes[-1][marked] = mask
+        self.scopes[-1][marked] = mask = self.lane.below(self._lanes_inside(offsets))
         return mask
 
-    def _guards(self, op: Operation, offsets: Offsets) -> tuple[Any, Any]:
-        """The conjunction of the conditions around an op that are the same in all lanes, and that of the others.
-
-        None where there are none.
-        """
+    def _asked(self, load: Operation, offsets: Offsets) -> Asked:
+        """The conditions around a load."""
         same: Any = None
         each: Any = None
-        outer = enclosing_if(op)
+        elements: list[tuple[str, Any]] = []
+        index = self._moving_index(load, offsets)
+        op, outer = load, enclosing_if(load)
         while outer is not None:
             if self.nest.known(outer.operands[0], self._written_out(offsets)) is not None:
                 # Known to hold: nothing is read where it does not.
@@ -352,6 +362,10 @@ class Stage:
                 continue
             holds = op.block is outer.regions[0].block
             for value in _conjuncts(outer.operands[0]) if holds else [outer.operands[0]]:
+                bound = self._element_bound(value, index, offsets) if holds and index is not None else None
+                if bound is not None:
+                    elements.append(bound)
+                    continue
                 condition = self._value(value, offsets)
                 is_vector = self.lane.is_vector(condition)
                 if not holds:
@@ -361,7 +375,32 @@ class Stage:
                 else:
                     same = self.lane.both(same, condition)
             op, outer = outer, enclosing_if(outer)
-        return same, each
+        return Asked(same, each, elements=tuple(elements))
+
+    def _moving_index(self, load: Operation, offsets: Offsets) -> Value | None:
+        """The index of a load that alone differs by lane, along neighbouring elements; None if there is none."""
+        memory, *at = load.operands
+        assert isinstance(memory.type, MemRefType)
+        moving = [
+            (index, stride)
+            for index, stride in zip(at, known_strides(memory.type), strict=True)
+            if isinstance(value := self._value(index, offsets), Lanes) or self.lane.is_vector(value)
+        ]
+        if len(moving) != 1:
+            return None
+        ((index, stride),) = moving
+        return index if stride == 1 and isinstance(self._value(index, offsets), Lanes) else None
+
+    def _element_bound(self, condition: Value, index: Value, offsets: Offsets) -> tuple[str, Any] | None:
+        """A bound of the index of a load as one of the number of its elements; None where it is no such condition."""
+        op, lanes = condition.op, self._value(index, offsets)
+        if op is None or op.name != "arith.cmpi" or op.operands[0] is not index:
+            return None
+        sign, bound = SIGNED.get(str(op.attributes["predicate"])), self._value(op.operands[1], offsets)
+        if sign is None or isinstance(bound, Lanes) or self.lane.is_vector(bound):
+            return None
+        first = self.b.add(lanes.base, I64(min(lanes.offsets)))
+        return sign, self.b.trunc(self.b.sub(bound, first), I32)
 
     # -- memory ----------------------------------------------------------------------------------------------------
     def _address(self, memory: Value, at: Sequence[Value], offsets: Offsets) -> tuple[Any, Any]:
@@ -401,13 +440,14 @@ class Stage:
         assert isinstance(memory.type, MemRefType)
         dtype = memory.type.dtype
         pointer, spread = self._address(memory, at, offsets)
-        same, each = self._guards(op, offsets)
+        asked = self._asked(op, offsets)
         if isinstance(spread, tuple) and not any(spread):
-            return self._load_one(pointer, dtype, self.lane.both(same, each))
-        each = self.lane.both(each, self._tail_mask(offsets))
+            return self._load_one(pointer, dtype, self.lane.both(asked.same, asked.each))
         if isinstance(spread, tuple):
-            return load_near(self.lane, pointer, spread, dtype, same, each)
-        return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, self.lane.both(same, each))
+            asked = replace(asked, inside=self._lanes_inside(offsets))
+            return load_near(self.lane, pointer, spread, dtype, asked)
+        mask = self.lane.every(asked.same, asked.each, self._tail_mask(offsets))
+        return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
 
     def _load_one(self, pointer: Any, dtype: str, guard: Any) -> Any:
         type = LLVM_TYPES[dtype]

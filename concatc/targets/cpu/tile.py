@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from concatc.ir.core import Operation
 from concatc.ir.types import ELEMENT_BYTES
@@ -31,6 +32,8 @@ AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
 ZIP = 2.0  # a vector stored in turn with others: a shuffle and a store
 TRANSPOSE = 1.0  # of each of the log2(lanes) shuffles of a vector
 STEP = 2.0  # of an iteration of the innermost loop
+LATENCY = 8.0  # multiplications that must be in flight
+SHORT = 9  # terms
 TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
 # What an extent that is known at run time is taken for.
 UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)
@@ -184,8 +187,14 @@ class _CostModel:
         self.vector, self.lanes = vector, lanes
         # Of many registers a compiler fills some ahead with elements for all lanes, where these need registers.
         self.registers = host.registers - (6 if host.registers >= 32 and not host.embedded else 3)
-        self.loads = [(load_cost(nest, vector, lanes, load), nest.axes_of(load.result)) for load in nest.loads()]
+        self.loads = [
+            (load_cost(nest, vector, lanes, load), {a: _apart(nest, load, a) for a in nest.axes_of(load.result)})
+            for load in nest.loads()
+        ]
         terms = math.prod(_extent(a) for a in nest.reduce)
+        # Sums of few terms are written out: there is no loop, and nothing waits for them.
+        written_out = nest.term is not None and terms <= SHORT
+        self.step, self.chain = (0.0, 0.0) if written_out else (STEP, LATENCY)
         if vector.reduce:
             # Sums along lanes, once a result: cheap where many terms are added.
             self.per_result = 4.0 * lanes / terms
@@ -203,16 +212,16 @@ class _CostModel:
     def cost(self, rows: Mapping[NestAxis, int]) -> float:
         accumulators = math.prod(rows.values())
         per_result = self.per_zipped if self.zipped_in(rows) is not None else self.per_result
-        cost = STEP + accumulators * (self.phases.met(rows) + per_result)
+        cost = self.step + accumulators * (self.phases.met(rows) + per_result)
         held = 0
         for each, axes in self.loads:
-            count = math.prod(n for axis, n in rows.items() if axis in axes)
+            count = math.prod(math.ceil(n * axes[axis]) for axis, n in rows.items() if axis in axes)
             cost += each * count
             held += count if self.vector in axes and count < accumulators else 0
         if accumulators + held > self.registers:
             cost *= TIGHT
         # Fewer chains than the latency of an addition leave the pipes idle.
-        cost = max(cost, 8.0 * self.phases.met(rows))
+        cost = max(cost, self.chain * self.phases.met(rows))
         used = _used(self.vector, self.lanes * rows[self.vector])
         for axis, n in rows.items():
             if axis is not self.vector:
@@ -252,6 +261,12 @@ def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> floa
         masks = 0.0 if condition_of(load) is None else SHUFFLE
         return math.ceil(step) * (CONTIGUOUS + SHUFFLE + masks)
     return GATHER_LANE * lanes
+
+
+def _apart(nest: Nest, load: Operation, axis: NestAxis) -> Fraction:
+    """How many elements lie between those of neighbouring iterations, where these are fewer than one: ``x[i // 2]``."""
+    steps = [nest.step(index, axis) for index in load.operands[1:]]
+    return min(Fraction(1), max(Fraction(1) if step is None else abs(step) for step in steps))
 
 
 def _is_tap(nest: Nest, load: Operation) -> bool:
