@@ -61,10 +61,14 @@ def avg_pool_grad(width: int, **at: int) -> FuncOp:
     return kernel_of(lambda b, x, dy: b.mul(x, b.avg_pool_grad(dy, image=(9, width), **pairs)), image, dy)
 
 
+GEOMETRIES = (
+    *((2, 2, 0, 32), (3, 2, 0, 37), (3, 2, 1, 32), (3, 1, 1, 37)),
+    *((3, 2, 1, 111), (5, 2, 2, 118)),  # rows of many vectors, the last of which is not whole
+)
 KERNELS = {
     f"{make.__name__}_{kernel}_{stride}_{pad}_{width}": make(width, kernel=kernel, stride=stride, pad=pad)
     for make in (max_pool, max_pool_grad, avg_pool, avg_pool_grad)
-    for kernel, stride, pad, width in ((2, 2, 0, 32), (3, 2, 0, 37), (3, 2, 1, 32), (3, 1, 1, 37), (3, 2, 1, 111), (5, 2, 2, 118))
+    for kernel, stride, pad, width in GEOMETRIES
 } | {"upsample_2_37": kernel_of(lambda b, x: b.upsample(x, factor=(2, 2)), (2, 2, 3, 37))}
 
 
