@@ -124,8 +124,10 @@ def measure(
         for phase in setting.phases:
             keep(found, {**key, "phase": phase, "failed": {"concatc": str(error)}})
     finally:
-        for runner in [*beside.values(), *([field] if field is not None else [])]:
+        for runner in beside.values():
             runner.close()
+        if field is not None:
+            field.close()
     trials = field.trials if field is not None else {}
     near = {name for times in trials.values() for name in times if times[name] <= MAY_GAIN * min(times.values())}
     return [name for name in peers if {name, Entry(name, "keeps").name} & near] or peers

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import lax
 from concatc.ir.core import FuncOp
 from concatc.op import op_of
 
-Array = jax.Array
+Array: TypeAlias = jax.Array
 Tree = dict[str, Array]
 LossFunction = Callable[[Tree, Tree, Tree, Array], tuple[Array, Tree]]
 OutputFunction = Callable[[Tree, Tree, Tree], Tree]
@@ -180,7 +180,7 @@ def _reduce_window(place: Place, op: Any, x: Array, start: float, fold: Callable
 @rule("softmax_loss")
 def _softmax_loss(place: Place, op: Any, x: Array, label: Array) -> Array:
     axis = place.axis(x, op.axis)
-    valid = label != (-1 if op.ignore is None else op.ignore)
+    valid = jnp.not_equal(label, -1 if op.ignore is None else op.ignore)
     index = jnp.expand_dims(jnp.where(valid, label, 0), axis)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(x, axis), index, axis).squeeze(axis)
     counts = {"sum": 1, "mean": label.size, "valid": valid.sum()}

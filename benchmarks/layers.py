@@ -69,7 +69,8 @@ class Layer:
     def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Random input, weight and gradient of the output."""
         rng = np.random.default_rng(0)
-        x, w = (self.batch, *self.image), (self.channels, self.image[0])
+        x: Shape = (self.batch, *self.image)
+        w: Shape = (self.channels, self.image[0])
         y: Shape = (self.batch, self.channels)
         if len(self.image) == 3:
             c, (h, v) = self.image[0], self.image[1:]
@@ -107,8 +108,8 @@ class Layer:
                 "weight": (LinearWeightGrad(), [dy, x]),
             }
             return ops[direction]
-        pairs = {"stride": (self.stride,) * 2, "pad": (self.padding,) * 2}
-        window = (self.kernel, self.kernel)
+        pairs: dict[str, Any] = {"stride": (self.stride,) * 2, "pad": (self.padding,) * 2}
+        window, (_, *image) = (self.kernel, self.kernel), self.image
         if self.transposed:
             return {
                 "forward": (ConvTranspose(**pairs), [x, w]),
@@ -117,7 +118,7 @@ class Layer:
             }[direction]
         return {
             "forward": (Conv(groups=self.groups, **pairs), [x, w]),
-            "data": (ConvInputGrad(image=self.image[1:], groups=self.groups, **pairs), [dy, w]),
+            "data": (ConvInputGrad(image=(image[0], image[1]), groups=self.groups, **pairs), [dy, w]),
             "weight": (ConvWeightGrad(kernel=window, groups=self.groups, **pairs), [dy, x]),
         }[direction]
 

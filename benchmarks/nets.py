@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +23,8 @@ class Workload:
 
     name: str
     source: str
-    dims: dict[str, int | float] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
+    dims: Mapping[str, int | float] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
     binary: tuple[str, ...] = ()  # float inputs that are 0 or 1
     twin: str = ""
     phases: tuple[str, ...] = ("train", "infer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +65,12 @@ class Problem:
 
     def save(self, path: Path) -> None:
         """Write the arrays."""
-        parts = {"param": self.params, "state": self.states, "input": self.inputs, "weight": self.weights}
+        parts: dict[str, Mapping[str, Any]] = {
+            "param": self.params,
+            "state": self.states,
+            "input": self.inputs,
+            "weight": self.weights,
+        }
         arrays = {f"{kind}/{name}": np.asarray(x) for kind, part in parts.items() for name, x in part.items()}
         np.savez(path, read=np.array(self.read), **arrays)  # type: ignore[arg-type]
 

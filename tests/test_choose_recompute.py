@@ -314,8 +314,6 @@ def test_random_nets(seed: int) -> None:
     choice = ChooseRecompute("max", parts=(0, 2, 4)[seed % 3]) if seed % 2 else ChooseRecompute("auto")
     source = seeded_recipe(seed, 16).source()
     graph, _ = load(source, "random.cnet")
-    if not graph.main.returned("total"):
-        pytest.skip("a net without a loss")
     module = clone_module(graph)
     InsertSplits().run(module)
     for step in (Canonicalize(), ConcatAlgebra(), Cse(), Dce(), DeriveBackward(input_grads=True)):

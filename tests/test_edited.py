@@ -160,3 +160,30 @@ def test_dims_agree_with_shapes(level: str, old: str, new: str, message: str, or
         load_dump(text.replace(old, new, 1), "dump.mlir")
     line = 1 + text[: text.index("func.func")].count("\n")
     assert str(caught.value).startswith(f"dump.mlir:{line}:")
+
+
+@pytest.mark.parametrize(
+    ("level", "old", "new", "message"),
+    [
+        ("graph", "cnet.init", "cnet.inti", "has the unknown attribute `cnet.inti`\nhelp: did you mean `cnet.init`?"),
+        ("joint", "cnet.dims = {n", "cnet.dmis = {n", "unknown attribute `cnet.dmis` of @small\nhelp: did you mean"),
+        ("graph", ", %label: !n4 {", ", %label: !n4 {cnet.extent = 3, ", "`cnet.extent`\nhelp: there are cnet.kind, "),
+        (
+            "graph",
+            '"cnet.relu"(%h.bias)',
+            '"cnet.relu"(%h.bias) {cnet.faze = 1}',
+            "relu has the unknown attribute",
+        ),
+        ("plan", "cnet.init", "cnet.inti", "help: did you mean `cnet.init`?"),
+    ],
+)
+def test_misspelled_attributes_are_no_attributes(
+    level: str, old: str, new: str, message: str, original: concatc.CompiledModule, tmp_path: Path
+) -> None:
+    text = original.ir(level)
+    assert old in text
+    path = tmp_path / "dump.mlir"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(concatc.ConcatcError) as error:
+        concatc.compile(path, target="cpu").ir("loops")
+    assert message in str(error.value)

@@ -40,7 +40,7 @@ def prepare(problem: Problem, phase: str, threads: int, precision: str = "") -> 
         def values() -> Values:
             if phase == "infer":
                 return {f"output/{name}": np.array(x) for name, x in outputs.items()}
-            norms = {f"norm/{name}": np.linalg.norm(g.astype(np.float64)) for name, g in net.grads.items()}
+            norms = {f"norm/{name}": np.asarray(np.linalg.norm(g.astype(np.float64))) for name, g in net.grads.items()}
             return {"loss": np.asarray(losses["loss"]), **norms}
 
         return Step(train if phase == "train" else infer, values)

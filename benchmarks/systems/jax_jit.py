@@ -20,7 +20,7 @@ def prepare(problem: Problem, phase: str, threads: int, *, layout: Any) -> Start
         inputs = {name: np.ascontiguousarray(x.transpose(TO_NHWC)) if x.ndim == 4 else x for name, x in inputs.items()}
     weights = np.array(list(problem.weights.values()), np.float32)
     graph = problem.compilation.phase(phase).graph.main
-    given = (problem.params, problem.states, inputs, weights)
+    given: tuple[Any, ...] = (problem.params, problem.states, inputs, weights)
     if phase == "train":
         function: Any = jax.value_and_grad(loss_function(graph, layout), has_aux=True)
     else:
@@ -43,7 +43,9 @@ def prepare(problem: Problem, phase: str, threads: int, *, layout: Any) -> Start
         def values() -> Values:
             if phase == "infer":
                 return {f"output/{name}": _planar(np.asarray(x), layout) for name, x in held["outputs"].items()}
-            norms = {f"norm/{k}": np.linalg.norm(np.asarray(g, np.float64)) for k, g in held["grads"].items()}
+            norms = {
+                f"norm/{k}": np.asarray(np.linalg.norm(np.asarray(g, np.float64))) for k, g in held["grads"].items()
+            }
             return {"loss": np.asarray(held["loss"]), **norms}
 
         return Step(train if phase == "train" else infer, values)

@@ -39,7 +39,7 @@ def prepare(problem: Problem, phase: str, threads: int) -> Start:
         def values() -> Values:
             if phase == "infer":
                 return {"output/logits": held[0]}
-            norms = (np.linalg.norm(g.astype(np.float64)) for g in held[1:])
+            norms = (np.asarray(np.linalg.norm(g.astype(np.float64))) for g in held[1:])
             return {"loss": held[0], **{f"norm/{name}": norm for name, norm in zip(p, norms, strict=True)}}
 
         return Step(step, values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +27,7 @@ def prepare(
 
     def total_loss(params: Tensors, states: Tensors, inputs: Tensors) -> Tensor:
         losses = function(Twin.of(params, states), **inputs)[0]()
-        total = sum(problem.weights[name] * value for name, value in losses.items())
-        assert isinstance(total, Tensor)
-        return total
+        return functools.reduce(operator.add, [problem.weights[name] * value for name, value in losses.items()])
 
     def outputs_of(params: Tensors, states: Tensors, inputs: Tensors) -> Tensors:
         given = {name: inputs.get(name) for name in names}

@@ -1,7 +1,8 @@
 """``verify``: is a module well formed, and do its operations mean what they say?
 
 On top of the structure (`concatc/ir/verifier.py`): every ``cnet`` operation is known, its attributes and operands fit,
-its results have the types that ``infer`` gives; the interface of the net is whole (`check_interface.py`);
+its results have the types that ``infer`` gives; the interface of the net is whole (`check_interface.py`),
+no attribute is misspelled (`check_names.py`);
 and what a level promises:
 
 - ``split``: every value has at most one reader
@@ -21,6 +22,7 @@ from concatc.ir.types import TensorType
 from concatc.ir.verifier import problems
 from concatc.op import DIALECT, REGISTRY, Composite, Op, ShapeError, load_all_ops_once, op_of
 from concatc.passes.check_interface import interface_problems
+from concatc.passes.check_names import unknown_attributes
 from concatc.passes.graph import is_backward, is_cotangent
 
 Level = Literal["any", "split", "joint"]
@@ -50,6 +52,7 @@ def verify(module: Module, level: Level = "any") -> None:
     if not found:
         for function in module.functions:
             found += interface_problems(function)
+            found += unknown_attributes(function)
             if level != "any":
                 found += _linearity(function, level)
     if found:

@@ -6,15 +6,17 @@ and of the inputs; it returns the losses, which are computed when they are asked
 
 from __future__ import annotations
 
+import functools
 import importlib
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 class Twin:
@@ -101,8 +103,7 @@ def step(
     """Losses (their weighted total as ``loss``) and outputs by name, and the gradients of all parameters by path."""
     compute, outputs = run(net, twin, inputs)
     losses = compute()
-    total = sum(weights[name] * value for name, value in losses.items())
-    assert isinstance(total, Tensor)
+    total = functools.reduce(operator.add, [weights[name] * value for name, value in losses.items()])
     total.backward()
     unread = sorted(set(twin.params) - set(twin.read))
     assert not unread, f"the twin reads no {unread}"
