@@ -17,7 +17,7 @@ import pytest
 import concatc
 from concatc.diagnostics import UsageError
 from concatc.ir.parser import parse_module
-from concatc.loops.cuts import Cut, cutting_of
+from concatc.loops.cuts import Cut, Stretch, cutting_of
 from concatc.runtime import threads as count_module
 from concatc.runtime.threads import VARIABLE, thread_count
 from concatc.targets.cpu import chunks
@@ -237,7 +237,7 @@ def native_step(kernels: dict[str, Callable[[int, int], int]], threads: int, ext
     """A step of these kernels, one after the other, each over ``extent`` iterations that may be cut."""
     pointers = {name: KERNEL(lambda b, w, s, a, begin, end, _, do=do: do(begin, end)) for name, do in kernels.items()}
     rows = [TableRow(name, "forward", (), (), 0, 0, extent, (), ()) for name in kernels]
-    cuts = dict.fromkeys(kernels, Cut((), False, ((1 << 30, True, ()),)))
+    cuts = dict.fromkeys(kernels, Cut((Stretch((), False, ((1 << 30, True, ()),)),)))
     table = StepNumbers.of(StepTable([("arena", 0)], rows, cuts))
     addresses = {name: ctypes.cast(pointer, ctypes.c_void_p).value or 0 for name, pointer in pointers.items()}
     runner = runner_of(object_code(StepUnit(host()).llvm_ir(Cache(Path())), host()))
@@ -294,12 +294,13 @@ def test_a_chunk_that_fails_ends_the_step_with_the_name_of_its_kernel(threads: i
 
 def test_chunks_follow_from_shapes() -> None:
     work = ((1 << 20, True, (0,)),)
-    assert chunks.chunk_of(Cut((), False, work), 64, np.array([8]), 2) == 8
-    assert chunks.chunk_of(Cut((), True, work), 64, np.array([8]), 2) == 32  # some work is done in each chunk
-    assert chunks.chunk_of(Cut((), False, work, grain=12), 64, np.array([8]), 2) == 12
-    assert chunks.chunk_of(Cut((), False, work, grain=64), 64, np.array([8]), 2) == 0
-    assert chunks.chunk_of(Cut((), False, work), 1, np.array([8]), 2) == 0
-    assert chunks.chunk_of(Cut((), False, ((1, True, ()),)), 64, np.array([8]), 2) == 0  # not worth it
+    assert chunks.chunk_of(Stretch((), False, work), 64, [8], 2) == 8
+    assert chunks.chunk_of(Stretch((), True, work), 64, [8], 2) == 32  # some work is done in each chunk
+    assert chunks.chunk_of(Stretch((), False, work, grain=12), 64, [8], 2) == 12
+    assert chunks.chunk_of(Stretch((), False, work, grain=64), 64, [8], 2) == 0
+    assert chunks.chunk_of(Stretch((), False, work), 1, [8], 2) == 0
+    assert chunks.chunk_of(Stretch((), False, work, alone=True), 64, [8], 2) == 0
+    assert chunks.chunk_of(Stretch((), False, ((1, True, ()),)), 64, [8], 2) == 0  # not worth it
 
 
 # -- what may be cut ---------------------------------------------------------------------------------------------------
@@ -390,7 +391,7 @@ CASES_OF_LOOPS = {
 def test_which_loops_may_be_cut(name: str) -> None:
     text, expected = CASES_OF_LOOPS[name]
     found = cutting_of(parse_module(HEAD + text + TAIL).function("k"))
-    assert (None if found is None else (found.cut.repeats, len(found.cut.private))) == expected
+    assert (None if found is None else (found.cut.stretches[0].repeats, len(found.cut.private))) == expected
 
 
 def test_a_result_over_an_argument_is_cut_where_chunks_agree() -> None:

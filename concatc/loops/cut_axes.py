@@ -1,11 +1,17 @@
-"""Chooses the loops of a kernel that run over ``begin .. end``, where it is not one nest with its outermost loop.
+"""Chooses the loops of a kernel that run over ``begin .. end``.
 
     for n: for c: s[c] += sum of dy[n, c, ..]                for n: for c in begin .. end: s[c] += ..
     for c: db[c] = s[c]                               ->     for c in begin .. end: db[c] = s[c]
 
 These are loops over one axis, linked by the values that they hand to each other, one around every statement that
 stores a result.  What stands outside of them is done in every chunk (an image that is packed for all output channels).
-With one chunk, which is all of the axis, the kernel does what it did; whether chunks may run at the same time is read
+Where there are no such loops, or something would be done in every chunk, loops that follow each other run over
+stretches of ``begin .. end``, one behind the other, and threads meet in between:
+
+    for c: u[c, o] = G w Gt                                  for c in 0 .. C of begin .. end: u[c, o] = ..
+    for n: y[n, o] = sum of x[n, c] * u[c, o]         ->     for n in C .. C + N of begin .. end: y[n, o] = ..
+
+With one chunk, which is all of the axes, the kernel does what it did; whether chunks may run at the same time is read
 off its loops (`cuts.py`).  The choice does not depend on sizes that a batch may change.
 """
 
@@ -21,22 +27,61 @@ from concatc.loops.scratch import loop_of
 FEW = 64
 
 
-def cut_loops(root: Nest, statements: Sequence[Statement], reads: Accesses) -> list[Nest]:
-    """The loops over the chunk; none where no axis will do."""
+def cut_loops(root: Nest, statements: Sequence[Statement], reads: Accesses) -> list[list[Nest]]:
+    """The loops over each stretch of the chunk; none where no axis will do."""
     items = root.items
     if len(items) == 1 and isinstance(items[0], Nest):
-        return [items[0]]
+        return [[items[0]]]
     if any(statement.kind == "scatter" for statement in statements):
         return []
+    found: list[tuple[tuple[bool, int], int, list[Nest]]] = []
     for arguments in (False, True):
-        found = [
+        found = found or [
             (_rank(loops, statements), k, loops)
             for k, loops in enumerate(_linked(statements, reads, arguments))
             if _are_cut(loops, statements, reads)
         ]
-        if found:
-            return min(found)[2]
-    return []
+    repeated = min(found)[0][1] if found else 1
+    stretches = _stretches(root, statements, reads) if repeated else []
+    return stretches or [min(found)[2] for _ in found[:1]]
+
+
+def outer_extent(cut: Sequence[Sequence[Nest]]) -> tuple[int, int]:
+    """How many iterations the loops over the chunk have, and how many of them are one of ``begin .. end``."""
+    if not cut:
+        return 1, 1
+    loops = [loops[0] for loops in cut]
+    if len(loops) == 1 and loops[0].parts == 1 and loops[0].axis is not None:
+        return loops[0].axis.extent, loops[0].block
+    return sum(nest.parts if nest.parts > 1 else nest.axis.extent for nest in loops if nest.axis), 1
+
+
+def _stretches(root: Nest, statements: Sequence[Statement], reads: Accesses) -> list[list[Nest]]:
+    """The outermost loops, those together that are linked; none where not all of a kernel stands in such loops."""
+    nests = [item for item in root.items if isinstance(item, Nest)]
+    if len(nests) < len(root.items) or any(nest.block > 1 or nest.axis is None for nest in nests):
+        return []
+    found: list[list[Nest]] = []
+    for nest in nests:
+        if found and _continues(nest, found[-1], statements, reads):
+            found[-1].append(nest)
+        else:
+            found.append([nest])
+    return found
+
+
+def _continues(nest: Nest, before: Sequence[Nest], statements: Sequence[Statement], reads: Accesses) -> bool:
+    """Whether each iteration of a loop reads what the same one of the loops before it wrote, and nothing else there."""
+    first = before[0]
+    if nest.axis is None or first.axis is None or nest.axis.extent != first.axis.extent or first.parts != nest.parts:
+        return False
+    linked: list[bool] = []
+    for reader in (s for s in statements if s.path and s.path[0] is nest):
+        for buffer, at in reads.of(reader):
+            for writer in (w for w in buffer.writers if w.path and w.path[0] in before):
+                loops = ((loop_of(reader, r), loop_of(writer, w)) for r, w in zip(at, writer.piece.at, strict=True))
+                linked.append(any(mine is nest and theirs is writer.path[0] for mine, theirs in loops))
+    return bool(linked) and all(linked)
 
 
 def _linked(statements: Sequence[Statement], reads: Accesses, arguments: bool) -> list[list[Nest]]:

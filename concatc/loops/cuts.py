@@ -11,98 +11,147 @@
 
 A kernel may be cut if every element that it stores, and reads again, belongs to one iteration of the loops over
 ``begin .. end``: an index of it is the variable of such a loop.  Scratch memory may also hold what one iteration, or
-every chunk anew, stores before it reads: then each thread has a copy.  Nothing is taken on trust: a dump that was
-edited so that iterations depend on each other is run by one thread.
+every chunk anew, stores before it reads: then each thread has a copy.  Where ``begin .. end`` has several stretches
+(`stretches.py`) threads meet between them, and that is asked of each stretch alone: what one stretch stores, all
+threads may read in the next.  A stretch of which it does not hold is run by one thread.
+
+Nothing is taken on trust: a dump that was edited so that iterations depend on each other is run by one thread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from concatc.ir.core import Block, FuncOp, Operation, Value
-from concatc.ir.types import INDEX, MemRefType
-
-# How many operations of a sum take the time of one elsewhere: sums of products run out of registers.
-FOLDED = 16
-Term = tuple[int, bool, tuple[int, ...]]
+from concatc.ir.types import MemRefType
+from concatc.loops.chunk_work import Term, distance, work_of
+from concatc.loops.stretches import Extent, Loops, constant_of, loop_of, part_of, stretches_of
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How chunks of a kernel run at the same time.
+class Stretch:
+    """How chunks of one stretch of a kernel run at the same time.
 
+    ``extent`` is how many iterations it has, None for what is left.  ``alone``: all of it is run by one thread.
     ``private`` is the memory of which each thread has a copy: where the windows of these arguments begin among the
     numbers of a launch (`targets/cpu/abi.py`).  ``repeats`` says that some work is done in every chunk; ``work`` how
-    much there is: a sum of products of a number, of the extent of the chunk if the flag is set, and of sizes of the
-    kernel by their number; the unit is an operation of a sum.  Chunks are best of whole ``grain`` iterations.
+    much there is; the unit is an operation of a sum.  Chunks are best of whole ``grain`` iterations.
     """
 
     private: tuple[int, ...]
     repeats: bool
     work: tuple[Term, ...]
     grain: int = 1
+    extent: Extent | None = None
+    alone: bool = False
 
     def data(self) -> list[Any]:
         """The fields in order, for JSON."""
-        return [list(self.private), self.repeats, [[n, cut, list(of)] for n, cut, of in self.work], self.grain]
+        extent = [self.extent[0], list(self.extent[1])] if self.extent is not None else None
+        work = [[n, cut, list(of)] for n, cut, of in self.work]
+        return [list(self.private), self.repeats, work, self.grain, extent, self.alone]
 
     @staticmethod
-    def of(data: Sequence[Any]) -> Cut:
+    def of(data: Sequence[Any]) -> Stretch:
         """What :meth:`data` gave; raises ValueError or TypeError for data of another form."""
-        private, repeats, work, grain = data
-        return Cut(tuple(private), repeats, tuple((n, cut, tuple(of)) for n, cut, of in work), grain)
-
-    def with_grain(self, grain: int) -> Cut:
-        """The same cut in chunks of whole grains."""
-        return replace(self, grain=grain)
+        private, repeats, work, grain, extent, alone = data
+        terms = tuple((n, cut, tuple(of)) for n, cut, of in work)
+        return Stretch(tuple(private), repeats, terms, grain, extent and (extent[0], tuple(extent[1])), alone)
 
     def work_of(self, extent: int, sizes: Sequence[int]) -> int:
         """The work of ``extent`` iterations."""
         return sum(n * (extent if cut else 1) * math.prod(sizes[k] for k in of) for n, cut, of in self.work)
 
+    def end(self, begin: int, end: int, sizes: Sequence[int]) -> int:
+        """Where it ends if it begins at ``begin`` and all stretches end at ``end``."""
+        if self.extent is None:
+            return end
+        return min(begin + self.extent[0] * math.prod(sizes[k] for k in self.extent[1]), end)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a kernel is cut: its stretches, in order."""
+
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def private(self) -> tuple[int, ...]:
+        """What is private in some stretch."""
+        return tuple(sorted({at for stretch in self.stretches for at in stretch.private}))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the kernel, by number, that say how much there is to do."""
+        products = [of for stretch in self.stretches for _, _, of in stretch.work]
+        products += [stretch.extent[1] for stretch in self.stretches if stretch.extent is not None]
+        return tuple(sorted({k for of in products for k in of}))
+
+    def data(self) -> list[Any]:
+        """The stretches as data for JSON."""
+        return [stretch.data() for stretch in self.stretches]
+
+    @staticmethod
+    def of(data: Sequence[Any]) -> Cut:
+        """What :meth:`data` gave; raises ValueError or TypeError for data of another form."""
+        return Cut(tuple(Stretch.of(stretch) for stretch in data))
+
+    def with_grains(self, grains: Sequence[int]) -> Cut:
+        """The same cut in chunks of whole grains; those that are missing are 1."""
+        each = [*grains, *(1,) * len(self.stretches)]
+        return Cut(tuple(replace(s, grain=grain) for s, grain in zip(self.stretches, each, strict=False)))
+
 
 @dataclass(frozen=True)
 class Cutting:
-    """A cut, and what it rests on: ``owned`` are the axes of each memory argument that say which chunk an element
-    belongs to (none where elements do not belong to chunks), ``stored`` are the results.
+    """A cut, and what it rests on, by stretch: ``owned`` are the axes of each memory argument that say which chunk an
+    element belongs to (none where elements do not belong to chunks), ``stored`` are the results.
     """
 
     cut: Cut
-    owned: Mapping[int, frozenset[int]]
-    stored: tuple[int, ...]
+    owned: tuple[Mapping[int, frozenset[int]], ...]
+    stored: tuple[frozenset[int], ...]
+
+    @property
+    def results(self) -> list[int]:
+        """What is stored in any stretch."""
+        return sorted(frozenset[int]().union(*self.stored))
 
     def agrees(self, first: int, second: int) -> bool:
-        """Whether elements of two arguments in one place belong to one chunk."""
-        return bool(self.owned[first] & self.owned[second])
+        """Whether elements of two arguments in one place belong to one chunk, wherever the first is stored."""
+        pairs = [
+            (owned.get(first, frozenset()), owned[second])
+            for owned, stored in zip(self.owned, self.stored, strict=True)
+            if first in stored and second in owned
+        ]
+        return all(mine & theirs for mine, theirs in pairs)
 
 
 def cutting_of(kernel: FuncOp) -> Cutting | None:
     """How a kernel may be cut; None where it may not."""
-    reader = _Reader(kernel)
-    if not reader.loops or not reader.walk(kernel.body, None, certain=True):
+    reader = _Reader(kernel, stretches_of(kernel))
+    if not reader.stretches or not reader.walk(kernel.body, None, certain=True):
         return None
-    owned: dict[int, frozenset[int]] = {}
-    private: list[int] = []
-    stored: list[int] = []
+    found = [_Found(kernel, loops, len(reader.stretches) == 1) for loops in reader.stretches]
     at = 0
     for number, memory in enumerate(reader.memory):
         begins, at = at, at + _numbers_of(memory)
-        accesses = reader.accesses.get(memory, [])
-        owned[number] = _owned(accesses)
-        if not any(access.stores for access in accesses):
-            continue
-        if not memory.attrs.get("cnet.scratch"):
-            stored.append(number)
-        if owned[number]:
-            continue
-        if not memory.attrs.get("cnet.scratch") or not _is_stored_first(accesses):
-            return None
-        private.append(begins)
-    repeats = any(access.stores and access.loop is None for found in reader.accesses.values() for access in found)
-    return Cutting(Cut(tuple(private), repeats, tuple(_work(kernel))), owned, tuple(stored))
+        accesses = [reader.accesses_in(k, memory) for k in range(len(found))]
+        is_scratch = bool(memory.attrs.get("cnet.scratch"))
+        # A copy of each thread is gone behind the stretch.
+        may_be_private = is_scratch and all(_is_stored_first(a) for a in accesses if a)
+        for stretch, theirs in zip(found, accesses, strict=True):
+            stretch.add(number, begins, theirs, is_scratch, may_be_private)
+    if all(stretch.alone for stretch in found):
+        return None
+    return Cutting(
+        Cut(tuple(stretch.made for stretch in found)),
+        tuple(stretch.owned for stretch in found),
+        tuple(frozenset(stretch.stored) for stretch in found),
+    )
 
 
 def _numbers_of(memory: Value) -> int:
@@ -121,6 +170,47 @@ class _Access:
     loop: Operation | None
     axes: frozenset[int]
     certain: bool
+
+
+@dataclass
+class _Found:
+    """What was found of a stretch so far."""
+
+    kernel: FuncOp
+    loops: Loops
+    is_only: bool
+    owned: dict[int, frozenset[int]] = field(default_factory=dict)
+    stored: list[int] = field(default_factory=list)
+    private: list[int] = field(default_factory=list)
+    alone: bool = False
+    repeats: bool = False
+
+    def add(
+        self, number: int, begins: int, accesses: Sequence[_Access], is_scratch: bool, may_be_private: bool
+    ) -> None:
+        """Take the accesses to a memory argument, the window of which ``begins`` there."""
+        if not accesses:
+            return
+        self.owned[number] = _owned(accesses)
+        if not any(access.stores for access in accesses):
+            return
+        self.repeats |= any(access.stores and access.loop is None for access in accesses)
+        if not is_scratch:
+            self.stored.append(number)
+        if self.owned[number]:
+            return
+        if may_be_private:
+            self.private.append(begins)
+        else:
+            self.alone = True
+
+    @property
+    def made(self) -> Stretch:
+        """The stretch."""
+        ops = self.kernel.body.ops if self.is_only else self.loops.ops
+        work = tuple(work_of(self.kernel, ops, self.loops.ops))
+        private = () if self.alone else tuple(self.private)
+        return Stretch(private, self.repeats, work, extent=self.loops.extent, alone=self.alone)
 
 
 def _owned(accesses: Sequence[_Access]) -> frozenset[int]:
@@ -142,24 +232,18 @@ def _is_stored_first(accesses: Sequence[_Access]) -> bool:
 @dataclass
 class _Reader:
     kernel: FuncOp
+    stretches: list[Loops]
     memory: list[Value] = field(init=False)
-    loops: list[Operation] = field(init=False)
     accesses: dict[Value, list[_Access]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        args = self.kernel.args
-        self.memory = [arg for arg in args if isinstance(arg.type, MemRefType)]
-        is_chunked = len(args) > 1 and args[0].type == INDEX and args[1].type == INDEX
-        self.loops = self._cut_loops(args[0], args[1]) if is_chunked else []
+        self.memory = [arg for arg in self.kernel.args if isinstance(arg.type, MemRefType)]
+        self._loops = {op: k for k, loops in enumerate(self.stretches) for op in loops.ops}
 
-    def _cut_loops(self, begin: Value, end: Value) -> list[Operation]:
-        """The loops over the chunk; none where it is used for anything else."""
-        loops = [use.op for use in begin.uses]
-        used = [(use.op, use.index) for value in (begin, end) for use in value.uses]
-        if used != [(loop, k) for k in (0, 1) for loop in loops]:
-            return []
-        whole = all(loop.name == "scf.for" and not loop.results and _constant(loop.operands[2]) == 1 for loop in loops)
-        return loops if whole else []
+    def accesses_in(self, k: int, memory: Value) -> list[_Access]:
+        """The accesses in a stretch; those outside of all loops over the chunk belong to the only one."""
+        found = self.accesses.get(memory, [])
+        return [a for a in found if (self._loops[a.loop] if a.loop is not None else 0) == k]
 
     def walk(self, block: Block, loop: Operation | None, certain: bool) -> bool:
         """Take down all accesses, in order; whether nothing else is done with memory."""
@@ -167,6 +251,8 @@ class _Reader:
 
     def _visit(self, op: Operation, loop: Operation | None, certain: bool) -> bool:
         if op.name in ("memref.load", "memref.store"):
+            if loop is None and len(self.stretches) > 1:
+                return False
             stores = op.name == "memref.store"
             memory, at = op.operands[stores], op.operands[stores + 1 :]
             axes = frozenset(d for d, index in enumerate(at) if loop is not None and _is_of(index, loop))
@@ -175,7 +261,7 @@ class _Reader:
         if any(isinstance(value.type, MemRefType) for value in op.operands):
             return False
         inner = loop
-        if op in self.loops:
+        if op in self._loops:
             if loop is not None:
                 return False
             inner = op
@@ -186,18 +272,21 @@ class _Reader:
 def _is_of(index: Value, loop: Operation) -> bool:
     """Whether an index takes values in one iteration of the loop that it takes in no other.
 
-    It is the loop's variable, or runs over that one's block: ``i * 8 .. min(i * 8 + 8, n)``.
+    It is the loop's variable, or runs over that one's block, ``i * 8 .. min(i * 8 + 8, n)``, or part.
     """
     variable = loop.regions[0].block.args[0]
     if index is variable:
         return True
-    inner = index.owner.region.parent if isinstance(index.owner, Block) and index.owner.region is not None else None
-    if inner is None or inner.name != "scf.for" or index is not inner.regions[0].block.args[0]:
+    inner = loop_of(index)
+    if inner is None or index is not inner.regions[0].block.args[0]:
         return False
     lower, upper = inner.operands[:2]
+    part = part_of(lower, upper)
+    if part is not None:
+        return part[0] is variable
     block = _product_with(variable, lower)
     ends = upper.op.operands if upper.op is not None and upper.op.name == "arith.minsi" else (upper,)
-    return block is not None and any(_distance(lower, end) in range(1, block + 1) for end in ends)
+    return block is not None and any(distance(lower, end) in range(1, block + 1) for end in ends)
 
 
 def _product_with(variable: Value, value: Value) -> int | None:
@@ -205,49 +294,4 @@ def _product_with(variable: Value, value: Value) -> int | None:
     op = value.op
     if op is None or op.name != "arith.muli" or variable not in op.operands:
         return None
-    return _constant(op.operands[1 - op.operands.index(variable)])
-
-
-def _distance(lower: Value, end: Value) -> int:
-    """``n`` of ``end = lower + n``; 0 where it is another value."""
-    op = end.op
-    if op is None or op.name != "arith.addi" or lower not in op.operands:
-        return 0
-    return _constant(op.operands[1 - op.operands.index(lower)]) or 0
-
-
-def _constant(value: Value) -> int | None:
-    literal = value.op.attributes["value"] if value.op is not None and value.op.name == "arith.constant" else None
-    return literal if isinstance(literal, int) else None
-
-
-def _work(kernel: FuncOp) -> Iterator[Term]:
-    """The work of a kernel, by what its loops' extents are."""
-    begin, *sizes = (arg for arg in kernel.args if arg.type == INDEX)
-    number = {size: k for k, size in enumerate(sizes[1:])}
-    found: dict[tuple[bool, tuple[int, ...]], int] = {}
-
-    def walk(block: Block, times: int, cut: bool, of: tuple[int, ...], weight: int) -> None:
-        key = (cut, tuple(sorted(of)))
-        here = sum(op.name not in ("arith.constant", "scf.yield") and not op.regions for op in block.ops)
-        found[key] = found.get(key, 0) + times * here * weight
-        for op in block.ops:
-            inner, repeated, cuts, extents = weight, times, cut, of
-            if op.name == "scf.for":
-                lower, upper = op.operands[:2]
-                low, high = _constant(lower), _constant(upper)
-                inner = 1 if op.results else weight
-                cuts |= lower is begin
-                if upper in number:
-                    extents = (*of, number[upper])
-                elif low is not None and high is not None:
-                    repeated *= max(high - low, 0)
-                elif lower is not begin and upper.op is not None:
-                    ends = upper.op.operands if upper.op.name == "arith.minsi" else (upper,)
-                    repeated *= max(1, *(_distance(lower, end) for end in ends))
-            for region in op.regions:
-                for body in region.blocks:
-                    walk(body, repeated, cuts, extents, inner)
-
-    walk(kernel.body, 1, False, (), FOLDED)
-    return ((n, cut, of) for (cut, of), n in found.items() if n)
+    return constant_of(op.operands[1 - op.operands.index(variable)])

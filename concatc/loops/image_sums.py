@@ -4,7 +4,7 @@
     ->
     for n:
       p[u, v, c] = x[n, c, u - 1, v - 1]                                 (0 outside)
-      s[o, a, b, c] = (s[o, a, b, c] if n > 0 else 0) + sum of dy[n, o, i, j] * p[i + a, j + b, c]    over i, j
+      s[o, a, b, c] += sum of dy[n, o, i, j] * p[i + a, j + b, c]        over i, j; 0 before the loop
     dw[o, c, a, b] = s[o, a, b, c]
 
 A sum over the columns of an image would fill vectors badly with 7, 8 or 14 elements, needs a sum along lanes at its
@@ -16,7 +16,7 @@ In lanes are the channels of ``x``, or those of ``dy`` where these fill vectors 
 
       q[i, j, o] = dy[n, o, i, j]
       p[c, u, v] = x[n, c, u - 1, v - 1]                                 (where there is a halo)
-      s[c, a, b, o] = (..) + sum of q[i, j, o] * p[c, i + a, j + b]      over i, j
+      s[c, a, b, o] += sum of q[i, j, o] * p[c, i + a, j + b]            over i, j
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 from concatc.loops.expr import Axis, Load, axes_of, loads
 from concatc.loops.halo import Halo
-from concatc.loops.outer_loop import sum_in_turn
 from concatc.loops.packing import Packed
 from concatc.loops.program import Program, Statement
+from concatc.loops.sums_in_turn import parts_for, sum_in_turn
 
 LANES = 16  # channels of a vector, at the most
 FILLED = 0.5  # the least part of the lanes that must hold channels
@@ -99,7 +99,8 @@ def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
     """Let the fold run inside of a loop over images, with the channels of one factor innermost."""
     program.block = 1
     # The taps are one axis of the sums, as they are in the weight: squares of taps and channels are transposed.
-    sum_in_turn(program, fold, sums.image, ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,)))
+    order = ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,))
+    sum_in_turn(program, fold, sums.image, parts_for(fold.target.type.size_bytes), order)
     fold.static += [axis for axis in fold.piece.parallel if axis is not fold.outer and axis.extent <= FEW]
     lanes = sums.dy if sums.outputs else sums.x
     for load in loads(fold.piece.value):

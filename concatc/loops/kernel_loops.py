@@ -17,9 +17,11 @@ from dataclasses import dataclass, field, replace
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType, ScalarType, TensorType
 from concatc.loops.contractions import arrange_contractions
+from concatc.loops.cut_axes import outer_extent
 from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, children, loads, rebuild
 from concatc.loops.long_sums import WIDE, sums_of_rows
 from concatc.loops.loop_builder import LoopBuilder
+from concatc.loops.loop_ranges import LoopRanges
 from concatc.loops.merge_axes import lie_as_one, merge_axes, merged_shape, merged_strides
 from concatc.loops.nests import Arrangement, arrange
 from concatc.loops.plan import Window
@@ -78,8 +80,7 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
     writer = _Writer(arrangement, function, memrefs, program.statements)
     writer.write(kernel)
-    chunked = next(((nest.axis.extent, nest.block) for nest in arrangement.cut if nest.axis is not None), (1, 1))
-    return KernelLoops(function, chunked, writer.sizes, flags_of, _scratch_types(arrangement))
+    return KernelLoops(function, outer_extent(arrangement.cut), writer.sizes, flags_of, _scratch_types(arrangement))
 
 
 def merged_window(window: Window, joined: Sequence[bool]) -> Window:
@@ -141,14 +142,15 @@ class _Writer:
         self.results: list[Value] = []
         self.adds: list[Value] = []
         self.indices: dict[Nest, Value] = {}
+        self.part: Value | None = None  # which part of an axis the loop over parts is at
         self.extent_of: dict[Value, int] = {}  # of loops over an axis, by their index
-        self.bounds: dict[Nest, tuple[Value, Value]] = {}  # of the block that a loop over blocks is at
         self.computed: dict[Buffer, tuple[list[Value], Value]] = {}
         self.pending: list[tuple[Value, Value, list[Value], Value, Value | None]] = []
 
     def write(self, kernel: FuncOp) -> None:
         body = self.function.body
-        self.begin, self.end = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
+        chunk = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
+        self.ranges = LoopRanges(self.b, self.arrangement.cut, self.extents, chunk)
         self._declare_extents(self.arrangement.root)
         for size in self.given:
             self.sizes.append(size.value)
@@ -162,7 +164,7 @@ class _Writer:
         for item in nest.items:
             if isinstance(item, Nest):
                 assert item.axis is not None
-                if item.within is None and (item not in self.arrangement.cut or item.block > 1):
+                if item.within is None and self._needs_extent(item):
                     self._declare_extent(item, item.axis, item.static)
                 self._declare_extents(item)
                 continue
@@ -172,6 +174,12 @@ class _Writer:
             if item.kind == "scatter":
                 for d, extent in enumerate(item.target.type.shape):
                     self._declare_extent((item.target, d), Axis(f"z{d}", extent), False)
+
+    def _needs_extent(self, nest: Nest) -> bool:
+        """Whether the bounds of a loop follow from its extent: that of the last loops over the chunk is the rest."""
+        cut = self.arrangement.cut
+        is_whole = all(nest not in loops for loops in cut)
+        return nest.block > 1 or nest.parts > 1 or is_whole or any(nest is loops[0] for loops in cut[:-1])
 
     def _declare_extent(self, key: object, axis: Axis, static: bool) -> None:
         if static:
@@ -209,30 +217,24 @@ class _Writer:
 
     def _loop(self, nest: Nest) -> None:
         assert nest.axis is not None
-        if nest.within is not None:
-            lower, upper = self.bounds[nest.within]
-        elif nest in self.arrangement.cut:
-            lower, upper = self.begin, self.end
-        elif nest.block > 1:
-            blocks = arith_op(self.b, "add", [self.extents[nest], self.b.index(nest.block - 1)])
-            lower, upper = self.b.index(0), arith_op(self.b, "floordiv", [blocks, self.b.index(nest.block)])
-        else:
-            lower, upper = self.b.index(0), self.extents[nest]
-        name = nest.axis.name if nest.block == 1 else f"{nest.axis.name}_block"
+        lower, upper = self.ranges.of(nest)
+        name = nest.axis.name + ("_block" if nest.block > 1 else "_part" if nest.parts > 1 else "")
         with self.b.loop(lower, upper, name) as loop:
             self.indices[nest] = loop.index
-            if nest.block == 1:
+            self.ranges.enter(nest, loop.index)
+            if nest.parts > 1:
+                self.part = loop.index
+            elif nest.block == 1:
                 self.extent_of[loop.index] = nest.axis.extent
-            else:
-                start = arith_op(self.b, "mul", [loop.index, self.b.index(nest.block)])
-                end = arith_op(self.b, "add", [start, self.b.index(nest.block)])
-                self.bounds[nest] = start, arith_op(self.b, "min", [end, self.extents[nest]])
             self._block(nest)
 
     def _statement(self, statement: Statement) -> None:
         piece = statement.piece
         loops = [self.indices[nest] for nest in statement.path]
         frame = _Frame(statement, dict(zip(piece.parallel, loops, strict=False)))
+        if statement.part is not None:
+            assert self.part is not None
+            frame.axes[statement.part] = self.part
         if statement.kind == "scatter":
             self._scatter(frame)
             return
@@ -241,9 +243,8 @@ class _Writer:
         guard = self._value(frame, piece.where) if piece.where is not None and statement.kind == "store" else None
         target = statement.target
         if statement.repeated:
-            self._add_in_scratch(
-                value, self.memory[target], self._in_scratch(target, at), self._iteration(statement, loops)
-            )
+            memory, place = self.memory[target], self._in_scratch(target, at)
+            self.b.store(arith_op(self.b, "add", [self.b.load(memory, place, "old"), value]), memory, place)
             return
         self.computed[target] = (at, value)
         if target.scratch is not None:
@@ -251,26 +252,11 @@ class _Writer:
         for k in target.results:
             self.pending.append((value, self.results[k], at, self.adds[k], guard))
 
-    def _iteration(self, statement: Statement, loops: Sequence[Value]) -> Value:
-        """0 in the first iteration of the outer loops."""
-        return loops[0] if statement.inner is None else arith_op(self.b, "add", list(loops[:2]))
-
     def _guarded_store(self, value: Value, memory: Value, at: list[Value], guard: Value | None) -> None:
         if guard is None:
             self.b.store(value, memory, at)
             return
         self.b.branch(guard, lambda: self.b.store(value, memory, at))
-
-    def _add_in_scratch(self, value: Value, memory: Value, at: list[Value], iteration: Value) -> None:
-        """Add to what the iterations of the outer loop before this one left."""
-        later = arith_op(self.b, "gt", [iteration, self.b.index(0)])
-
-        def added() -> Value:
-            return arith_op(self.b, "add", [self.b.load(memory, at, "old"), value])
-
-        total = self.b.branch(later, added, lambda: value)
-        assert total is not None
-        self.b.store(total, memory, at)
 
     def _store_result(self, value: Value, memory: Value, at: list[Value], add: Value, guard: Value | None) -> None:
         def added() -> Value:
@@ -486,7 +472,7 @@ class _Writer:
         """Where the element of a buffer lies in its scratch memory."""
         assert buffer.scratch is not None
         blocked, nest = buffer.blocked or (None, None)
-        start = self.bounds[nest][0] if nest is not None else None
+        start = self.ranges.within[nest][0] if nest is not None else None
         return [
             at[m] if m != blocked or start is None else arith_op(self.b, "sub", [at[m], start]) for m in buffer.scratch
         ]

@@ -28,7 +28,8 @@ from concatc.loops.scratch import assign_scratch
 class Arrangement:
     """A kernel's nests, the buffers behind its arguments and results, and those in scratch memory.
 
-    ``overwritten`` are arguments in the memory of which a result lies; ``cut`` the loops that run over a chunk.
+    ``overwritten`` are arguments in the memory of which a result lies; ``cut`` the loops that run over the chunk, by
+    stretches of it.
     """
 
     root: Nest
@@ -36,7 +37,7 @@ class Arrangement:
     results: list[Buffer]
     scratch: list[Buffer]
     overwritten: list[Buffer]
-    cut: list[Nest]
+    cut: list[list[Nest]]
 
 
 def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ()) -> Arrangement:
@@ -50,7 +51,7 @@ def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ())
     for argument, result in overwritten:
         _delay(statements, argument, result, reads)
     root = Nest(None)
-    placer = _Placer(root, reads, overwritten, program.block)
+    placer = _Placer(root, reads, overwritten, program)
     for statement in statements:
         placer.place(statement)
     for argument, result in overwritten:
@@ -64,9 +65,13 @@ def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ())
 class _Placer:
     """Puts statements into loops, one after the other."""
 
-    def __init__(self, root: Nest, reads: Accesses, overwritten: Sequence[tuple[Buffer, Buffer]], block: int) -> None:
-        self.root, self.reads, self.overwritten, self.block = root, reads, overwritten, block
+    def __init__(
+        self, root: Nest, reads: Accesses, overwritten: Sequence[tuple[Buffer, Buffer]], program: Program
+    ) -> None:
+        self.root, self.reads, self.overwritten = root, reads, overwritten
+        self.block, self.parts = program.block, program.parts
         self.outer: Nest | None = None
+        self.around = root  # the loop over parts of the outer loop, if it has some
         self.inner: Nest | None = None
 
     def place(self, statement: Statement) -> None:
@@ -76,6 +81,9 @@ class _Placer:
             self.root.items.append(statement)
             return
         base = self.root if statement.outer is None else self._outer_loop(statement.outer)
+        if statement.clears:
+            self._clear(statement)
+            return
         # Without blocks the outer loop is the first loop of the statement; else that runs over a block.
         path = [base] if base is not self.root and base.block == 1 else []
         if statement.inner is not None:
@@ -96,9 +104,23 @@ class _Placer:
 
     def _outer_loop(self, axis: Axis) -> Nest:
         if self.outer is None:
-            self.outer = Nest(axis, block=self.block)
-            self.root.items.append(self.outer)
+            if self.parts > 1:
+                self.around = Nest(axis, parts=self.parts)
+                self.root.items.append(self.around)
+            self.outer = Nest(axis, block=self.block, within=self.around if self.parts > 1 else None)
+            self.around.items.append(self.outer)
         return self.outer
+
+    def _clear(self, statement: Statement) -> None:
+        """Put a statement in loops of its own in front of the outer loop."""
+        assert self.outer is not None
+        items, place = self.around.items, self.around.items.index(self.outer)
+        statement.path = [Nest(axis, axis in statement.static) for axis in statement.piece.parallel]
+        inner: Nest | Statement = statement
+        for nest in reversed(statement.path):
+            nest.items.append(inner)
+            inner = nest
+        items.insert(place, inner)
 
     def _inner_loop(self, base: Nest, axis: Axis) -> Nest:
         """The loop inside of the outer one that statements share."""

@@ -3,23 +3,25 @@
     y[n, o, i, j] = sum of ..                     for n:
     z[n, o, i, j] = f(y[n, o, i, j])        ->      y[o, i, j] = sum of ..                           scratch
     t[o] = sum of y[n, o, i, j]                     z[n, o, i, j] = f(y[o, i, j])
-    u[o] = g(t[o])                                  s[o] = (s[o] if n > 0 else 0) + sum of y[o, i, j]
+    u[o] = g(t[o])                                  s[o] += sum of y[o, i, j]                        0 before the loop
                                                   u[o] = g(s[o])
 
 What is computed of an image is read while it is there, and never stored for the batch.  A sum over all images adds up
-image by image in scratch memory; what is made of such sums stands behind the loop.
+image by image in scratch memory; what is made of such sums stands behind the loop (`sums_in_turn.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from concatc.loops.accesses import Accesses
-from concatc.loops.expr import Axis, Expr, Ref, loads, rebuild
-from concatc.loops.pieces import pointwise
-from concatc.loops.program import Buffer, Program, Statement
+from concatc.loops.expr import Axis, loads
+from concatc.loops.program import Program, Statement
+from concatc.loops.sums_in_turn import sum_in_turn
+
+# Parts of the outer loop where sums of results stand in it: they are small.
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def share_outer_loop(program: Program, fold: Statement, outer: Axis, block: int)
         assert isinstance(axis, Axis)
         put_outside(statement, axis)
     for found in sums:
-        sum_in_turn(program, found.statement, found.image)
+        sum_in_turn(program, found.statement, found.image, PARTS)
     return True
 
 
@@ -62,51 +64,6 @@ def put_outside(statement: Statement, axis: Axis) -> None:
     others = tuple(a for a in statement.piece.axes if a is not axis)
     statement.piece = replace(statement.piece, axes=(axis, *others))
     statement.outer = axis
-
-
-def sum_in_turn(program: Program, fold: Statement, image: Axis, order: Sequence[Sequence[int]] | None = None) -> None:
-    """Let a sum over ``image`` add up in scratch memory, one iteration of that axis after the other.
-
-    The scratch memory holds the axes of the sum in another ``order`` where one is given, those of a group as one axis;
-    its last axis is the innermost loop.  A statement behind the outer loop reads it.
-    """
-    target, piece = fold.target, fold.piece
-    order = order if order is not None else [(d,) for d in range(target.type.rank)]
-    shape = tuple(math.prod(target.type.shape[d] for d in group) for group in order)
-    made = Buffer(target.type.with_shape(shape), f"{target.name}_sums")
-    outer = Axis(image.name, image.extent)
-    flat = [piece.at[d] for group in order for d in group]
-    parallel = [axis for axis in piece.parallel if not flat or axis is not flat[-1]]
-    last = [axis for axis in piece.parallel if axis not in parallel]
-    reduce = [axis for axis in piece.reduce if axis is not image]
-
-    def place(at: Sequence[Expr]) -> tuple[Expr, ...]:
-        return tuple(_as_one([at[d] for d in group], [target.type.shape[d] for d in group]) for group in order)
-
-    fold.piece = replace(
-        piece,
-        target=replace(piece.target, type=made.type),
-        at=place(piece.at),
-        axes=(outer, *parallel, *last, *reduce),
-        value=rebuild(piece.value, lambda e: outer if e is image else None),
-    )
-    fold.refs = {**fold.refs, (piece.target.kind, piece.target.index): made}
-    fold.target, made.writers = made, [fold]
-    fold.outer, fold.apart, fold.repeated = outer, True, True
-
-    x, y = Ref("operand", 0, made.type), Ref("result", 0, target.type)
-    read = pointwise(y, lambda *i: x[place(i)])
-    store = Statement(read, target, {("operand", 0): made, ("result", 0): target}, apart=True)
-    target.writers, target.inlined = [store], True
-    program.statements.insert(program.statements.index(fold) + 1, store)
-
-
-def _as_one(at: Sequence[Expr], extents: Sequence[int]) -> Expr:
-    """The row-major number of indices that lie behind each other."""
-    number = at[0]
-    for index, extent in zip(at[1:], extents[1:], strict=True):
-        number = number * extent + index
-    return number
 
 
 def _is_inside(statement: Statement, fold: Statement, dim: int) -> bool:

@@ -52,10 +52,14 @@ class Statement:
     # The axis of the kernel's outer loop, if it has one; it is then the first.  ``inner`` is that of another loop that
     # statements share inside of it; it is then the second.  ``apart``: joins no other loop.
     # ``repeated``: the target has none of these axes, and each iteration adds to what the ones before it left.
+    # ``clears``: it stands in front of the outer loop, or of each part of it.  ``part`` stands for the number of the
+    # part of the outer loop, if there are several.
     outer: Axis | None = None
     inner: Axis | None = None
     apart: bool = False
     repeated: bool = False
+    clears: bool = False
+    part: Axis | None = None
     # How it is to be computed, if that is said: see `winograd_algorithms.py`; and the op that it comes from.
     algorithm: str | None = None
     loc: Loc | None = None
@@ -78,25 +82,29 @@ class Statement:
 class Program:
     """A kernel as statements in order.  ``results[k]`` is the buffer that result ``k`` takes its elements from.
 
-    ``block`` is how many iterations of the outer loop share scratch memory, where statements have an outer loop.
+    ``block`` is how many iterations of the outer loop share scratch memory, where statements have an outer loop;
+    ``parts`` in how many parts it runs, each with sums of its own.
     """
 
     arguments: list[Buffer]
     results: list[Buffer]
     statements: list[Statement]
     block: int = 1
+    parts: int = 1
 
 
 @dataclass(eq=False)
 class Nest:
     """A loop over a parallel axis, or (without an axis) the kernel itself.
 
-    With a ``block`` it runs over blocks of the axis, and the loops inside of it that are ``within`` it over one block.
+    With a ``block`` it runs over blocks of the axis, with ``parts`` over so many parts of it, equal but for one
+    iteration, and the loops inside of it that are ``within`` it over one block or part.
     """
 
     axis: Axis | None
     static: bool = False
     block: int = 1
+    parts: int = 1
     within: Nest | None = None
     items: list[Nest | Statement] = field(default_factory=list)
 

@@ -21,15 +21,17 @@ same over flipped filters.  The gradient of the weight is summed over tiles and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-from concatc.ir.types import TensorType
+from concatc.ir.types import ELEMENT_BYTES, TensorType
 from concatc.loops.expr import Axis, Const, Expr, Load, Ref, all_of, rebuild, walk
 from concatc.loops.outer_loop import share_outer_loop
 from concatc.loops.pieces import Piece, pointwise
 from concatc.loops.program import Buffer, Program, Statement
 from concatc.loops.sliding import Windows, WindowSums, window_sums_of, windows_of
+from concatc.loops.sums_in_turn import Sums, parts_for
 from concatc.loops.tiles import Tiles
 from concatc.loops.winograd_algorithms import TAPS, Algorithm, Matrix, transform, transposed
 from concatc.loops.winograd_cost import is_admissible, tiles_for
@@ -93,19 +95,23 @@ class _Tiled:
         inputs = self._transformed(image, self.algorithm.inputs, self.algorithm.tile, "tiles")
         results = transposed(self.algorithm.results)
         gradients = self._transformed(gradient, results, self.algorithm.outputs, "grads")
-        sums = self._buffer((self.planes, c.extent | 1, o.extent), "sums")
+        shape = (self.planes, c.extent | 1, o.extent)
+        self.program.parts = parts_for(math.prod(shape) * ELEMENT_BYTES[self.dtype])
+        sums = Sums(self.program, f"{self.name}_sums", shape, self.dtype)
         block, xi, t = Axis("block", tiles.blocks), Axis("xi", self.planes), Axis("t", tiles.count, "reduce")
         d, dy = Ref("operand", 0, inputs.type), Ref("operand", 1, gradients.type)
         value = d[xi, n, block, t, c] * dy[xi, n, block, t, o]
-        self._becomes((n, block, xi, c, o, t), sums, (xi, c, o), value, (inputs, gradients))
-        self.fold.apart, self.fold.repeated = True, True
+        self._becomes((n, block, xi, c, o, t), sums.buffer, (xi, c, o), value, (inputs, gradients))
+        sums.add_up(self.fold, (xi, c, o))
+        self._place = self.program.statements.index(self.fold) + 1
         made = self._buffer((c.extent, TAPS, TAPS, o.extent), "taps")
-        s = Ref("operand", 0, sums.type)
-        tile = self._square(self.algorithm.tile, lambda r, q: s[r * self.algorithm.tile + q, c, o])
+        tile = self._square(
+            self.algorithm.tile, lambda r, q: sums.total((Const(r * self.algorithm.tile + q, "index"), c, o))
+        )
         for r, row in enumerate(transform(transposed(self.algorithm.filters), tile)):
             for q, element in enumerate(row):
                 at = (c, Const(r, "index"), Const(q, "index"), o)
-                self._add(Piece(Ref("result", 0, made.type), (c, o), at, element), made, sums, first=r + q == 0)
+                self._add(Piece(Ref("result", 0, made.type), (c, o), at, element), made, sums.buffer, first=r + q == 0)
         self._read_behind(target, made, lambda x, at: x[at[1], at[2], at[3], at[0]])
 
     # -- stages ------------------------------------------------------------------------------------------------------
@@ -115,17 +121,17 @@ class _Tiled:
         a, b = Axis("a", TAPS), Axis("b", TAPS)
         by: dict[Expr, Expr] = {found.reduce: c, found.channel: o, found.taps[0]: a, found.taps[1]: b}
         w = found.w
-        taps = self._buffer((c.extent * TAPS * TAPS, o.extent), "taps")
+        taps = self._buffer((c.extent, TAPS * TAPS, o.extent), "taps")
         axes = tuple(rebuild(index, by.get) for index in w.at)
         parallel = tuple(axis for axis in axes if isinstance(axis, Axis))
         x = Ref("operand", 0, w.ref.type)
-        piece = Piece(Ref("result", 0, taps.type), parallel, ((c * TAPS + a) * TAPS + b, o), x[axes])
+        piece = Piece(Ref("result", 0, taps.type), parallel, (c, a * TAPS + b, o), x[axes])
         self._add(piece, taps, self.fold.buffer(w.ref))
         filters = self._buffer((self.planes, c.extent | 1, o.extent), "filters")
         t = Ref("operand", 0, taps.type)
         last = TAPS * TAPS - 1
         tile = self._square(
-            TAPS, lambda r, q: t[c * (TAPS * TAPS) + (last - r * TAPS - q if found.flipped else r * TAPS + q), o]
+            TAPS, lambda r, q: t[c, Const(last - r * TAPS - q if found.flipped else r * TAPS + q, "index"), o]
         )
         for k, element in enumerate(chain(*transform(self.algorithm.filters, tile))):
             at = (Const(k, "index"), c, o)

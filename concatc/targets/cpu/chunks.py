@@ -1,6 +1,7 @@
 """How rows of a table are cut for several threads: by their shapes alone, so that a run is like any other.
 
-    begin 0, end 64, two threads   ->   chunks of 8 iterations, which threads take as they come
+    begin 0, end 64, two threads          ->   chunks of 8 iterations, which threads take as they come
+    stretches of 16 and 64 iterations     ->   a row for each: 0 to 16, then 16 to 80; threads meet in between
 
 Which chunk an iteration is in changes nothing of what it computes (`loops/cuts.py`): results have the same bits for any
 number of threads.  A row is cut where that gains more than it costs.
@@ -8,11 +9,13 @@ number of threads.  A row is cut where that gains more than it costs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from concatc.loops.cuts import Cut
+from concatc.loops.cuts import Cut, Stretch
 
 if TYPE_CHECKING:
     from concatc.targets.cpu.step import Ints, StepNumbers
@@ -23,43 +26,114 @@ WORTH, LEAST = 1 << 21, 1 << 19
 EACH = 4
 
 
-def chunk_of(cut: Cut, extent: int, sizes: Ints, threads: int) -> int:
-    """How many iterations of a launch are a chunk; 0 where it is not cut."""
-    work = cut.work_of(extent, sizes.tolist())
-    grains = -(-extent // cut.grain)
+def chunk_of(stretch: Stretch, extent: int, sizes: Sequence[int], threads: int) -> int:
+    """How many iterations of a stretch are a chunk; 0 where it is not cut."""
+    if stretch.alone:
+        return 0
+    work = stretch.work_of(extent, sizes)
+    grains = -(-extent // stretch.grain)
     # What is done in every chunk is done once by each thread at the most.
-    most = min(threads if cut.repeats else threads * EACH, grains, work // LEAST)
+    most = min(threads if stretch.repeats else threads * EACH, grains, work // LEAST)
     if work < WORTH or most < 2:
         return 0
-    return -(-grains // most) * cut.grain
+    return -(-grains // most) * stretch.grain
 
 
-def chunks_of(table: StepNumbers, threads: int) -> Ints:
-    """The chunk of each row; 0 for rows that are run by one thread."""
-    found = np.zeros(len(table.kernels), np.int64)
-    for k, kernel in enumerate(table.kernels):
-        cut = table.cuts.get(kernel)
-        if cut is not None:
-            _, begin, end, _ = table.rest[k].tolist()
-            most = 1 + max((number for _, _, of in cut.work for number in of), default=-1)
-            at = table.sizes_at[k]
-            found[k] = chunk_of(cut, end - begin, table.numbers[at : at + most], threads)
-    return found
+@dataclass(frozen=True)
+class Share:
+    """Iterations of a launch between two meetings of the threads; ``chunk`` of them at a time, or 0: by one thread."""
+
+    begin: int
+    end: int
+    chunk: int
+    private: tuple[int, ...]
 
 
-def own_bytes(table: StepNumbers, row: int) -> int:
+def shares_of(cut: Cut, begin: int, end: int, sizes: Sequence[int], threads: int) -> list[Share]:
+    """The shares of a launch; one that is not cut where that is not worth it."""
+    made: list[Share] = []
+    at = begin
+    for stretch in cut.stretches:
+        until = stretch.end(at, end, sizes)
+        chunk = chunk_of(stretch, until - at, sizes, threads)
+        if made and not chunk and not made[-1].chunk:
+            made[-1] = replace(made[-1], end=until)
+        else:
+            made.append(Share(at, until, chunk, stretch.private if chunk else ()))
+        at = until
+    return made
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """A table with a row for each share.
+
+    ``windows_at`` says where the windows of a row begin among ``numbers`` when it is run by several threads: there,
+    what is each thread's own lies in the base behind the others, ``own_bytes`` of it at the most.
+    """
+
+    table: StepNumbers
+    chunks: Ints
+    numbers: Ints
+    windows_at: Ints
+    own_bytes: int
+
+
+def share(table: StepNumbers, threads: int) -> SharedTable:
+    """Cut the rows of a table for so many threads."""
+    found = [(k, part) for k in range(len(table.kernels)) for part in _shares(table, k, threads)]
+    rows = np.array([k for k, _ in found], np.int64)
+    rest = table.rest[rows]
+    rest[:, 1:3] = np.array([(part.begin, part.end) for _, part in found], np.int64).reshape(-1, 2)
+    windows_at = table.windows_at[rows]
+    copies: list[Ints] = []
+    count, own_bytes = len(table.numbers), 0
+    for number, (k, part) in enumerate(found):
+        if part.private:
+            copies.append(_private_windows(table, k, part.private))
+            windows_at[number] = count
+            count += len(copies[-1])
+            own_bytes = max(own_bytes, _own_bytes(table, k))
+    shared = replace(
+        table,
+        kernels=tuple(table.kernels[k] for k in rows),
+        phases=tuple(table.phases[k] for k in rows),
+        windows_at=table.windows_at[rows],
+        sizes_at=table.sizes_at[rows],
+        rest=rest,
+    )
+    chunks = np.array([part.chunk for _, part in found], np.int64)
+    return SharedTable(shared, chunks, np.concatenate([table.numbers, *copies]), windows_at, own_bytes)
+
+
+def is_shared(table: StepNumbers, row: int, threads: int) -> bool:
+    """Whether a part of a row at least is run by several threads."""
+    return any(part.chunk for part in _shares(table, row, threads))
+
+
+def _shares(table: StepNumbers, row: int, threads: int) -> Iterator[Share]:
+    _, begin, end, _ = table.rest[row].tolist()
+    cut = table.cuts.get(table.kernels[row])
+    if cut is None or threads < 2:
+        yield Share(begin, end, 0, ())
+        return
+    at = int(table.sizes_at[row])
+    sizes = table.numbers[at : at + 1 + max(cut.sizes, default=-1)].tolist()
+    yield from shares_of(cut, begin, end, sizes, threads)
+
+
+def _own_bytes(table: StepNumbers, row: int) -> int:
     """How much memory each thread has of its own for a row: from the first such window to the end of the last."""
     at = [int(table.windows_at[row]) + window + 1 for window in table.cuts[table.kernels[row]].private]
-    return int(table.numbers[at[-1]] - table.numbers[at[0]] + table.rest[row, 3]) if at else 0
+    return int(table.numbers[at[-1]] - table.numbers[at[0]] + table.rest[row, 3])
 
 
-def private_numbers(table: StepNumbers, chunks: Ints) -> Ints:
-    """The numbers of a table whose rows find what is each thread's own in the base behind the others."""
-    numbers = table.numbers.copy()
-    for k in np.flatnonzero(chunks).tolist():
-        at = [int(table.windows_at[k]) + window for window in table.cuts[table.kernels[k]].private]
-        begin = int(numbers[at[0] + 1]) if at else 0
-        for base in at:
-            numbers[base] = len(table.bases)
-            numbers[base + 1] -= begin
-    return numbers
+def _private_windows(table: StepNumbers, row: int, private: Sequence[int]) -> Ints:
+    """The numbers of the windows of a row that finds what is each thread's own in the base behind the others."""
+    first = int(table.windows_at[row])
+    windows = table.numbers[first : int(table.sizes_at[row])].copy()
+    begin = int(windows[table.cuts[table.kernels[row]].private[0] + 1])
+    for window in private:
+        windows[window] = len(table.bases)
+        windows[window + 1] -= begin
+    return windows

@@ -20,7 +20,7 @@ import numpy as np
 from concatc.diagnostics import ConcatcError
 from concatc.loops.cuts import Cut
 from concatc.loops.plan import ALIGN_BYTES
-from concatc.targets.cpu.chunks import chunks_of, own_bytes, private_numbers
+from concatc.targets.cpu.chunks import share
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 ROW = 8  # kernel, windows, sizes, add, begin, end, scratch, chunk
@@ -109,9 +109,9 @@ class StepNumbers:
             dict(table.cuts),
         )
 
-    def with_grains(self, grains: Mapping[str, int]) -> StepNumbers:
+    def with_grains(self, grains: Mapping[str, Sequence[int]]) -> StepNumbers:
         """The same table; chunks of a kernel are of whole grains."""
-        cuts = {name: cut.with_grain(grains.get(name, 1)) for name, cut in self.cuts.items()}
+        cuts = {name: cut.with_grains(grains.get(name, ())) for name, cut in self.cuts.items()}
         return replace(self, cuts=cuts)
 
     def followed_by(self, other: StepNumbers, phase: str) -> StepNumbers:
@@ -159,18 +159,17 @@ class NativeStep:
     """
 
     def __init__(self, table: StepNumbers, runner: int, addresses: Mapping[str, int], threads: int = 1) -> None:
-        self.table = table
         self._runner = runner
         self._run = _RUN(runner)
-        chunks = chunks_of(table, threads) if threads > 1 else np.zeros(len(table.kernels), np.int64)
-        self._threads = threads if chunks.any() else 1
-        self.thread_bytes = max((own_bytes(table, k) for k in np.flatnonzero(chunks).tolist()), default=0)
-        self.thread_bytes += -self.thread_bytes % ALIGN_BYTES
-        self._alone = _Cells.of(table, table.numbers, addresses)
-        self._together = self._alone
+        shared = share(table, threads)
+        self._threads = threads if shared.chunks.any() else 1
+        self.thread_bytes = shared.own_bytes + -shared.own_bytes % ALIGN_BYTES
+        self.table = shared.table if self._threads > 1 else table
+        self._alone = self._together = _Cells.of(self.table, addresses)
         if self._threads > 1:
-            self._together = _Cells.of(table, private_numbers(table, chunks), addresses)
-            self._together.cells[:, 7] = chunks
+            together = replace(shared.table, numbers=shared.numbers, windows_at=shared.windows_at)
+            self._together = _Cells.of(together, addresses)
+            self._together.cells[:, 7] = shared.chunks
         # A base for each thread behind those of the table.
         self._bases = np.zeros((self._threads, len(table.bases) + 1), np.int64)
         self._phases = {phase: self._launches(PHASES if phase == "step" else (phase,)) for phase in ("step", *PHASES)}
@@ -251,8 +250,8 @@ class _Cells:
     numbers: Ints
 
     @staticmethod
-    def of(table: StepNumbers, numbers: Ints, addresses: Mapping[str, int]) -> _Cells:
-        held = np.ascontiguousarray(numbers, np.int64)
+    def of(table: StepNumbers, addresses: Mapping[str, int]) -> _Cells:
+        held = np.ascontiguousarray(table.numbers, np.int64)
         start, step = held.ctypes.data, held.itemsize
         cells = np.zeros((len(table.kernels), ROW), np.int64)
         cells[:, 0] = [addresses[kernel] for kernel in table.kernels]

@@ -133,7 +133,7 @@ class _Reader:
 def _stays_in_chunks(cutting: Cutting, kernel: FuncOp, windows: Sequence[Window]) -> bool:
     """Whether results that lie over arguments do so element by element of a chunk."""
     memory = [arg for arg in kernel.args if isinstance(arg.type, MemRefType)]
-    for stored in cutting.stored:
+    for stored in cutting.results:
         if memory[stored].attrs.get("cnet.noalias"):
             continue
         for other, window in enumerate(windows):

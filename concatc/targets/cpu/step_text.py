@@ -4,7 +4,7 @@
     ["k0_relu", "forward", 0, 0, 8, [[0, 0, 196608, 6144, 256, 16, 1], [1, 64, 196672, 6144, 256, 16, 1]], [24, 16]]
 
 The first line names the bases with their bytes, the symbol of each kernel in the object code, and how kernels may be
-cut for several threads, the fields of :class:`Cut` in order.  A launch is its
+cut for several threads, the fields of each :class:`Stretch` in order.  A launch is its
 kernel, its phase, its ``add`` bits, where its chunk begins and ends, its windows and its sizes; a window is the number
 of its base, where it begins and ends there in bytes, and its strides in elements.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,10 @@ class TableError(Exception):
     """The text is no table of a step; says which line is wrong, and how."""
 
 
-def table_text(table: StepTable, symbols: dict[str, str], grains: dict[str, int]) -> Iterator[str]:
+def table_text(table: StepTable, symbols: Mapping[str, str], grains: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """The lines of a table."""
-    cuts = {kernel: cut.with_grain(grains.get(kernel, 1)).data() for kernel, cut in table.cuts.items()}
-    yield json.dumps({"bases": table.bases, "symbols": symbols, "cuts": cuts}) + "\n"
+    cuts = {kernel: cut.with_grains(grains.get(kernel, ())).data() for kernel, cut in table.cuts.items()}
+    yield json.dumps({"bases": table.bases, "symbols": dict(symbols), "cuts": cuts}) + "\n"
     for row in table.rows:
         stops = [*row.starts[1:], len(row.windows)]
         windows = [
@@ -131,7 +131,7 @@ class _Reader:
             return 0
         starts = itertools.accumulate((len(window) - 1 for window in windows), initial=0)
         found = dict(zip(starts, windows, strict=False))
-        if not all(at in found for at in cut.private) or any(k >= sizes for _, _, of in cut.work for k in of):
+        if not all(at in found for at in cut.private) or any(k >= sizes for k in cut.sizes):
             raise _WrongError(f"the kernel {kernel} is cut by what it does not have")
         own = [found[at] for at in cut.private]
         if any(base != after or end > begin for (base, _, end, *_), (after, begin, *_) in itertools.pairwise(own)):
@@ -173,10 +173,17 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_cut(value: Any) -> bool:
-    """Whether it is the fields of a :class:`Cut`, in order."""
-    if not isinstance(value, list) or len(value) != 4:
+    """Whether it is the data of a :class:`Cut`: only the last stretch has what is left."""
+    if not isinstance(value, list) or not value or not all(map(_is_stretch, value)):
         return False
-    private, repeats, work, grain = value
+    return all((stretch[4] is None) == (k + 1 == len(value)) for k, stretch in enumerate(value))
+
+
+def _is_stretch(value: Any) -> bool:
+    """Whether it is the fields of a :class:`Stretch`, in order."""
+    if not isinstance(value, list) or len(value) != 6:
+        return False
+    private, repeats, work, grain, extent, alone = value
     return (
         isinstance(private, list)
         and all(map(_is_size, private))
@@ -186,6 +193,8 @@ def _is_cut(value: Any) -> bool:
         and all(map(_is_term, work))
         and _is_size(grain)
         and grain > 0
+        and (extent is None or _is_extent(extent))
+        and type(alone) is bool
     )
 
 
@@ -198,6 +207,12 @@ def _is_term(value: Any) -> bool:
         and isinstance(value[2], list)
         and all(map(_is_size, value[2]))
     )
+
+
+def _is_extent(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], list):
+        return False
+    return all(map(_is_size, (value[0], *value[1])))
 
 
 def _is_base(value: Any) -> bool:

@@ -32,7 +32,7 @@ class ObjectCode:
 
     objects: list[bytes]
     symbols: dict[str, str]
-    grains: dict[str, int]
+    grains: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ A unit knows its LLVM IR, and its key in the cache, which is known before anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from concatc.ir.core import FuncOp
+from concatc.ir.core import FuncOp, Value
+from concatc.loops.stretches import stretches_of
 from concatc.loops.structure import structure_of
 from concatc.stages import stage
 from concatc.targets.cpu.abi import adapters
@@ -80,9 +81,9 @@ def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[st
     return units, symbols
 
 
-def grains_of(units: Sequence[Unit], symbols: Mapping[str, str]) -> dict[str, int]:
-    """How many iterations of the loops over its chunk each sum in a nest does together."""
-    known = {unit.symbol: unit.grain for unit in units if isinstance(unit, SumUnit)}
+def grains_of(units: Sequence[Unit], symbols: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """How many iterations of the loops over each stretch of its chunk a sum in a nest does together."""
+    known = {unit.symbol: unit.grains for unit in units if isinstance(unit, SumUnit)}
     return {kernel: known[symbol] for kernel, symbol in symbols.items() if symbol in known}
 
 
@@ -127,18 +128,22 @@ class SumUnit:
         return f"sum.{self.key[:24]}"
 
     @property
-    def grain(self) -> int:
-        """How many iterations of the loops over ``begin .. end`` are done together where the most is to be done."""
-        begin = self.kernel.args[0]
-        sums = [nest for nest in self.tiles if nest.term is not None]
+    def grains(self) -> tuple[int, ...]:
+        """How many iterations of the loops over each stretch are done together where the most is to be done."""
+        stretches = stretches_of(self.kernel)
+        return tuple(self._grain({loop.regions[0].block.args[0] for loop in s.ops}) for s in stretches)
+
+    def _grain(self, cut: Collection[Value]) -> int:
+        tiles = {nest: tile for nest, tile in self.tiles.items() if any(axis.index in cut for axis in nest.axes)}
+        sums = [nest for nest in tiles if nest.term is not None]
         products = [
             nest for nest in sums if nest.term is not None and nest.term.op and nest.term.op.name == "arith.mulf"
         ]
         steps = [
             tile.row(axis) * (tile.lanes if axis is tile.vector else 1)
-            for nest, tile in self.tiles.items()
+            for nest, tile in tiles.items()
             for axis in nest.axes
-            if axis.lower is begin and nest in (products or sums or self.tiles)
+            if axis.index in cut and nest in (products or sums or tiles)
         ]
         return max(steps, default=1)
 
