@@ -30,7 +30,7 @@ from concatc.passes.average_first import AverageFirst
 from concatc.passes.avoid_copies import AvoidCopies
 from concatc.passes.canonicalize import Canonicalize
 from concatc.passes.check_plan import verify_plan
-from concatc.passes.choose_algorithms import ChooseAlgorithms
+from concatc.passes.choose_algorithms import ChooseAlgorithms, has_algorithms
 from concatc.passes.choose_recompute import ChooseRecompute
 from concatc.passes.concat_algebra import ConcatAlgebra
 from concatc.passes.cse import Cse
@@ -80,8 +80,8 @@ def pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
 
 
 def _algorithms(options: Options) -> tuple[Pass, ...]:
-    """The choice of algorithms; none for a target that computes ops as they are, or where memory is what counts."""
-    if options.target not in RUN_PLANS or options.max_memory is not None:
+    """The choice of algorithms; none for a target that computes ops as they are."""
+    if options.target not in RUN_PLANS:
         return ()
     return (ChooseAlgorithms(options.precision),)
 
@@ -241,7 +241,7 @@ class Lowering(ByLevel, OfGraph):
         return PlanMemory(self.slots, stage=self._stages).plan(kernels)
 
     def _settle(self) -> None:
-        """Choose more recomputation and another order, where that is needed to keep the budget; once."""
+        """Choose what keeps the budget: sums as written, then more recomputation and another order; once."""
         limit = self._options.max_memory
         if self._refusal is not None:
             raise UsageError(self._refusal)
@@ -249,8 +249,12 @@ class Lowering(ByLevel, OfGraph):
             return
         self._is_settled = True
         default_bytes = planned_bytes(self.net_plan) + self._update_bytes
-        chosen = None
-        if default_bytes > limit:
+        need_bytes, chosen = default_bytes, None
+        if default_bytes > limit and has_algorithms(self.kernels):
+            # What they need besides is scratch memory: without them nothing is computed again.
+            self._choose(_as_written(self._passes))
+            need_bytes = planned_bytes(self._planned(self.kernels)) + self._update_bytes
+        if need_bytes > limit:
             search = self._search(limit - self._update_bytes)
             chosen = search.chosen
             if chosen is None:
@@ -259,7 +263,8 @@ class Lowering(ByLevel, OfGraph):
                 self._is_settled = False
                 raise UsageError(self._refusal)
             self._choose(_with_choice(self._passes, chosen))
-        noted = budget_attribute(limit, default_bytes, self._update_bytes, chosen)
+            need_bytes = chosen.need_bytes + self._update_bytes
+        noted = budget_attribute(limit, default_bytes, need_bytes, chosen)
         self.kernels.main.attributes["cnet.budget"] = noted
 
     def _search(self, limit: int) -> Search:
@@ -305,6 +310,11 @@ class Lowering(ByLevel, OfGraph):
             made = make()
         self.timings.append(Timing(name, time.perf_counter_ns() - start))
         return made
+
+
+def _as_written(passes: dict[str, tuple[Pass, ...]]) -> dict[str, tuple[Pass, ...]]:
+    """The pipeline without a choice of algorithms."""
+    return {**passes, "kernels": tuple(p for p in passes["kernels"] if not isinstance(p, ChooseAlgorithms))}
 
 
 def _with_choice(passes: dict[str, tuple[Pass, ...]], chosen: Candidate) -> dict[str, tuple[Pass, ...]]:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc.artifact import write_module
+from concatc.compiler import Options, compile_net
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
@@ -21,6 +23,7 @@ from concatc.loops.winograd_algorithms import ALGORITHMS, F2, F4, Algorithm, Mat
 from concatc.op import Builder, load_all_ops
 from concatc.passes.choose_algorithms import ChooseAlgorithms
 from concatc.passes.dumps import load_dump
+from concatc.passes.fit_budget import planned_bytes
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_bytes
 from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.nest import recognize
@@ -239,6 +242,47 @@ def test_another_batch_runs_on_the_same_code() -> None:
     assert net.train_step(data_) == other.train_step(data_)
     for name, g in other.grads.items():
         np.testing.assert_array_equal(net.grads[name], g)
+
+
+def need(**options: Any) -> int:
+    net = concatc.compile_source(NET, dims={"size": 16}, **options)
+    return planned_bytes(net._source.phase("train").plan)
+
+
+def test_a_budget_keeps_algorithms_where_they_fit() -> None:
+    """Their scratch memory goes first where it does not fit; nothing is computed again for it."""
+    most, least = need(), need(precision="exact")
+    assert least < most
+    assert need(max_memory=most) == most
+    tight = concatc.compile_source(NET, dims={"size": 16}, max_memory=most - 1)
+    text = tight.ir("kernels")
+    assert "winograd" not in text
+    noted = f"limit_bytes = {most - 1}, default_bytes = {most}, need_bytes = {least}}}"
+    assert noted in " ".join(text.split())
+    assert "; convolutions as written" in str(tight.memory)
+    exact = concatc.compile_source(NET, dims={"size": 16}, precision="exact")
+    assert tight.ir("loops").startswith(exact.ir("loops").rstrip("}\n"))
+    with pytest.raises(UsageError, match=r"needs .* at least; the budget is"):
+        need(max_memory="1KiB")
+
+
+def test_a_written_module_runs_the_same_algorithms(tmp_path: Any) -> None:
+    options = Options(dims={"size": 16}, precision="fast")
+    write_module(compile_net(NET, "small.cnet", options), tmp_path / "small")
+    made, other = concatc.compile_source(NET, dims={"size": 16}, precision="fast"), concatc.load(tmp_path / "small")
+    exact = concatc.compile_source(NET, dims={"size": 16}, precision="exact")
+    nets = made, other, exact
+    for n in (2, 3):
+        losses = []
+        for net in nets:
+            net.init(seed=0)
+            at = net.with_dims(n=n)
+            losses.append(at.train_step(batch(at)))
+        assert losses[0] == losses[1]
+        grads = [{name: np.array(g) for name, g in net.grads.items()} for net in nets]
+        for name, g in grads[0].items():
+            np.testing.assert_array_equal(grads[1][name], g)
+        assert any(not np.array_equal(grads[2][name], g) for name, g in grads[0].items())
 
 
 def test_an_edited_dump_chooses_the_algorithm(tmp_path: Any) -> None:

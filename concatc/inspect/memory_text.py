@@ -148,6 +148,7 @@ def _budget(budget: dict[str, Any]) -> str:
     head = f"budget: {bytes_text(budget['limit_bytes'])}; without it {bytes_text(budget['default_bytes'])}"
     if "need_bytes" in budget:
         head += f", with it {bytes_text(budget['need_bytes'])}"
+        head += "" if "order" in budget else "; convolutions as written"
     if "recompute" not in budget:
         return head
     parts = f", contractions in {budget['parts']} parts" if budget["parts"] else ""

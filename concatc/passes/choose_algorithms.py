@@ -63,6 +63,11 @@ class ChooseAlgorithms:
         return (F2, F4) if self.precision == "fast" or window_sums_of(piece) is not None else (F2,)
 
 
+def has_algorithms(module: Module) -> bool:
+    """Whether an algorithm was chosen for any operation."""
+    return any(ALGORITHM in op.attributes for op in module.main.walk())
+
+
 def _may_convolve(op: Operation) -> bool:
     """Whether two images are multiplied: others need not be lowered to know."""
     return len(op.operands) == 2 and all(v.tensor.rank == 4 for v in (*op.operands, *op.results))

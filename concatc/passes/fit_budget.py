@@ -83,15 +83,16 @@ def fit_budget(
 
 
 def budget_attribute(
-    limit_bytes: int, default_bytes: int, update_bytes: int, chosen: Candidate | None
+    limit_bytes: int, default_bytes: int, need_bytes: int, chosen: Candidate | None
 ) -> dict[str, Attr]:
-    """What the kernels say of a budget, as ``cnet.budget``: the limit, the need of the plan as it is, what was taken
-    where that is too much.  ``update_bytes``, what an optimizer holds, counts in all of them.
+    """What the kernels say of a budget, as ``cnet.budget``: the limit, the need of the plan as it is, and where that is
+    too much the need of what was taken.  Without ``chosen``, that is sums as written in the place of algorithms.
     """
     found: dict[str, Attr] = {"limit_bytes": limit_bytes, "default_bytes": default_bytes}
+    if need_bytes < default_bytes:
+        found["need_bytes"] = need_bytes
     if chosen is None:
         return found
-    found["need_bytes"] = chosen.need_bytes + update_bytes
     found["order"] = chosen.order
     if chosen.recompute is not None:
         found |= {"recompute": chosen.recompute.mode, "most_cost": chosen.recompute.most_cost}
