@@ -67,6 +67,16 @@ def made_profile() -> Profile:
     return Profile("a", {"n": 4}, "train", launched, np.array(stamps), calls, PEAKS, 3 << 20, 1 << 20, 10)
 
 
+def test_what_threads_share_is_told() -> None:
+    """The second and third launch, of 100 us each, are shared whole and by half; all launches take 203 us."""
+    alone = made_profile()
+    assert alone.data()["threads"] == 1 and alone.shared_part == 0
+    assert "ms on one thread, median" in alone.text() and "threads share" not in alone.text()
+    together = replace(alone, threads=2, shared=(0.0, 1.0, 0.5, 0.0))
+    assert together.shared_part == pytest.approx(150 / 203)
+    assert "ms on 2 threads, median" in together.text() and "; 74 % of that is what threads share" in together.text()
+
+
 def test_rows_are_kernels_by_time() -> None:
     profile = made_profile()
     relu, conv, unknown = profile.rows
@@ -327,7 +337,10 @@ def test_bench(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = out.splitlines()
     assert lines[0] == "net small(n=6, size=8), training step"
     assert lines[1].startswith("one thread of a machine does 100 GFLOP/s f32")
-    assert re.fullmatch(r"train_step [\d.]+ ms, median of 2 rounds; least .* ms, eight of ten .* to .* ms", lines[2])
+    assert re.fullmatch(
+        r"train_step [\d.]+ ms on (one thread|\d+ threads), median of 2 rounds; least .* ms, eight of ten .* to .* ms",
+        lines[2],
+    )
     assert any(line.startswith("kernel  ") and line.endswith("roofline") for line in lines)
     assert [line.split("  ")[0] for line in lines[-7:-3]] == ["all forward", "all backward", "all update", "all"]
     assert re.fullmatch(r"ready after [\d.]+ s: compilation, or code from the cache, and a first step", lines[-2])

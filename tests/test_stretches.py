@@ -15,7 +15,8 @@ from concatc.ir.core import FuncOp, Module
 from concatc.ir.parser import parse_module
 from concatc.ir.types import I1, INDEX, NUMPY_DTYPES, MemRefType
 from concatc.loops.cuts import Cut, Stretch, cutting_of
-from concatc.targets.cpu.chunks import Share, shares_of
+from concatc.targets.cpu.chunks import Share, shared_part, shares_of
+from concatc.targets.cpu.step import Row, StepNumbers, StepTable
 from concatc.targets.cpu.step_table import step_table
 from concatc.targets.reference.loop_interpreter import call
 from tests.example_nets import CASES, NETS, Case
@@ -219,3 +220,13 @@ def test_shares_of_a_launch() -> None:
     shares = shares_of(cut, 0, 40, [8, 5], 2)
     assert shares == [Share(0, 8, 0, ()), Share(8, 24, 2, (7,)), Share(24, 40, 2, ())]
     assert shares_of(Cut((Stretch((), False, small),)), 0, 9, [], 2) == [Share(0, 9, 0, ())]
+
+
+def test_which_part_of_a_launch_is_shared() -> None:
+    """Three quarters of the iterations are in a stretch that is cut; one thread shares nothing."""
+    work = ((1 << 22, True, ()),)
+    cut = Cut((Stretch((), False, work, extent=(1, (0,)), alone=True), Stretch((), False, work)))
+    rows = [Row(name, "forward", (), (4,), 0, 0, 16, (), ()) for name in ("cut", "whole")]
+    table = StepNumbers.of(StepTable([("arena", 0)], rows, {"cut": cut}))
+    assert [shared_part(table, row, 2) for row in (0, 1)] == [0.75, 0.0]
+    assert shared_part(table, 0, 1) == 0

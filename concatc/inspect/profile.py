@@ -98,6 +98,8 @@ class Profile:
     nanoseconds of a clock that never steps back.  ``calls_ns`` are calls of ``train_step`` or ``eval`` between these
     rounds, without a clock inside.  ``measured_ns`` is how long all of that took.
     With ``cpu_time`` stamps and calls are of the time that the processor gave to the thread.
+    Calls ran on up to ``threads`` threads, stamps are of one; ``shared`` says of each launch which part the threads
+    share, of what is estimated to be done.
     """
 
     net: str
@@ -111,6 +113,14 @@ class Profile:
     arena_bytes: int
     measured_ns: int
     cpu_time: bool = False
+    threads: int = 1
+    shared: tuple[float, ...] = ()
+
+    @property
+    def shared_part(self) -> float:
+        """Which part of the time of all launches is in what the threads of calls share."""
+        parts = self.shared or (0.0,) * len(self.launched)
+        return float(sum(self.launch_ns * parts)) / self.total.elapsed_ns
 
     @cached_property
     def launch_ns(self) -> np.ndarray[Any, np.dtype[np.float64]]:

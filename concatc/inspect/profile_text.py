@@ -58,10 +58,12 @@ def _times(profile: Profile) -> list[str]:
     least = float(calls.min())
     low, high = (float(ns) for ns in np.percentile(calls, [10, 90]))
     rounds = f"{len(calls)} round{'s' if len(calls) > 1 else ''}"
+    shared = f"; {100 * profile.shared_part:.0f} % of that is what threads share" if profile.threads > 1 else ""
     lines = [
-        f"{call} {_ms(profile.call_ns)} ms, median of {rounds}; least {_ms(least)} ms, "
+        f"{call} {_ms(profile.call_ns)} ms on {_threads(profile)}, median of {rounds}; least {_ms(least)} ms, "
         f"eight of ten {_ms(low)} to {_ms(high)} ms",
-        f"kernels {_ms(profile.step_ns)} ms, with a clock read at each of {len(profile.launched)} launches",
+        f"kernels {_ms(profile.step_ns)} ms on one thread, with a clock read at each of "
+        f"{len(profile.launched)} launches{shared}",
         f"planned memory {bytes_text(profile.memory_bytes)}, arena {bytes_text(profile.arena_bytes)} of it",
     ]
     if profile.cpu_time:
@@ -69,6 +71,10 @@ def _times(profile: Profile) -> list[str]:
     if high > NOISY * least:
         lines.append(f"note: calls differ by {high / least:.1f} times: other work on this machine disturbs these times")
     return lines
+
+
+def _threads(profile: Profile) -> str:
+    return f"{profile.threads} threads" if profile.threads > 1 else "one thread"
 
 
 def _row(row: KernelRow, total: Rates) -> tuple[str, ...]:
@@ -124,6 +130,8 @@ def data_of(profile: Profile) -> dict[str, Any]:
         "phase": profile.phase,
         "rounds": len(profile.stamps),
         "cpu_time": profile.cpu_time,
+        "threads": profile.threads,
+        "shared_part": profile.shared_part,
         "call_ns": {
             "median": profile.call_ns,
             "least": float(profile.calls_ns.min()),

@@ -76,13 +76,14 @@ def profile_calls(
     executable = instance.executable
     assert executable is not None
     ran = [phase for phase, _ in taken]
-    launches = [launch for phase in ran for launch in executable.launches if phase in ("step", launch[1])]
+    known = list(zip(executable.launches, executable.shared(instance.threads), strict=True))
+    found = [(launch, part) for phase in ran for launch, part in known if phase in ("step", launch[1])]
     bases = instance.size_bytes | {name: base.size_bytes for name, base in instance.interface.bases.items()}
     return Profile(
         net=source.name,
         dims=dict(source.dims),
         phase=instance.phase,
-        launched=launched_of(launches, _plan(instance, update)),
+        launched=launched_of([launch for launch, _ in found], _plan(instance, update)),
         stamps=np.array(stamps, np.int64),
         calls_ns=np.array(calls_ns, np.int64),
         peaks=peaks,
@@ -90,6 +91,8 @@ def profile_calls(
         arena_bytes=bases.get("arena", 0),
         measured_ns=time.perf_counter_ns() - began,
         cpu_time=cpu_time,
+        threads=instance.threads,
+        shared=tuple(part for _, part in found),
     )
 
 

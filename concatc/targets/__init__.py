@@ -113,6 +113,10 @@ class Executable(Protocol):
         """The kernel and the phase of each launch, in order."""
         ...
 
+    def shared(self, threads: int) -> tuple[float, ...]:
+        """Which part of each launch so many threads share, of what is estimated to be done: 0 where one does it all."""
+        ...
+
     def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """A function that does all of ``spec`` in one native call; None where the target or the machine has none.
 

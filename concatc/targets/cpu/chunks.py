@@ -106,9 +106,22 @@ def share(table: StepNumbers, threads: int) -> SharedTable:
     return SharedTable(shared, chunks, np.concatenate([table.numbers, *copies]), windows_at, own_bytes)
 
 
-def is_shared(table: StepNumbers, row: int, threads: int) -> bool:
-    """Whether a part of a row at least is run by several threads."""
-    return any(part.chunk for part in _shares(table, row, threads))
+def shared_part(table: StepNumbers, row: int, threads: int) -> float:
+    """Which part of the work of a row so many threads share."""
+    cut = table.cuts.get(table.kernels[row])
+    if cut is None:
+        return 0.0
+    shares = list(_shares(table, row, threads))
+    sizes = _sizes(table, row, cut)
+    work = shared = 0
+    at, end = shares[0].begin, shares[-1].end
+    for stretch in cut.stretches:
+        until = stretch.end(at, end, sizes)
+        here = stretch.work_of(until - at, sizes)
+        work += here
+        shared += here if any(part.chunk and part.begin == at for part in shares) else 0
+        at = until
+    return shared / work if work else 0.0
 
 
 def _shares(table: StepNumbers, row: int, threads: int) -> Iterator[Share]:
@@ -117,9 +130,13 @@ def _shares(table: StepNumbers, row: int, threads: int) -> Iterator[Share]:
     if cut is None or threads < 2:
         yield Share(begin, end, 0, ())
         return
+    yield from shares_of(cut, begin, end, _sizes(table, row, cut), threads)
+
+
+def _sizes(table: StepNumbers, row: int, cut: Cut) -> list[int]:
+    """The sizes of a row, as far as its work is said by them."""
     at = int(table.sizes_at[row])
-    sizes = table.numbers[at : at + 1 + max(cut.sizes, default=-1)].tolist()
-    yield from shares_of(cut, begin, end, sizes, threads)
+    return [int(n) for n in table.numbers[at : at + 1 + max(cut.sizes, default=-1)]]
 
 
 def _own_bytes(table: StepNumbers, row: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from concatc.targets.call import CallSpec, NativeCall
+from concatc.targets.cpu.chunks import shared_part
 from concatc.targets.cpu.entry import Entry, can_enter
 from concatc.targets.cpu.native import Library
 from concatc.targets.cpu.record import ENTRY
@@ -103,6 +104,10 @@ class CpuExecutable:
     def launches(self) -> tuple[tuple[str, str], ...]:
         """The kernel and the phase of each launch."""
         return tuple(zip(self.table.kernels, self.table.phases, strict=True))
+
+    def shared(self, threads: int) -> tuple[float, ...]:
+        """See :class:`concatc.targets.Executable`."""
+        return tuple(shared_part(self.table, row, threads) for row in range(len(self.table.kernels)))
 
     def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """See :class:`concatc.targets.Executable`."""

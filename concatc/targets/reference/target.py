@@ -84,6 +84,10 @@ class ReferenceExecutable:
         """It has none."""
         return ()
 
+    def shared(self, threads: int) -> tuple[float, ...]:
+        """It has no launches."""
+        return ()
+
     def native_call(self, bases: Mapping[str, Array], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """It runs in Python."""
         return None
