@@ -328,15 +328,15 @@ def all_of(*conditions: Expr | None) -> Expr | None:
 
 def children(expr: Expr) -> tuple[Expr, ...]:
     """The direct subexpressions."""
-    match expr:
-        case Load(_, at, where, other):
-            return (*at, *(e for e in (where, other) if e is not None))
-        case Arith(_, args):
-            return args
-        case Select(condition, yes, no):
-            return (condition, yes, no)
-        case Cast(_, value):
-            return (value,)
+    # Asked of every node again and again: `match` would take several times as long.
+    if isinstance(expr, Arith):
+        return expr.args
+    if isinstance(expr, Load):
+        return (*expr.at, *(e for e in (expr.where, expr.other) if e is not None))
+    if isinstance(expr, Select):
+        return (expr.condition, expr.yes, expr.no)
+    if isinstance(expr, Cast):
+        return (expr.value,)
     return ()
 
 

@@ -14,6 +14,7 @@ times as much at the worst as 3/4, -3/4, 3/2 and -3/2, of which transforms of in
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,24 +80,69 @@ def transposed(matrix: Matrix) -> Matrix:
 
 def transform(matrix: Matrix, tile: Sequence[Sequence[Expr]]) -> list[list[Expr]]:
     """``matrix tile matrix^T``; what several elements need of a column is one expression."""
-    columns = [_times(matrix, column) for column in zip(*tile, strict=True)]
-    return [_times(matrix, row) for row in zip(*columns, strict=True)]
+    rows = _rows(matrix)
+    columns = [_times(rows, column) for column in zip(*tile, strict=True)]
+    return [_times(rows, row) for row in zip(*columns, strict=True)]
 
 
-def _times(matrix: Matrix, vector: Sequence[Expr]) -> list[Expr]:
-    """``matrix vector``; two rows that differ in signs are the sum and the difference of two parts."""
-    made: dict[int, Expr] = {}
+@dataclass(frozen=True)
+class _Sum:
+    """``scale * (factor * element + ..)`` of a vector, as factors and numbers of elements; 1.0 is no product."""
+
+    scale: float
+    terms: tuple[tuple[float, int], ...]
+
+    def of(self, vector: Sequence[Expr]) -> Expr:
+        """The sum as an expression."""
+        (factor, k), *rest = self.terms
+        total = vector[k] if factor == 1 else vector[k] * factor
+        for factor, k in rest:
+            term = vector[k] if abs(factor) == 1 else vector[k] * abs(factor)
+            total = total + term if factor > 0 else total - term
+        return total if self.scale == 1 else total * self.scale
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Row ``at`` of a product with a matrix is ``same``; with a ``twin`` they are ``same`` +- ``opposite``."""
+
+    at: int
+    same: _Sum
+    twin: int | None = None
+    opposite: _Sum | None = None
+
+
+@functools.cache
+def _rows(matrix: Matrix) -> tuple[_Row, ...]:
+    """How a matrix is multiplied; two rows that differ in signs are the sum and the difference of two parts.
+
+    A net asks for the same few matrices for every tile, and exact numbers are slow.
+    """
+    made: dict[int, None] = {}
+    rows = []
     for r, row in enumerate(matrix):
         if r in made:
             continue
         twin = next((q for q in range(r + 1, len(matrix)) if q not in made and _differ_in_signs(row, matrix[q])), None)
+        made[r] = None
         if twin is None:
-            made[r] = _sum(list(zip(row, vector, strict=True)))
+            rows.append(_Row(r, _sum([(c, k) for k, c in enumerate(row)])))
             continue
-        terms = list(zip(row, matrix[twin], vector, strict=True))
-        same, opposite = _sum([(a, v) for a, b, v in terms if a == b]), _sum([(a, v) for a, b, v in terms if a == -b])
-        made[r], made[twin] = same + opposite, same - opposite
-    return [made[r] for r in range(len(matrix))]
+        made[twin] = None
+        pairs = list(zip(row, matrix[twin], strict=True))
+        same, opposite = (_sum([(a, k) for k, (a, b) in enumerate(pairs) if a == sign * b]) for sign in (1, -1))
+        rows.append(_Row(r, same, twin, opposite))
+    return tuple(rows)
+
+
+def _times(rows: Sequence[_Row], vector: Sequence[Expr]) -> list[Expr]:
+    made: dict[int, Expr] = {}
+    for row in rows:
+        made[row.at] = same = row.same.of(vector)
+        if row.twin is not None and row.opposite is not None:
+            opposite = row.opposite.of(vector)
+            made[row.at], made[row.twin] = same + opposite, same - opposite
+    return [made[r] for r in range(len(made))]
 
 
 def _differ_in_signs(row: Sequence[Fraction], other: Sequence[Fraction]) -> bool:
@@ -106,15 +152,9 @@ def _differ_in_signs(row: Sequence[Fraction], other: Sequence[Fraction]) -> bool
     return all(abs(a) == abs(b) for a, b in pairs) and any(agree) and not all(agree)
 
 
-def _sum(terms: Sequence[tuple[Fraction, Expr]]) -> Expr:
-    """The sum of factors times expressions; a factor that all have is multiplied once."""
-    there = sorted(((c, v) for c, v in terms if c), key=lambda term: term[0] < 0)
+def _sum(terms: Sequence[tuple[Fraction, int]]) -> _Sum:
+    """The sum of factors times elements; a factor that all have is multiplied once."""
+    there = sorted(((c, k) for c, k in terms if c), key=lambda term: term[0] < 0)
     sizes = list(dict.fromkeys(abs(c) for c, _ in there))
-    if len(sizes) == 1 and sizes[0] != 1:
-        return _sum([(c / sizes[0], v) for c, v in there]) * float(sizes[0])
-    first, *rest = there
-    total = first[1] if first[0] == 1 else first[1] * float(first[0])
-    for factor, value in rest:
-        term = value if abs(factor) == 1 else value * float(abs(factor))
-        total = total + term if factor > 0 else total - term
-    return total
+    scale = sizes[0] if len(sizes) == 1 else Fraction(1)
+    return _Sum(float(scale), tuple((float(c / scale), k) for c, k in there))
