@@ -227,6 +227,15 @@ def test_precision_says_which_algorithms_are_admitted() -> None:
     assert found["fast"][1] > found["high"][1]
 
 
+def test_f4_adds_up_few_channels_where_a_result_decides_signs() -> None:
+    """128 channels at `fast`: F(2,3) forward, F(4,3) for both gradients, which decide none."""
+    wide = NET.replace("conv(32", "conv(128")
+    module = concatc.compile_source(wide, dims={"size": 16}, precision="fast")._source.phase("train").kernels
+    chosen = [op for op in module.main.walk() if ALGORITHM in op.attributes]
+    found = {(op.name, op.attributes[ALGORITHM]) for op in chosen if op.operands[1].shape[1] == 128}
+    assert found == {("cnet.conv", F2.name), ("cnet.conv_input_grad", F4.name), ("cnet.conv_weight_grad", F4.name)}
+
+
 def test_the_choice_does_not_depend_on_the_batch() -> None:
     texts = [concatc.compile_source(NET, dims={"n": n}, precision="fast").ir("kernels") for n in (1, 64)]
     assert len({text.count("winograd") for text in texts}) == 1

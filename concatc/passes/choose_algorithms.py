@@ -8,13 +8,15 @@ made by estimated time (`loops/winograd_cost.py`), whatever the batch is.  ``pre
 
     exact   nothing: sums of products as written
     high    F(2,3), whose errors are those of direct f32 convolution, and F(4,3) for gradients of weights, likewise
-    fast    F(4,3) for all: errors some ten times as large
+    fast    F(4,3) for gradients of images, too, and for convolutions of up to `FEW` channels: errors two to three times
+            as large, which grow with the root of the channels; where signs follow from results, that decides gradients
 
 Invariant: only attributes change, and every kernel that has one can run so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,13 +26,14 @@ from concatc.loops.contractions import can_run_by_tiles
 from concatc.loops.pieces import Piece
 from concatc.loops.program import ALGORITHM
 from concatc.loops.sliding import window_sums_of
-from concatc.loops.winograd_algorithms import F2, F4, Algorithm
+from concatc.loops.winograd_algorithms import F2, F4, TAPS, Algorithm
 from concatc.loops.winograd_cost import best_algorithm
 from concatc.op import DIALECT, lowered
-from concatc.passes.graph import require_tensors
+from concatc.passes.graph import is_backward, require_tensors
 from concatc.passes.kernel_table import KernelTable
 
 Precision = Literal["exact", "high", "fast"]
+FEW = 64  # channels that F(4,3) adds up, where a result may decide signs
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,18 @@ class ChooseAlgorithms:
         ops = kernel.regions[0].block.ops[:-1] if kernel.name == "cnet.kernel" else [kernel]
         for op in ops:
             for piece in lowered(op) if op.name.startswith(DIALECT) and _may_convolve(op) else ():
-                algorithm = best_algorithm(piece, self._admitted(piece))
+                algorithm = best_algorithm(piece, self._admitted(op, piece))
                 if algorithm is not None:
                     yield op, algorithm
 
-    def _admitted(self, piece: Piece) -> Sequence[Algorithm]:
-        return (F2, F4) if self.precision == "fast" or window_sums_of(piece) is not None else (F2,)
+    def _admitted(self, op: Operation, piece: Piece) -> Sequence[Algorithm]:
+        if window_sums_of(piece) is not None:
+            return F2, F4
+        if self.precision != "fast":
+            return (F2,)
+        is_gradient = is_backward(op) and "recomputes" not in op.attributes
+        terms = math.prod(axis.extent for axis in piece.reduce)
+        return (F2, F4) if is_gradient or terms <= FEW * TAPS * TAPS else (F2,)
 
 
 def has_algorithms(module: Module) -> bool:
