@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import concatc
 from concatc.cli.main import exit_code
 from concatc.compiler import Compilation, Options
 from concatc.inspect.memory import plan_report
 from concatc.inspect.memory_text import data_of, overview, picture
+from concatc.ir.comments import bytes_text
+from concatc.ir.types import NUMPY_DTYPES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COPIES = """net two(n = 2) {
@@ -145,3 +149,19 @@ def test_copied_parts_of_concats_have_names() -> None:
     names = [s.name for s in report.stored]
     assert sum(name == "w" for name in names) == 2
     assert not any(name.startswith("arena+") for name in names)
+
+
+def test_what_optimizers_hold_is_counted() -> None:
+    """Adam keeps two numbers for each parameter; the report and the profile say so."""
+    net = concatc.compile(EXAMPLES / "thread.cnet")
+    assert net.memory.optimizer_bytes == 0 and "optimizers:" not in str(net.memory)
+    inputs = net.signature.inputs.items()
+    data = {name: np.zeros(spec.type.shape, NUMPY_DTYPES[spec.type.dtype]) for name, spec in inputs}
+    optimizer = concatc.Adam(lr=0.1)
+    net.train_step(data, optimizer=optimizer)
+    params_bytes = net.memory.phases["train"].bases["params"]
+    assert 2 * params_bytes <= net.memory.optimizer_bytes <= 2 * params_bytes + 1024
+    assert f"  optimizers: {bytes_text(net.memory.optimizer_bytes)} besides" in str(net.memory)
+    assert net.memory.data()["train"]["optimizer_bytes"] == net.memory.optimizer_bytes
+    alone, with_it = (net.profile(rounds=1, optimizer=o).memory_bytes for o in (None, optimizer))
+    assert with_it - alone == net.memory.optimizer_bytes

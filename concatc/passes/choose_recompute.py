@@ -10,7 +10,8 @@
                                                      %u = "cnet.mul"(%ds, %x)
 
 What to keep is a minimum cut between what cannot be recomputed (results of contractions, of large reductions, of
-effects) and what the backward pass reads; a node is a buffer, its capacity the buffer's bytes.  Values that views join
+effects) and what the backward pass reads; a node is a buffer, its capacity the buffer's bytes.  So fewer bytes lie
+between the halves; where the peak is elsewhere (tiny nets), what is made again may add to it.  Values that views join
 (a growing concat and its parts) are one buffer, which is kept or recomputed as a whole: keeping half of it would cost a
 copy.  Arguments are there anyway, and so is what the net returns.  Of all cuts of the same bytes the one that
 recomputes least is taken.

@@ -65,19 +65,26 @@ class PhaseMemory:
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes of every phase; prints as a table with a picture of the arena."""
+    """Bytes of every phase; prints as a table with a picture of the arena.
+
+    ``optimizer_bytes`` is what the optimizers hold that the net was trained with: slots, and the numbers of a step.
+    """
 
     net: str
     phases: dict[Phase, PhaseMemory]
+    optimizer_bytes: int = 0
 
     @staticmethod
     def of(
-        net: str, lowered: Mapping[Phase, LoweredPhase], thread_bytes: Mapping[Phase, int] | None = None
+        net: str,
+        lowered: Mapping[Phase, LoweredPhase],
+        thread_bytes: Mapping[Phase, int] | None = None,
+        optimizer_bytes: int = 0,
     ) -> MemoryReport:
         """Read the report off the plans."""
         taken = thread_bytes or {}
         phases = {phase: PhaseMemory(levels.plan, taken.get(phase, 0)) for phase, levels in lowered.items()}
-        return MemoryReport(net, phases)
+        return MemoryReport(net, phases, optimizer_bytes)
 
     @property
     def shared_bytes(self) -> int:
@@ -97,6 +104,8 @@ class MemoryReport:
             lines += overview(TITLES[phase], memory.report)
             if memory.thread_bytes:
                 lines.append(f"  threads: {bytes_text(memory.thread_bytes)} besides, scratch of each one's own")
+            if phase == "train" and self.optimizer_bytes:
+                lines.append(f"  optimizers: {bytes_text(self.optimizer_bytes)} besides, kept for each parameter")
             lines += [f"  {line}" for line in remark_lines(memory.remarks)]
             lines += [f"  {line}" for line in picture(memory.report)] if pictures else []
         return "\n".join(lines)
@@ -104,7 +113,11 @@ class MemoryReport:
     def data(self) -> dict[str, Any]:
         """The report as plain data, by phase, for tools."""
         return {
-            phase: {**data_of(memory.report), "thread_bytes": memory.thread_bytes}
+            phase: {
+                **data_of(memory.report),
+                "thread_bytes": memory.thread_bytes,
+                "optimizer_bytes": self.optimizer_bytes if phase == "train" else 0,
+            }
             for phase, memory in self.phases.items()
         }
 

@@ -321,12 +321,15 @@ class CompiledModule:
 
     @property
     def memory(self) -> MemoryReport:
-        """Bytes by base, and the bytes that are copied."""
+        """Bytes by base, what threads and optimizers took since the first step, and the bytes that are copied."""
         from concatc.runtime.memory_report import MemoryReport  # running a net needs no report
 
         lowered = {phase: self._source.phase(phase) for phase in self._source.phases}
         return MemoryReport.of(
-            self.name, lowered, {phase: pool.thread_bytes for phase, pool in self._plans.pools.items()}
+            self.name,
+            lowered,
+            {phase: pool.thread_bytes for phase, pool in self._plans.pools.items()},
+            sum(state.base.nbytes for state in list(self._optimizers.values())),
         )
 
     @_one_at_a_time

@@ -79,6 +79,8 @@ def profile_calls(
     known = list(zip(executable.launches, executable.shared(instance.threads), strict=True))
     found = [(launch, part) for phase in ran for launch, part in known if phase in ("step", launch[1])]
     bases = instance.size_bytes | {name: base.size_bytes for name, base in instance.interface.bases.items()}
+    if update is not None:
+        bases |= {name: base.size_bytes for name, base in update.plan().bases.items()}
     return Profile(
         net=source.name,
         dims=dict(source.dims),
