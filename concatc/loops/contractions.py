@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concatc.diagnostics import ConcatcError, Diagnostic, did_you_mean
 from concatc.ir.core import FuncOp
+from concatc.loops.channel_lanes import channel_lanes_of, put_channels_in_lanes
 from concatc.loops.expr import loads
 from concatc.loops.flat_rows import flat_rows_of, flatten_rows
 from concatc.loops.image_sums import image_sums_of, sum_images
@@ -39,6 +40,10 @@ def _arrange(program: Program, fold: Statement) -> bool:
     sums = image_sums_of(fold)
     if sums is not None and not any(s.outer for s in program.statements):
         sum_images(program, fold, sums)
+        return True
+    lanes = channel_lanes_of(fold)
+    if lanes is not None and share_outer_loop(program, fold, lanes.at[0], 1):
+        put_channels_in_lanes(program, fold, lanes)
         return True
     for load in loads(fold.piece.value):
         packing = packing_of(fold.piece, load)

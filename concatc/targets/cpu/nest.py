@@ -155,6 +155,8 @@ class Nest:
         compute = _INTEGERS.get(op.name)
         if op.name == "arith.cmpi":
             compute = _COMPARISONS.get(str(op.attributes["predicate"]))
+        if op.name == "arith.andi" and str(value.type) == "i1" and any(self.known(v, at) == 0 for v in op.operands):
+            return 0
         if compute is None or not self.axes_of(value) <= at.keys():
             return None
         a, b = (self.known(v, at) for v in op.operands)
@@ -217,6 +219,30 @@ def enclosing_if(op: Operation) -> Operation | None:
     block = op.block
     parent = block.region.parent if block is not None and block.region is not None else None
     return parent if parent is not None and parent.name == "scf.if" else None
+
+
+def values_of(nest: Nest) -> list[Value]:
+    """What is computed at each point, operands before what reads them; the product itself is fused into the sum."""
+    found: dict[Value, None] = {}
+
+    def visit(value: Value) -> None:
+        op = value.op
+        if op is None or value in found or op.name in ("arith.constant", "scf.for"):
+            return
+        outer = enclosing_if(op)
+        while outer is not None:
+            visit(outer.operands[0])
+            outer = enclosing_if(outer)
+        for operand in op.operands:
+            visit(operand)
+        if op.name == "scf.if":
+            for region in op.regions:
+                visit(region.block.ops[-1].operands[value.index])
+        found[value] = None
+
+    for value in nest.points():
+        visit(value)
+    return [v for v in found if v is not nest.term]
 
 
 def constant_of(value: Value) -> int | None:

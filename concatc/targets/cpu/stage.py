@@ -13,6 +13,7 @@ stored; lanes beyond it are masked.  So nothing outside of the windows is touche
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,10 @@ from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.frame import Frame
+from concatc.targets.cpu.guards import conjuncts, is_zero, jumps
 from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, SIGNED, LaneBuilder, Lanes
 from concatc.targets.cpu.near import Asked, load_near
-from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if
+from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if, values_of
 from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
 from concatc.targets.cpu.transpose import interleave, transpose
@@ -47,7 +49,7 @@ class Stage:
         self.open = frozenset((*tile.taps, *nest.outer))
         self.in_tail = False
         self.unrolled = [a for a in nest.axes if tile.row(a) > 1 or a in tile.taps]
-        self.term_values = _values_of(nest)
+        self.term_values = values_of(nest)
 
     def _is_exact(self, axis: NestAxis) -> bool:
         step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
@@ -124,9 +126,12 @@ class Stage:
             return totals
 
         def body(carried: list[Any]) -> list[Any]:
-            if any(a not in self.tile.taps for a in axes[1:]):
+            if all(a in self.tile.taps for a in axes[1:]):
+                return self._reduce(term, axes[1:], offsets, carried)
+            with self._unless_nothing(axis, carried) as totals:
                 self._hoist()
-            return self._reduce(term, axes[1:], offsets, carried)
+                totals += self._reduce(term, axes[1:], offsets, carried)
+            return totals
 
         with self._axis(axis):
             lower, upper = self.bound(axis.lower), self.upper[axis]
@@ -141,6 +146,30 @@ class Stage:
             totals = self.frame.loop(axis, whole, upper, lanes, totals, body)
             self.in_tail = False
             return totals
+
+    @contextmanager
+    def _unless_nothing(self, axis: NestAxis, carried: list[Any]) -> Iterator[list[Any]]:
+        """Jump over an iteration of which guards say that all its terms are 0: a row of taps beside the image.
+
+        What the iteration makes of ``carried`` is appended to the list; behind it, the list holds what is made if any.
+        """
+        guards = jumps(self.nest, axis, self.tile.spread)
+        totals: list[Any] = []
+        if not guards:
+            yield totals
+            return
+        b = self.b
+        inside = functools.reduce(self.lane.both, [self._value(g, {}) for g in guards])
+        before = b.block
+        with b.if_then(inside):
+            # Loads need no guard that holds here.
+            self.scopes[-1].update((self._key(g, {}), BIT(1)) for g in guards)
+            yield totals
+            after = b.block
+        for k, (old, new) in enumerate(zip(carried, totals, strict=True)):
+            totals[k] = b.phi(old.type)
+            totals[k].add_incoming(old, before)
+            totals[k].add_incoming(new, after)
 
     def _count(self, axis: NestAxis) -> int:
         """How many iterations of an unrolled axis are written out."""
@@ -183,7 +212,7 @@ class Stage:
     def _is_nothing(self, factor: Value, offsets: Offsets) -> bool:
         """Whether a guarded load is known to read nothing here: a tap that a phase of a stride does not meet."""
         op = factor.op
-        if op is None or op.name != "scf.if" or not _is_zero(op.regions[1].block.ops[-1].operands[factor.index]):
+        if op is None or op.name != "scf.if" or not is_zero(op.regions[1].block.ops[-1].operands[factor.index]):
             return False
         return self.nest.known(op.operands[0], self._written_out(offsets)) == 0
 
@@ -324,7 +353,7 @@ class Stage:
             return self._value(yes if known else no, offsets)
         condition = self._value(op.operands[0], offsets)
         chosen = self._value(yes, offsets)
-        if yes.op is not None and yes.op.name == "memref.load" and _is_zero(no) and enclosing_if(yes.op) is op:
+        if yes.op is not None and yes.op.name == "memref.load" and is_zero(no) and enclosing_if(yes.op) is op:
             return chosen  # a masked load is 0 where its mask is off
         return self.b.select(*self.lane.together(condition, chosen, self._value(no, offsets)))
 
@@ -361,12 +390,16 @@ class Stage:
                 op, outer = outer, enclosing_if(outer)
                 continue
             holds = op.block is outer.regions[0].block
-            for value in _conjuncts(outer.operands[0]) if holds else [outer.operands[0]]:
+            for value in conjuncts(outer.operands[0]) if holds else [outer.operands[0]]:
+                if holds and self.nest.known(value, self._written_out(offsets)):
+                    continue
                 bound = self._element_bound(value, index, offsets) if holds and index is not None else None
                 if bound is not None:
                     elements.append(bound)
                     continue
                 condition = self._value(value, offsets)
+                if holds and isinstance(condition, ir.Constant) and condition.constant == 1:
+                    continue
                 is_vector = self.lane.is_vector(condition)
                 if not holds:
                     condition = self.b.xor(condition, self.lane.vector(BIT(1)) if is_vector else BIT(1))
@@ -508,39 +541,3 @@ class Stage:
             there = b.icmp_signed("<", I64(k), count) if count is not None else None
             place = b.gep(pointer, [b.mul(I64(k), stride)], source_etype=column.type.element)
             self.lane.store(column, place, memory.type.dtype, self.lane.both(inside, there))
-
-
-def _is_zero(value: Value) -> bool:
-    return value.op is not None and value.op.name == "arith.constant" and value.op.attributes["value"] == 0
-
-
-def _conjuncts(condition: Value) -> list[Value]:
-    """What must all hold."""
-    op = condition.op
-    if op is None or op.name != "arith.andi":
-        return [condition]
-    return [part for operand in op.operands for part in _conjuncts(operand)]
-
-
-def _values_of(nest: Nest) -> list[Value]:
-    """What is computed at each point, operands before what reads them; the product itself is fused into the sum."""
-    found: dict[Value, None] = {}
-
-    def visit(value: Value) -> None:
-        op = value.op
-        if op is None or value in found or op.name in ("arith.constant", "scf.for"):
-            return
-        outer = enclosing_if(op)
-        while outer is not None:
-            visit(outer.operands[0])
-            outer = enclosing_if(outer)
-        for operand in op.operands:
-            visit(operand)
-        if op.name == "scf.if":
-            for region in op.regions:
-                visit(region.block.ops[-1].operands[value.index])
-        found[value] = None
-
-    for value in nest.points():
-        visit(value)
-    return [v for v in found if v is not nest.term]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from concatc.ir.core import Operation
 from concatc.ir.types import ELEMENT_BYTES
+from concatc.targets.cpu.guards import TAPS, conjuncts, jumps
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.near import MOST_VECTORS
 from concatc.targets.cpu.nest import Nest, NestAxis, condition_of
@@ -39,7 +40,7 @@ TIGHT = 1.1  # where sums and vectors that rows share leave no registers free
 UNKNOWN_EXTENTS = (12, 16, 24, 32, 48, 64, 96, 128)
 UNKNOWN_EXTENT = 64
 ZIPPED = (2, 4)  # so many vectors can be stored in turn, element by element
-TAPS = 7  # a reduce axis of at most so many iterations may be written out
+KNOWN = 1 << 12  # points of a guard that are tried
 WRITTEN_OUT = 128  # at most so many multiplications in the innermost loop
 
 
@@ -64,6 +65,16 @@ class Tile:
         """How many iterations (or vectors) of an axis are in flight."""
         return self.rows.get(axis, 1)
 
+    @property
+    def spread(self) -> list[NestAxis]:
+        """The axes of which several iterations are in registers or lanes."""
+        return spread_over(self.vector, self.rows)
+
+
+def spread_over(vector: NestAxis | None, rows: Mapping[NestAxis, int]) -> list[NestAxis]:
+    """The axes of which several iterations are in registers or lanes."""
+    return [axis for axis, n in rows.items() if n > 1 or axis is vector]
+
 
 SCALAR = Tile(None, 1, {})
 
@@ -78,6 +89,7 @@ def choose_tiles(stages: Sequence[Nest], host: Host) -> dict[Nest, Tile] | None:
 def choose_tile(nest: Nest, host: Host) -> Tile | None:
     """The best tile; None where no axis is worth a vector."""
     best: tuple[float, Tile] | None = None
+    room = (28 if host.embedded else 24) if host.registers >= 32 else 12
     width = host.vector_bytes // ELEMENT_BYTES[nest.dtype]
     for vector in nest.axes:
         if vector.extent is not None and vector.extent < 2:
@@ -86,7 +98,7 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
         while vector.extent is not None and lanes // 2 >= vector.extent:
             lanes //= 2
         model = _CostModel(nest, vector, lanes, host)
-        for rows in _candidates(nest, vector, lanes, 24 if host.registers >= 32 else 12):
+        for rows in _candidates(nest, vector, lanes, room, model.phases.axes()):
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
                 best = (cost, Tile(vector, lanes, rows, zipped=model.zipped_in(rows)))
@@ -132,13 +144,17 @@ def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
     for axis in reversed(nest.reduce):
         if axis is tile.vector or axis.extent is None or not 1 <= axis.extent <= TAPS:
             continue
+        if jumps(nest, axis, tile.spread):
+            continue  # its iterations are left out where the loop meets an edge
         if size * axis.extent <= WRITTEN_OUT:
             size *= axis.extent
             taps.append(axis)
     return tuple(taps)
 
 
-def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator[dict[NestAxis, int]]:
+def _candidates(
+    nest: Nest, vector: NestAxis, lanes: int, room: int, edges: Collection[NestAxis]
+) -> Iterator[dict[NestAxis, int]]:
     # Inner axes first: of equal tiles the one whose rows lie close in memory is taken.
     others = [a for a in reversed(nest.parallel) if a is not vector and a.extent != 1]
     if nest.term is None:
@@ -150,7 +166,9 @@ def _candidates(nest: Nest, vector: NestAxis, lanes: int, room: int) -> Iterator
             continue
         yield {vector: n}
         for axis in others:
-            yield from ({vector: n, axis: r} for r in ROWS if n * r <= room and _fits(axis, r, 1))
+            # All of an axis, where guards are then known.
+            more = [axis.extent] if axis in edges and axis.extent is not None and axis.extent not in ROWS else []
+            yield from ({vector: n, axis: r} for r in (*ROWS, *more) if n * r <= room and _fits(axis, r, 1))
         # The taps of a weight gradient, all together: they read what is in the nearest cache, each in its place.
         taps = {a: a.extent for a in others if a.extent is not None and a.extent <= TAPS}
         if len(taps) > 1:
@@ -230,21 +248,31 @@ class _CostModel:
 
 
 class _Phases:
-    """Which part of the multiplications is made: a phase of a stride meets some taps only, as guards tell."""
+    """Which part of the multiplications is made: guards say what a phase of a stride, or an edge, leaves out."""
 
     def __init__(self, nest: Nest) -> None:
-        guards = [(guard, nest.axes_of(guard)) for guard in nest.conditions()]
-        small = [(g, axes) for g, axes in guards if all(a.extent is not None and a.extent <= TAPS for a in axes)]
-        self.axes = list(dict.fromkeys(a for a in nest.axes if any(a in axes for _, axes in small)))
-        self.part = 1.0
-        if self.axes:
-            points = list(itertools.product(*(range(a.extent or 1) for a in self.axes)))
-            at = [dict(zip(self.axes, point, strict=True)) for point in points]
-            self.part = sum(all(nest.known(g, place) != 0 for g, _ in small) for place in at) / len(points)
+        self.parts: list[tuple[frozenset[NestAxis], float]] = []
+        self.nest = nest
+        for guard in dict.fromkeys(part for condition in nest.conditions() for part in conjuncts(condition)):
+            axes = nest.axes_of(guard)
+            extents = [a.extent or 0 for a in axes]
+            if axes and 0 < math.prod(extents) <= KNOWN:
+                points = itertools.product(*(range(n) for n in extents))
+                met = sum(nest.known(guard, dict(zip(axes, point, strict=True))) != 0 for point in points)
+                self.parts.append((axes, met / math.prod(extents)))
+
+    def axes(self) -> frozenset[NestAxis]:
+        """The axes of the result on which it depends."""
+        return frozenset(a for axes, _ in self.parts for a in axes if not a.reduce)
 
     def met(self, rows: Mapping[NestAxis, int]) -> float:
         """The part that is made where these rows are in flight, and the taps are written out."""
-        return self.part if all(a.reduce or rows.get(a) == a.extent for a in self.axes) else 1.0
+        return math.prod(part for axes, part in self.parts if self._is_left_out(axes, rows))
+
+    def _is_left_out(self, axes: frozenset[NestAxis], rows: Mapping[NestAxis, int]) -> bool:
+        if all(a.reduce or rows.get(a) == a.extent for a in axes):
+            return True
+        return all(a not in rows for a in axes) and any(jumps(self.nest, a, list(rows)) for a in axes if a.reduce)
 
 
 def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> float:
