@@ -138,7 +138,7 @@ def run_in_chunks(kernel: FuncOp, arguments: list[Any], cut: Cut) -> None:
 
 
 @pytest.mark.parametrize("precision", ["high", "exact"])
-@pytest.mark.parametrize("name", ["densenet40", "residual", "unet"])
+@pytest.mark.parametrize("name", ["densenet40", "inception", "residual", "unet"])
 def test_contractions_over_images_are_cut(name: str, precision: str) -> None:
     """At the sizes that they are used at, all of each contraction of four axes or more may be cut."""
     loops = loops_of(name, {"n": 4}, precision)

@@ -24,7 +24,7 @@ from concatc.loops.pieces import Piece, pointwise
 from concatc.loops.program import Buffer, Program, Statement
 
 # How many parts sums of so many bytes have, at the most.
-PARTS = ((1 << 18, 4), (1 << 20, 2))
+PARTS = ((1 << 18, 4), (1 << 22, 2))
 
 
 def parts_for(size_bytes: int) -> int:
