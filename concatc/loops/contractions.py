@@ -12,6 +12,7 @@ from concatc.loops.outer_loop import share_outer_loop
 from concatc.loops.packing import Packed, is_contraction, packing_of
 from concatc.loops.phases import phases_of, split_phases
 from concatc.loops.program import PiecesOf, Program, Statement, program_of
+from concatc.loops.unit_windows import drop_unit_windows
 from concatc.loops.winograd import run_by_tiles
 from concatc.loops.winograd_algorithms import ALGORITHMS
 
@@ -37,6 +38,7 @@ def _arrange(program: Program, fold: Statement) -> bool:
     if fold.algorithm is not None:
         _run_by_algorithm(program, fold, fold.algorithm)
         return True
+    drop_unit_windows(fold)
     sums = image_sums_of(fold)
     if sums is not None and not any(s.outer for s in program.statements):
         sum_images(program, fold, sums)

@@ -28,6 +28,7 @@ from concatc.loops.expr import Axis, Load, axes_of, loads
 from concatc.loops.halo import Halo
 from concatc.loops.packing import Packed
 from concatc.loops.program import Program, Statement
+from concatc.loops.row_blocks import block_of_rows, cut_rows, pack_rows
 from concatc.loops.sums_in_turn import parts_for, sum_in_turn
 
 LANES = 16  # channels of a vector, at the most
@@ -73,7 +74,8 @@ def image_sums_of(fold: Statement) -> ImageSums | None:
     inputs_cost = _vectors(channel) * output.extent * products + SHUFFLE * channel.extent * packed
     outputs_cost = _vectors(output) * channel.extent * products + SHUFFLE * output.extent * products / windows
     outputs = outputs_cost < inputs_cost
-    if min(output.extent, channel.extent) < LANES and piece.reduce[2].extent % LANES == 0:
+    few, strided = min(output.extent, channel.extent) < LANES, bool(Halo(x, piece.reduce).phases)
+    if few and not strided and piece.reduce[2].extent % LANES == 0:
         return None  # vectors along rows are full, and what is packed would be read a few times only
     lanes = output if outputs else channel
     if lanes.extent < FILLED * LANES * _vectors(lanes):
@@ -102,9 +104,20 @@ def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
     order = ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,))
     sum_in_turn(program, fold, sums.image, parts_for(fold.target.type.size_bytes), order)
     fold.static += [axis for axis in fold.piece.parallel if axis is not fold.outer and axis.extent <= FEW]
+    rows, columns = fold.piece.reduce
     lanes = sums.dy if sums.outputs else sums.x
+    channels = lanes.at[1]
+    assert isinstance(channels, Axis)
+    count = block_of_rows(rows, columns, channels, lanes.dtype)
+    block = cut_rows(fold, rows, count) if count is not None else None
+    in_blocks = block is not None and sums.outputs
     for load in loads(fold.piece.value):
-        if load.at[1] is lanes.at[1]:
-            Packed(fold, load, (0, 2, 3, 1)).insert(program, 0)
+        if load.at[1] is channels:
+            if not in_blocks:
+                Packed(fold, load, (0, 2, 3, 1)).insert(program, 0)
         elif fold.buffer(load.ref).inlined or load.where is not None:
             Packed(fold, load, (0, 1, 2, 3)).insert(program, 0)
+    if block is not None and in_blocks:
+        # Behind what is packed of the whole image: it stands in the loop over blocks.
+        (load,) = (load for load in loads(fold.piece.value) if load.at[1] is channels)
+        pack_rows(program, fold, load, block)

@@ -145,7 +145,7 @@ def _mergeable(statement: Statement, uses: _Uses, joined: dict[Buffer, list[bool
     if statement.kind == "scatter":
         return []
     pairs = [(a, b) for a, b in itertools.pairwise([*piece.parallel, *piece.reduce]) if a.kind == b.kind]
-    pairs = [pair for pair in pairs if statement.outer not in pair]
+    pairs = [pair for pair in pairs if statement.outer not in pair and statement.inner not in pair]
     for buffer, at in uses.accesses:
         pairs = [pair for pair in pairs if _neighbours_in(at, joined[buffer], pair)]
     while True:
@@ -186,6 +186,13 @@ def _rewrite(statement: Statement, pairs: list[Pair], joined: dict[Buffer, list[
                 group = []
             group.append(axis)
         axes.append(_close(group, merged))
+    # An axis is part of the code if all that it was made of is.
+    parts: dict[Axis, list[Axis]] = {}
+    for part, axis in merged.items():
+        parts.setdefault(axis, []).append(part)
+    statement.static = [a for a in statement.static if a not in merged] + [
+        axis for axis, group in parts.items() if all(part in statement.static for part in group)
+    ]
     rewriter = _Rewriter(statement, merged, joined)
     statement.piece = replace(
         piece,

@@ -146,18 +146,6 @@ class LaneBuilder:
         """``total + term``."""
         return self.b.fadd(*self.together(total, term))
 
-    def lane_sum(self, vector: Any) -> Any:
-        """The sum of a vector's elements, pairwise: halves are added until one is left."""
-        count = vector.type.count
-        while count > 1:
-            count //= 2
-            kind = ir.VectorType(I32, count)
-            undefined = ir.Constant(vector.type, ir.Undefined)
-            low = self.b.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count))))
-            high = self.b.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count, 2 * count))))
-            vector = self.b.fadd(low, high)
-        return self.b.extract_element(vector, I32(0))
-
     def apply(self, op: Operation, args: list[Any]) -> Any:
         """An op without memory or regions."""
         name = op.name

@@ -23,10 +23,11 @@ from typing import Any
 from llvmlite import ir
 
 from concatc.ir.core import Operation, Value
-from concatc.ir.types import MemRefType
+from concatc.ir.types import ELEMENT_BYTES, MemRefType
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.frame import Frame
 from concatc.targets.cpu.guards import conjuncts, is_zero, jumps
+from concatc.targets.cpu.lane_sums import lane_sums
 from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, SIGNED, LaneBuilder, Lanes
 from concatc.targets.cpu.near import Asked, load_near
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if, values_of
@@ -41,18 +42,25 @@ class Stage:
     """Emits a nest inside of the loops of the frame that are open."""
 
     def __init__(self, frame: Frame, nest: Nest, tile: Tile) -> None:
-        self.frame, self.nest, self.tile = frame, nest, tile
+        self.frame, self.nest = frame, nest
         self.b, self.scopes, self.base = frame.b, frame.scopes, frame.base
         self.lane = LaneBuilder(frame.module, self.b, tile.lanes, frame.host)
         self.upper: dict[NestAxis, Any] = {}
-        self.exact: dict[NestAxis, bool] = {a: self._is_exact(a) for a in nest.axes}
         self.open = frozenset((*tile.taps, *nest.outer))
         self.in_tail = False
-        self.unrolled = [a for a in nest.axes if tile.row(a) > 1 or a in tile.taps]
         self.term_values = values_of(nest)
+        self._take(tile)
+
+    def _take(self, tile: Tile) -> None:
+        self.tile = tile
+        self.exact: dict[NestAxis, bool] = {a: self._is_exact(a) for a in self.nest.axes}
+        self.unrolled = [a for a in self.nest.axes if tile.row(a) > 1 or a in tile.taps]
+
+    def _step_of(self, axis: NestAxis) -> int:
+        return self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
 
     def _is_exact(self, axis: NestAxis) -> bool:
-        step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
+        step = self._step_of(axis)
         return step == 1 or (axis.extent is not None and axis.extent % step == 0)
 
     def emit(self) -> None:
@@ -65,21 +73,26 @@ class Stage:
             self._tile()
             return
         axis = axes[0]
-        step = self.tile.row(axis) * (self.tile.lanes if axis is self.tile.vector else 1)
         with self._axis(axis):
             lower, upper = self.bound(axis.lower), self.upper[axis]
-            if self._ends_apart(axis, step):
-                assert axis.extent is not None
-                whole = self.b.add(lower, I64(axis.extent // step * step))
+            rest = self.tile.rest if axis is self.tile.vector else None
+            if axis.extent is not None and (rest is not None or self._ends_apart(axis)):
+                # Whole tiles need no masks; of what is left, fewer vectors may do.
+                whole = self.b.add(lower, I64(axis.extent - axis.extent % self._step_of(axis)))
                 self.exact[axis] = True
-                self.frame.loop(axis, lower, whole, step, [], lambda _: self._inner(axes[1:]))
-                self.exact[axis], lower = False, whole
-            self.frame.loop(axis, lower, upper, step, [], lambda _: self._inner(axes[1:]))
+                self._loop_over(axis, lower, whole, axes[1:])
+                self._take(rest or self.tile)
+                lower = whole
+            self._loop_over(axis, lower, upper, axes[1:])
 
-    def _ends_apart(self, axis: NestAxis, step: int) -> bool:
+    def _loop_over(self, axis: NestAxis, lower: Any, upper: Any, inner: Sequence[NestAxis]) -> None:
+        self.frame.loop(axis, lower, upper, self._step_of(axis), [], lambda _: self._inner(inner))
+
+    def _ends_apart(self, axis: NestAxis) -> bool:
         """Whether the end of a row has code of its own, so that all other vectors need no mask."""
         written_out = all(a in self.tile.taps for a in self.nest.reduce)
-        return written_out and axis is self.tile.vector and not self.exact[axis] and (axis.extent or 0) >= 3 * step
+        long = (axis.extent or 0) >= 3 * self._step_of(axis)
+        return written_out and axis is self.tile.vector and not self.exact[axis] and long
 
     def _inner(self, axes: Sequence[NestAxis]) -> list[Any]:
         if axes and self.nest.term is None:
@@ -233,6 +246,8 @@ class Stage:
                 self._store_across(store, self.tile.across)
             return
         vector, zipped = self.tile.vector, self.tile.zipped
+        if vector is not None and vector.reduce and self.nest.total is not None:
+            totals = lane_sums(self.b, totals, ELEMENT_BYTES[self.nest.dtype])
         made = list(zip(offsets, totals, strict=True))
         for at, total in made:
             together = [(at, total)]
@@ -271,8 +286,6 @@ class Stage:
 
     def _store_all(self, offsets: Offsets, total: Any) -> None:
         if self.nest.total is not None:
-            vector = self.tile.vector
-            total = self.lane.lane_sum(total) if vector is not None and vector.reduce else total
             self.scopes[-1][self._key(self.nest.total, offsets)] = total
         for store in self.nest.stores:
             self._store(store, offsets)

@@ -20,7 +20,7 @@ from concatc.ir.types import ELEMENT_BYTES
 from concatc.targets.cpu.guards import TAPS, conjuncts, jumps
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.near import MOST_VECTORS
-from concatc.targets.cpu.nest import Nest, NestAxis, condition_of
+from concatc.targets.cpu.nest import Nest, NestAxis, condition_of, constant_of
 
 ROWS = (2, 3, 4, 6, 8, 12)
 VECTORS = (1, 2, 3, 4, 5, 6)
@@ -29,6 +29,7 @@ VECTORS = (1, 2, 3, 4, 5, 6)
 CONTIGUOUS, MASKED, BROADCAST = 1.0, 1.3, 0.6
 GATHER_LANE = 0.8  # per lane
 SHUFFLE = 1.0  # of a vector of which some elements are taken, or of its mask
+FAR = 2.0  # times as much: vectors of rows that lie apart, as images of a batch do
 AGAIN = 0.7  # what a tap reads beside another one: it lies in the nearest cache
 ZIP = 2.0  # a vector stored in turn with others: a shuffle and a store
 TRANSPOSE = 1.0  # of each of the log2(lanes) shuffles of a vector
@@ -52,6 +53,7 @@ class Tile:
     are written out: their loops cost nothing, and guards that depend on them are computed outside.  Without ``vector``
     there are no lanes: a stage without loops of its own.  With ``across`` a square of vectors is transposed before it
     is stored: its rows become the lanes.  Along ``zipped`` rows lie between the lanes and are stored in turn with them.
+    ``rest`` is the tile of the vectors behind the last whole tile, where these are fewer.
     """
 
     vector: NestAxis | None
@@ -60,6 +62,7 @@ class Tile:
     taps: tuple[NestAxis, ...] = ()
     across: NestAxis | None = None
     zipped: NestAxis | None = None
+    rest: Tile | None = None
 
     def row(self, axis: NestAxis) -> int:
         """How many iterations (or vectors) of an axis are in flight."""
@@ -109,7 +112,26 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
                 best = (cost, Tile(vector, lanes, rows, across=across))
-    return replace(best[1], taps=_taps(nest, best[1])) if best is not None else None
+    return _complete(nest, best[1]) if best is not None else None
+
+
+def _complete(nest: Nest, tile: Tile) -> Tile:
+    tile = replace(tile, taps=_taps(nest, tile))
+    assert tile.vector is not None
+    _, left = _vectors_in(nest, tile.vector, tile.lanes, tile.row(tile.vector))
+    # Its outer axes are looped over anew, but each of them runs over the same rows.
+    return replace(tile, rest=replace(tile, rows={**tile.rows, tile.vector: left})) if left else tile
+
+
+def _vectors_in(nest: Nest, vector: NestAxis, lanes: int, count: int) -> tuple[int, int]:
+    """How many whole tiles of ``count`` vectors a sum has along an axis, and how many vectors are left if fewer.
+
+    None are left where these are computed as a whole tile: where the extent is not known, or there is no other.
+    """
+    if vector.extent is None or vector.reduce or nest.term is None or constant_of(vector.lower) != 0:
+        return 0, 0
+    whole, left = divmod(-(-vector.extent // lanes), count)
+    return (whole, left) if whole else (0, 0)
 
 
 def _across(nest: Nest, vector: NestAxis) -> NestAxis | None:
@@ -142,13 +164,16 @@ def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
     size = math.prod(tile.rows.values())
     taps: list[NestAxis] = []
     for axis in reversed(nest.reduce):
-        if axis is tile.vector or axis.extent is None or not 1 <= axis.extent <= TAPS:
+        if axis is tile.vector:
             continue
         if jumps(nest, axis, tile.spread):
             continue  # its iterations are left out where the loop meets an edge
-        if size * axis.extent <= WRITTEN_OUT:
-            size *= axis.extent
-            taps.append(axis)
+        if axis.extent is None or not 1 <= axis.extent <= TAPS:
+            break  # around a loop it would be code that gains nothing
+        if size * axis.extent > WRITTEN_OUT:
+            break
+        size *= axis.extent
+        taps.append(axis)
     return tuple(taps)
 
 
@@ -167,8 +192,9 @@ def _candidates(
         yield {vector: n}
         for axis in others:
             # All of an axis, where guards are then known.
-            more = [axis.extent] if axis in edges and axis.extent is not None and axis.extent not in ROWS else []
-            yield from ({vector: n, axis: r} for r in (*ROWS, *more) if n * r <= room and _fits(axis, r, 1))
+            more = [axis.extent] if axis in edges and axis.extent is not None else []
+            choices = dict.fromkeys((*_rows(axis), *more))
+            yield from ({vector: n, axis: r} for r in choices if n * r <= room and _fits(axis, r, 1))
         # The taps of a weight gradient, all together: they read what is in the nearest cache, each in its place.
         taps = {a: a.extent for a in others if a.extent is not None and a.extent <= TAPS}
         if len(taps) > 1:
@@ -176,9 +202,15 @@ def _candidates(
                 if n * r * math.prod(taps.values()) <= room and _fits(axis, r, 1):
                     yield {vector: n, axis: r, **taps}
         for first, second in itertools.combinations(others, 2):
-            for r, q in itertools.product(ROWS, ROWS):
+            for r, q in itertools.product(_rows(first), _rows(second)):
                 if n * r * q <= room and _fits(first, r, 1) and _fits(second, q, 1):
                     yield {vector: n, first: r, second: q}
+
+
+def _rows(axis: NestAxis) -> Sequence[int]:
+    """Iterations of an axis that may be in flight together: all of it, if it is short."""
+    short = axis.extent is not None and 1 < axis.extent <= ROWS[-1] and axis.extent not in ROWS
+    return (*ROWS, axis.extent) if short and axis.extent is not None else ROWS
 
 
 def _fits(axis: NestAxis, tile: int, unit: int) -> bool:
@@ -202,7 +234,7 @@ class _CostModel:
     """Estimated cost of one useful multiplication of one lane, for one choice of the vector axis."""
 
     def __init__(self, nest: Nest, vector: NestAxis, lanes: int, host: Host) -> None:
-        self.vector, self.lanes = vector, lanes
+        self.nest, self.vector, self.lanes = nest, vector, lanes
         # Of many registers a compiler fills some ahead with elements for all lanes, where these need registers.
         self.registers = host.registers - (6 if host.registers >= 32 and not host.embedded else 3)
         self.loads = [
@@ -228,23 +260,39 @@ class _CostModel:
         return self.zipped if whole else None
 
     def cost(self, rows: Mapping[NestAxis, int]) -> float:
+        """The cost of one multiplication of a lane that is of use."""
+        cost = self._of_tile(rows)
+        of_use: float = math.prod(rows.values()) * self.lanes
+        whole, left = _vectors_in(self.nest, self.vector, self.lanes, rows[self.vector])
+        if left:
+            assert self.vector.extent is not None
+            cost = whole * cost + self._of_tile({**rows, self.vector: left})
+            of_use *= self.vector.extent / (rows[self.vector] * self.lanes)
+        else:
+            of_use *= _used(self.vector, self.lanes * rows[self.vector])
+        for axis, n in rows.items():
+            if axis is not self.vector:
+                of_use *= _used(axis, n)
+        return cost / of_use
+
+    def _of_tile(self, rows: Mapping[NestAxis, int]) -> float:
         accumulators = math.prod(rows.values())
         per_result = self.per_zipped if self.zipped_in(rows) is not None else self.per_result
         cost = self.step + accumulators * (self.phases.met(rows) + per_result)
         held = 0
         for each, axes in self.loads:
             count = math.prod(math.ceil(n * axes[axis]) for axis, n in rows.items() if axis in axes)
-            cost += each * count
+            apart = self.vector in axes and any(n > 1 and a in axes and self._lies_apart(a) for a, n in rows.items())
+            cost += each * count * (FAR if apart else 1.0)
             held += count if self.vector in axes and count < accumulators else 0
         if accumulators + held > self.registers:
             cost *= TIGHT
         # Fewer chains than the latency of an addition leave the pipes idle.
-        cost = max(cost, self.chain * self.phases.met(rows))
-        used = _used(self.vector, self.lanes * rows[self.vector])
-        for axis, n in rows.items():
-            if axis is not self.vector:
-                used *= _used(axis, n)
-        return cost / (accumulators * self.lanes * used)
+        return max(cost, self.chain * self.phases.met(rows))
+
+    def _lies_apart(self, axis: NestAxis) -> bool:
+        """Whether rows along a parallel axis may be far from each other, and few."""
+        return not self.vector.reduce and axis is not self.vector and axis.extent is None and axis.most is None
 
 
 class _Phases:
