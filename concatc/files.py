@@ -1,9 +1,16 @@
-"""New files that take the place of old ones in one step, with the permissions that the umask gives."""
+"""New files that take the place of old ones in one step, with the permissions that the umask gives.
+
+A link is followed: the file that it leads to is replaced.  A device or a pipe (`/dev/null`, `/dev/stdout`) stays what it
+is and gets the bytes.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +27,11 @@ def check_replaceable(path: Path) -> None:
     """Raise :class:`UsageError` where :func:`replacing` could not put a file at ``path``; changes nothing."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a directory")
-    part = beside(path, "part")
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+        return
+    part = beside(path.resolve(), "part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         part.unlink()
@@ -36,6 +47,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a directory")
+    try:
+        with _poured_into(path) if _is_special(path) else _renamed_to(path.resolve()) as part:
+            yield part
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _renamed_to(path: Path) -> Iterator[Path]:
     part = beside(path, "part")
     try:
         # Not tempfile: its files are 0600 whatever the umask, and to ask for the umask is to set it.
@@ -46,9 +70,17 @@ def replacing(path: Path) -> Iterator[Path]:
         # Who fills the file may have put another one in its place (safetensors does).
         part.chmod(mode)
         part.replace(path)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             part.unlink()
-        if isinstance(error, OSError):
-            raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
         raise
+
+
+@contextmanager
+def _poured_into(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        part = Path(directory) / "part"
+        part.touch()
+        yield part
+        with part.open("rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)

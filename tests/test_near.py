@@ -94,6 +94,18 @@ def test_values_canaries_and_no_gathers(name: str, tmp_path: Path) -> None:
     assert_close(run(plan, launch, arrays, interpret), want, 16, "f32")
 
 
+@pytest.mark.parametrize("wide", [4, 8, 16])
+def test_windows_as_wide_as_vectors(wide: int, tmp_path: Path) -> None:
+    """All lanes of a vector read one window, or none where there is no further one."""
+    at: dict[str, Any] = {"kernel": (3, wide), "stride": (2, wide), "pad": (1, 0), "image": (5, 4 * wide - 1)}
+    kernel = kernel_of(lambda b, dy: b.avg_pool_grad(dy, **at), (3, 3, 3, 3))
+    plan, launch = launch_of(kernel, gap=0)
+    arrays = arrays_of(kernel)
+    native = CpuTarget(Cache(tmp_path)).build_loops(lower_to_loops(plan))
+    got = run(plan, launch, arrays, lambda _, arena: native.run({"arena": arena}, "step"))
+    assert_close(got, reference(kernel, arrays) + 1, 16, "f32")
+
+
 def test_a_place_that_nobody_reads_is_not_made() -> None:
     plan, _ = launch_of(max_pool(37, kernel=3, stride=2, pad=0), gap=2)
     (function,) = [f for f in lower_to_loops(plan).functions[1:] if f.declared is None]

@@ -220,7 +220,9 @@ class TileValues:
         if len(moving) != 1:
             return None
         ((index, stride),) = moving
-        return index if stride == 1 and isinstance(self._value(index, offsets), Lanes) else None
+        lanes = self._value(index, offsets)
+        # Lanes that all read one element have no elements between them: `x[j // 16]`.
+        return index if stride == 1 and isinstance(lanes, Lanes) and len(set(lanes.offsets)) > 1 else None
 
     def _element_bound(self, condition: Value, index: Value, offsets: Offsets) -> tuple[str, Any] | None:
         """A bound of the index of a load as one of the number of its elements; None where it is no such condition."""
