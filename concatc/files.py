@@ -1,7 +1,7 @@
 """New files that take the place of old ones in one step, with the permissions that the umask gives.
 
-A link is followed: the file that it leads to is replaced.  A device or a pipe (`/dev/null`, `/dev/stdout`) stays what it
-is and gets the bytes.
+A link is followed: the file that it leads to is replaced.  A device or a pipe (`/dev/null`, `/dev/stdout`) stays what
+it is and gets the bytes.
 """
 
 from __future__ import annotations

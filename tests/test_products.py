@@ -148,3 +148,19 @@ def test_blocks_are_equal_and_as_long_as_fits() -> None:
     assert row_blocks.block_of_rows(Axis("i", 111), Axis("j", 111), lanes, "f32") == 3
     assert row_blocks.block_of_rows(Axis("i", 113), Axis("j", 113), lanes, "f32") == 1
     assert row_blocks.block_of_rows(Axis("i", 28), Axis("j", 28), lanes, "f32") is None, "fits in the second cache"
+
+
+@pytest.mark.usefixtures("small_caches")
+def test_rows_of_a_block_stay_a_loop_around_columns() -> None:
+    """Written out around a loop they would be more code for the same work: no guard becomes known."""
+    ((nest, tile),) = sums_of(weight_grad_of((2, 16, 6, 20), (2, 3, 6, 20), pad=(1, 1)))
+    rows, columns = nest.reduce
+    assert (rows.extent, columns.extent) == (3, 20)
+    assert tile.taps == ()
+
+
+def test_taps_that_guards_ask_for_are_written_out_around_a_loop() -> None:
+    """Convolutions of small images with channels in lanes: a tap beyond the padding is known when code is made."""
+    ((nest, tile),) = sums_of(conv_of((2, 48, 7, 7), 128, kernel=5, pad=(2, 2)))
+    assert nest.reduce[-1] not in tile.taps, "the sum over channels is a loop"
+    assert nest.reduce[-2] in tile.taps

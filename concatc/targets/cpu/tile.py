@@ -162,18 +162,22 @@ def _zipped(nest: Nest, vector: NestAxis) -> NestAxis | None:
 
 def _taps(nest: Nest, tile: Tile) -> tuple[NestAxis, ...]:
     size = math.prod(tile.rows.values())
+    guarded = frozenset[NestAxis]().union(*(nest.axes_of(guard) for guard in nest.conditions()))
     taps: list[NestAxis] = []
+    loop = False  # whether there is one inside
     for axis in reversed(nest.reduce):
         if axis is tile.vector:
             continue
+        if axis.extent is None or not 1 <= axis.extent <= TAPS:
+            loop = True
+            continue
+        if loop and axis not in guarded:
+            continue  # around a loop it would be code that gains nothing: no guard becomes known
         if jumps(nest, axis, tile.spread):
             continue  # its iterations are left out where the loop meets an edge
-        if axis.extent is None or not 1 <= axis.extent <= TAPS:
-            break  # around a loop it would be code that gains nothing
-        if size * axis.extent > WRITTEN_OUT:
-            break
-        size *= axis.extent
-        taps.append(axis)
+        if size * axis.extent <= WRITTEN_OUT:
+            size *= axis.extent
+            taps.append(axis)
     return tuple(taps)
 
 
