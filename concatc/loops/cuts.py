@@ -15,7 +15,8 @@ every chunk anew, stores before it reads: then each thread has a copy.  Where ``
 (`stretches.py`) threads meet between them, and that is asked of each stretch alone: what one stretch stores, all
 threads may read in the next.  A stretch of which it does not hold is run by one thread.
 
-Nothing is taken on trust: a dump that was edited so that iterations depend on each other is run by one thread.
+A dump that was edited so that iterations depend on each other through results is run by one thread.  Of scratch memory
+one thing is taken on trust: where an iteration stores to it before it reads it, what it reads is what it stored.
 """
 
 from __future__ import annotations

@@ -275,12 +275,24 @@ class TileValues:
         pointer, spread = self._address(memory, at, offsets)
         asked = self._asked(op, offsets)
         if isinstance(spread, tuple) and not any(spread):
-            return self._load_one(pointer, dtype, self.lane.both(asked.same, asked.each))
+            begun = self._is_begun(op, offsets)
+            return self._load_one(pointer, dtype, self.lane.every(asked.same, asked.each, begun))
         if isinstance(spread, tuple):
             asked = replace(asked, inside=self._lanes_inside(offsets))
             return load_near(self.lane, pointer, spread, dtype, asked)
         mask = self.lane.every(asked.same, asked.each, self._tail_mask(offsets))
         return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
+
+    def _is_begun(self, load: Operation, offsets: Offsets) -> Any:
+        """Whether a vector has lanes inside of the axis, where what all of them read depends on it: `x[j // 16]`.
+
+        None where it does, or where it does not matter.
+        """
+        vector = self.tile.vector
+        if vector is None or not offsets.get(vector) or vector not in self.nest.axes_of(load.result):
+            return None
+        inside = self._lanes_inside(offsets)
+        return self.b.icmp_signed(">", inside, I64(0)) if inside is not None else None
 
     def _load_one(self, pointer: Any, dtype: str, guard: Any) -> Any:
         type = LLVM_TYPES[dtype]
