@@ -139,7 +139,8 @@ def test_what_is_packed_is_one_block() -> None:
     image = 18 * 8 * 8 * 4
     sums = 3 * 49 * 18 * 4
     halo = 3 * 21 * 21 * 4
-    assert cut < sums_in_turn.parts_for(sums) * sums + halo + image
+    _, parts = sums_in_turn.SMALL
+    assert cut < parts * sums + halo + image
 
 
 def test_blocks_are_equal_and_as_long_as_fits() -> None:

@@ -101,8 +101,9 @@ def sum_images(program: Program, fold: Statement, sums: ImageSums) -> None:
     """Let the fold run inside of a loop over images, with the channels of one factor innermost."""
     program.block = 1
     # The taps are one axis of the sums, as they are in the weight: squares of taps and channels are transposed.
+    parts = parts_for(fold.target.type.size_bytes, (sums.x, sums.dy))
     order = ((1,), (2, 3), (0,)) if sums.outputs else ((0,), (2, 3), (1,))
-    sum_in_turn(program, fold, sums.image, parts_for(fold.target.type.size_bytes), order)
+    sum_in_turn(program, fold, sums.image, parts, order)
     fold.static += [axis for axis in fold.piece.parallel if axis is not fold.outer and axis.extent <= FEW]
     rows, columns = fold.piece.reduce
     lanes = sums.dy if sums.outputs else sums.x

@@ -18,18 +18,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from concatc.ir.types import FLOATS, TensorType
-from concatc.loops.expr import Axis, Const, Expr, Ref, rebuild
+from concatc.ir.types import ELEMENT_BYTES, FLOATS, TensorType
+from concatc.loops.expr import Axis, Const, Expr, Load, Ref, rebuild
 from concatc.loops.pieces import Piece, pointwise
 from concatc.loops.program import Buffer, Program, Statement
 
 # How many parts sums of so many bytes have, at the most.
-PARTS = ((1 << 18, 4), (1 << 22, 2))
+SMALL, LARGE = (1 << 18, 4), (1 << 22, 2)
+IMAGES = 36  # parts of large sums take no more memory than so many images
 
 
-def parts_for(size_bytes: int) -> int:
-    """How many parts the sums of a weight may have; 1 where they take too much memory."""
-    return next((parts for most, parts in PARTS if size_bytes <= most), 1)
+def parts_for(size_bytes: int, factors: Sequence[Load]) -> int:
+    """How many parts the sums of a weight may have; 1 where they take much memory beside images that are read."""
+    most, parts = SMALL
+    if size_bytes <= most:
+        return parts
+    most, parts = LARGE
+    image_bytes = sum(math.prod(x.ref.shape[1:]) * ELEMENT_BYTES[x.dtype] for x in factors)
+    return parts if size_bytes <= most and parts * size_bytes <= IMAGES * image_bytes else 1
 
 
 def sum_in_turn(

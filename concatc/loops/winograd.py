@@ -96,7 +96,7 @@ class _Tiled:
         results = transposed(self.algorithm.results)
         gradients = self._transformed(gradient, results, self.algorithm.outputs, "grads")
         shape = (self.planes, c.extent | 1, o.extent)
-        self.program.parts = parts_for(math.prod(shape) * ELEMENT_BYTES[self.dtype])
+        self.program.parts = parts_for(math.prod(shape) * ELEMENT_BYTES[self.dtype], (found.x, found.dy))
         sums = Sums(self.program, f"{self.name}_sums", shape, self.dtype)
         block, xi, t = Axis("block", tiles.blocks), Axis("xi", self.planes), Axis("t", tiles.count, "reduce")
         d, dy = Ref("operand", 0, inputs.type), Ref("operand", 1, gradients.type)
