@@ -295,7 +295,7 @@ def test_a_square_of_vectors_is_transposed(lanes: int) -> None:
     for k, column in zip(at, transpose(b, rows), strict=True):
         b.store(column, b.gep(target, [k], source_etype=ir.FloatType()), align=4)
     b.ret_void()
-    library = Library([object_code(str(module), host())])
+    library = Library([object_code(str(module), host())], ["square"])
     x = np.arange(lanes * lanes, dtype="f4").reshape(lanes, lanes)
     y = np.zeros_like(x)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(library.address("square"))

@@ -36,7 +36,7 @@ def test_sums_have_the_bits_of_halves_that_are_added(count: int, lanes: int, dty
     for k, total in enumerate(lane_sums(b, rows, size)):
         b.store(total, b.gep(target, [at[k]], source_etype=element), align=size)
     b.ret_void()
-    library = Library([object_code(str(module), host())])
+    library = Library([object_code(str(module), host())], ["sums"])
     x = np.random.default_rng(0).normal(size=(count, lanes)).astype(dtype)
     y = np.zeros(count, dtype)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(library.address("sums"))

@@ -302,7 +302,7 @@ WRONG_TABLES = [
     (in_line(0, at("symbols", value={})), "line 2: a kernel without a symbol"),
     (
         in_line(0, in_json(lambda d: d["symbols"].update(dict.fromkeys(d["symbols"], "no")))),
-        "has no function kernel.no",
+        "the object code cannot be loaded: Symbols not found: [ kernel.no ]",
     ),
     (in_line(1, at(0, value=["k"])), "line 2: a kernel without a symbol"),
     (in_line(1, at(1, value="sideways")), "line 2: an unknown phase"),

@@ -40,7 +40,7 @@ def native(name: str, dtype: str, lanes: int, host: Host) -> Callable[[Array], A
     b.cbranch(b.icmp_signed("<", following, count), loop, done)
     b.position_at_end(done)
     b.ret_void()
-    library = Library([object_code(str(module), host)])
+    library = Library([object_code(str(module), host)], ["run"])
     code = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(library.address("run"))
 
     def on(values: Array) -> Array:

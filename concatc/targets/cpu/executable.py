@@ -28,7 +28,7 @@ def runner_of(code: bytes) -> Library:
     Nets of one process share it, but for a module that another release wrote: it runs its tables by its own.
     """
     if code not in _RUNNERS:
-        _RUNNERS.setdefault(code, Library([code]))  # one for all, whichever thread is first
+        _RUNNERS.setdefault(code, Library([code], [RUNNER, ENTRY]))  # one for all, whichever thread is first
     return _RUNNERS[code]
 
 
@@ -49,8 +49,9 @@ class LoadedCode:
         """
         code = iter(objects)
         runner = runner_of(next(code))
-        library = Library(code)
-        addresses = {kernel: library.address(kernel_symbol(symbol)) for kernel, symbol in symbols.items()}
+        names = {kernel: kernel_symbol(symbol) for kernel, symbol in symbols.items()}
+        library = Library(code, names.values())
+        addresses = {kernel: library.address(name) for kernel, name in names.items()}
         return LoadedCode(runner.address(RUNNER), runner.address(ENTRY), addresses, (library,))
 
     def with_kernels_of(self, other: LoadedCode) -> LoadedCode:

@@ -6,6 +6,7 @@ Everything goes through llvmlite alone; a net whose object code is in the cache 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -98,24 +99,35 @@ def assembly(text: str, host: Host) -> str:
 
 
 class Library:
-    """Object code in memory.  It must live as long as its functions may be called."""
+    """Object code in memory, with the functions of ``names``.  It must live as long as these may be called.
 
-    def __init__(self, objects: Iterable[bytes]) -> None:
-        binding()
-        empty = llvm.parse_assembly("")
-        self._engine = llvm.create_mcjit_compiler(empty, _new_machine())
+    Every object file is laid out in one block: code finds its constants within 2 GiB, as the small code model of
+    x86-64 asks for, however scattered the free memory of the process is.  Raises :class:`ConcatcError` where the code
+    is broken, or has no function of a name.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, objects: Iterable[bytes], names: Iterable[str]) -> None:
+        linker = _linker()
+        builder = llvm.JITLibraryBuilder().add_current_process()
         for data in objects:
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-        self._engine.finalize_object()
+            builder.add_object_img(data)
+        for name in names:
+            builder.export_symbol(name)
+        try:
+            self._functions = builder.link(linker, f"library {next(self._numbers)}")
+        except RuntimeError as error:
+            raise ConcatcError(f"the object code cannot be loaded: {error}") from None
 
     def address(self, name: str) -> int:
-        """The address of a function; raises :class:`ConcatcError` where there is none of that name."""
-        found = int(self._engine.get_function_address(name))
-        if not found:
-            raise ConcatcError(f"the object code has no function {name}")
-        return found
+        """The address of a function of ``names``."""
+        return int(self._functions[name])
 
 
-def _new_machine() -> Any:
-    # The engine takes the machine over.
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(reloc="pic", codemodel="small")
+@functools.cache
+def _linker() -> Any:
+    """What links all object code of this process."""
+    binding()
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(reloc="pic", codemodel="small")
+    return llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)

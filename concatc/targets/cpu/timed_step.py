@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -77,19 +77,19 @@ def timed_rows(runner: int, bases: int, table: Ints, clock: int) -> tuple[int, I
     return int(status), stamps[:, 0] * SECOND_NS + stamps[:, 1]
 
 
-def compiled(key: str, text: str) -> Library:
-    """LLVM IR of this package as code in memory, from the cache where that holds it."""
+def compiled(key: str, text: str, names: Iterable[str]) -> Library:
+    """LLVM IR of this package, with functions ``names``, as code in memory; from the cache where that holds it."""
     cache, machine = Cache(default_directory()), host()
     key = digest(key, build_id(machine))
     code = cache.load(key)
     if code is None:
         code = object_code(text, machine)
         cache.store(key, code)
-    return Library([code])
+    return Library([code], names)
 
 
 @functools.cache
 def _function() -> Callable[..., int]:
-    library = compiled("timed step", TIMED_IR)
+    library = compiled("timed step", TIMED_IR, [TIMED])
     function = _TIMED(library.address(TIMED))
     return lambda *arguments, library=library: function(*arguments)  # the code lives as long as the function
