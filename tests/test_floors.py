@@ -33,6 +33,7 @@ FLOORS: dict[str, float] = {
     "concatc.targets": 4,  # what a target is given and returns; the targets themselves stand one floor higher
     "concatc.targets.reference": 5,
     "concatc.targets.cpu": 5,
+    "concatc.targets.cuda": 5,
     "concatc.runtime": 5,
     "concatc.plan_trial": 5.5,
     "concatc.scaled_graph": 5.5,

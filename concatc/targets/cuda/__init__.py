@@ -1,0 +1,1 @@
+"""The `cuda` target: a plan as device kernels in Numba-CUDA source, PTX and device code."""
