@@ -38,6 +38,7 @@ from concatc.passes.dce import Dce
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import READING
 from concatc.passes.fit_budget import Candidate, Search, budget_attribute, fit_budget, planned_bytes
+from concatc.passes.fold_batch_norm import FoldBatchNorm
 from concatc.passes.freeze import frozen
 from concatc.passes.fuse import Fuse
 from concatc.passes.insert_splits import InsertSplits
@@ -88,7 +89,7 @@ def _algorithms(options: Options) -> tuple[Pass, ...]:
 
 def inference_pipeline(options: Options, graph: Module) -> dict[str, tuple[Pass, ...]]:
     """The same for the inference phase: forward only, and only what the outputs depend on."""
-    joint = (*SIMPLIFY, AverageFirst(), JoinRows(keeps=False))
+    joint = (*SIMPLIFY, AverageFirst(), FoldBatchNorm(), JoinRows(keeps=False))
     return {**pipeline(options, graph), "graph": (KeepOutputs(),), "joint": joint, "optimized": SIMPLIFY}
 
 
