@@ -13,7 +13,8 @@ A kernel may be cut if every element that it stores, and reads again, belongs to
 ``begin .. end``: an index of it is the variable of such a loop.  Scratch memory may also hold what one iteration, or
 every chunk anew, stores before it reads: then each thread has a copy.  Where ``begin .. end`` has several stretches
 (`stretches.py`) threads meet between them, and that is asked of each stretch alone: what one stretch stores, all
-threads may read in the next.  A stretch of which it does not hold is run by one thread.
+threads may read in the next.  A stretch of which it does not hold is run by one thread.  Where an iteration holds loops
+that may be run in slices (`slices.py`), the stretch says so.
 
 A dump that was edited so that iterations depend on each other through results is run by one thread.  Of scratch memory
 one thing is taken on trust: where an iteration stores to it before it reads it, what it reads is what it stored.
@@ -29,6 +30,7 @@ from typing import Any
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.loops.chunk_work import Term, distance, work_of
+from concatc.loops.slices import Sliced, Slicing, slices_of
 from concatc.loops.stretches import Extent, Loops, constant_of, loop_of, part_of, stretches_of
 
 
@@ -39,7 +41,8 @@ class Stretch:
     ``extent`` is how many iterations it has, None for what is left.  ``alone``: all of it is run by one thread.
     ``private`` is the memory of which each thread has a copy: where the windows of these arguments begin among the
     numbers of a launch (`targets/cpu/abi.py`).  ``repeats`` says that some work is done in every chunk; ``work`` how
-    much there is; the unit is an operation of a sum.  Chunks are best of whole ``grain`` iterations.
+    much there is; the unit is an operation of a sum.  Chunks are best of whole ``grain`` iterations.  ``slicing`` says
+    how the loops inside may be run in slices, if they may.
     """
 
     private: tuple[int, ...]
@@ -48,19 +51,22 @@ class Stretch:
     grain: int = 1
     extent: Extent | None = None
     alone: bool = False
+    slicing: Slicing | None = None
 
     def data(self) -> list[Any]:
         """The fields in order, for JSON."""
         extent = [self.extent[0], list(self.extent[1])] if self.extent is not None else None
         work = [[n, cut, list(of)] for n, cut, of in self.work]
-        return [list(self.private), self.repeats, work, self.grain, extent, self.alone]
+        slicing = self.slicing and self.slicing.data()
+        return [list(self.private), self.repeats, work, self.grain, extent, self.alone, slicing]
 
     @staticmethod
     def of(data: Sequence[Any]) -> Stretch:
         """What :meth:`data` gave; raises ValueError or TypeError for data of another form."""
-        private, repeats, work, grain, extent, alone = data
+        private, repeats, work, grain, extent, alone, slicing = data
         terms = tuple((n, cut, tuple(of)) for n, cut, of in work)
-        return Stretch(tuple(private), repeats, terms, grain, extent and (extent[0], tuple(extent[1])), alone)
+        of_extent = extent and (extent[0], tuple(extent[1]))
+        return Stretch(tuple(private), repeats, terms, grain, of_extent, alone, slicing and Slicing.of(slicing))
 
     def work_of(self, extent: int, sizes: Sequence[int]) -> int:
         """The work of ``extent`` iterations."""
@@ -82,13 +88,16 @@ class Cut:
     @property
     def private(self) -> tuple[int, ...]:
         """What is private in some stretch."""
-        return tuple(sorted({at for stretch in self.stretches for at in stretch.private}))
+        of_slices = {at for stretch in self.stretches if stretch.slicing for at in stretch.slicing.private}
+        return tuple(sorted(of_slices.union(*(stretch.private for stretch in self.stretches))))
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The sizes of the kernel, by number, that say how much there is to do."""
         products = [of for stretch in self.stretches for _, _, of in stretch.work]
         products += [stretch.extent[1] for stretch in self.stretches if stretch.extent is not None]
+        for slicing in (stretch.slicing for stretch in self.stretches if stretch.slicing):
+            products += [slicing.sizes, *(of for _, _, of in slicing.work)]
         return tuple(sorted({k for of in products for k in of}))
 
     def data(self) -> list[Any]:
@@ -101,20 +110,32 @@ class Cut:
         return Cut(tuple(Stretch.of(stretch) for stretch in data))
 
     def with_grains(self, grains: Sequence[int]) -> Cut:
-        """The same cut in chunks of whole grains; those that are missing are 1."""
-        each = [*grains, *(1,) * len(self.stretches)]
-        return Cut(tuple(replace(s, grain=grain) for s, grain in zip(self.stretches, each, strict=False)))
+        """The same cut in chunks, then slices, of whole grains, by stretch; those that are missing are 1."""
+        count = len(self.stretches)
+        each = [*grains, *(1,) * 2 * count]
+        return Cut(
+            tuple(
+                replace(s, grain=grain, slicing=s.slicing and replace(s.slicing, grain=of_slices))
+                for s, grain, of_slices in zip(self.stretches, each, each[count:], strict=False)
+            )
+        )
+
+    def without_slices(self) -> Cut:
+        """The same cut where nothing is run in slices."""
+        return Cut(tuple(replace(stretch, slicing=None) for stretch in self.stretches))
 
 
 @dataclass(frozen=True)
 class Cutting:
     """A cut, and what it rests on, by stretch: ``owned`` are the axes of each memory argument that say which chunk an
-    element belongs to (none where elements do not belong to chunks), ``stored`` are the results.
+    element belongs to (none where elements do not belong to chunks), ``stored`` are the results, ``moved`` the axis
+    along which memory arguments move from slice to slice.
     """
 
     cut: Cut
     owned: tuple[Mapping[int, frozenset[int]], ...]
     stored: tuple[frozenset[int], ...]
+    moved: tuple[Mapping[int, int], ...]
 
     @property
     def results(self) -> list[int]:
@@ -129,6 +150,14 @@ class Cutting:
             if first in stored and second in owned
         ]
         return all(mine & theirs for mine, theirs in pairs)
+
+    def agrees_in_slices(self, first: int, second: int) -> bool:
+        """The same of slices."""
+        return all(
+            first in moved and moved[first] == moved.get(second)
+            for moved, owned, stored in zip(self.moved, self.owned, self.stored, strict=True)
+            if moved and first in stored and second in owned
+        )
 
 
 def cutting_of(kernel: FuncOp) -> Cutting | None:
@@ -146,12 +175,15 @@ def cutting_of(kernel: FuncOp) -> Cutting | None:
         may_be_private = is_scratch and all(_is_stored_first(a) for a in accesses if a)
         for stretch, theirs in zip(found, accesses, strict=True):
             stretch.add(number, begins, theirs, is_scratch, may_be_private)
-    if all(stretch.alone for stretch in found):
+    for stretch in found:
+        stretch.sliced = slices_of(kernel, stretch.ops)
+    if all(stretch.alone and stretch.sliced is None for stretch in found):
         return None
     return Cutting(
         Cut(tuple(stretch.made for stretch in found)),
         tuple(stretch.owned for stretch in found),
         tuple(frozenset(stretch.stored) for stretch in found),
+        tuple(stretch.sliced.axes if stretch.sliced is not None else {} for stretch in found),
     )
 
 
@@ -185,6 +217,12 @@ class _Found:
     private: list[int] = field(default_factory=list)
     alone: bool = False
     repeats: bool = False
+    sliced: Sliced | None = None
+
+    @property
+    def ops(self) -> Sequence[Operation]:
+        """What is run in it."""
+        return self.kernel.body.ops if self.is_only else self.loops.ops
 
     def add(
         self, number: int, begins: int, accesses: Sequence[_Access], is_scratch: bool, may_be_private: bool
@@ -208,10 +246,10 @@ class _Found:
     @property
     def made(self) -> Stretch:
         """The stretch."""
-        ops = self.kernel.body.ops if self.is_only else self.loops.ops
-        work = tuple(work_of(self.kernel, ops, self.loops.ops))
+        work = tuple(work_of(self.kernel, self.ops, self.loops.ops))
         private = () if self.alone else tuple(self.private)
-        return Stretch(private, self.repeats, work, extent=self.loops.extent, alone=self.alone)
+        slicing = self.sliced.slicing if self.sliced is not None else None
+        return Stretch(private, self.repeats, work, extent=self.loops.extent, alone=self.alone, slicing=slicing)
 
 
 def _owned(accesses: Sequence[_Access]) -> frozenset[int]:

@@ -2,9 +2,10 @@
 
     begin 0, end 64, two threads          ->   chunks of 8 iterations, which threads take as they come
     stretches of 16 and 64 iterations     ->   a row for each: 0 to 16, then 16 to 80; threads meet in between
+    one image of 64 channels              ->   slices of 32 channels, each with extents and windows of its own
 
-Which chunk an iteration is in changes nothing of what it computes (`loops/cuts.py`): results have the same bits for any
-number of threads.  A row is cut where that gains more than it costs.
+Which chunk or slice an iteration is in changes nothing of what it computes (`loops/cuts.py`, `loops/slices.py`):
+results have the same bits for any number of threads.  A row is cut where that gains more than it costs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from concatc.loops.cuts import Cut, Stretch
+from concatc.loops.slices import Slicing
 
 if TYPE_CHECKING:
     from concatc.targets.cpu.step import Ints, StepNumbers
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 WORTH, LEAST = 1 << 21, 1 << 19
 # Chunks for each thread: with more than one, a thread that is held up leaves its share to the others.
 EACH = 4
+# What every slice repeats may be such a part of the work; below the second one there may be several a thread.
+MOST_REPEATED, FEW_REPEATED = 0.5, 0.03
 
 
 def chunk_of(stretch: Stretch, extent: int, sizes: Sequence[int], threads: int) -> int:
@@ -39,14 +43,35 @@ def chunk_of(stretch: Stretch, extent: int, sizes: Sequence[int], threads: int) 
     return -(-grains // most) * stretch.grain
 
 
+def slices_in(stretch: Stretch, extent: int, sizes: Sequence[int], threads: int) -> tuple[tuple[int, int], ...]:
+    """The slices in which so many iterations of a stretch are run, from where to where; none where it is not sliced."""
+    slicing = stretch.slicing
+    if slicing is None or threads < 2:
+        return ()
+    length = slicing.extent(sizes)
+    sliced, repeated = (extent * work for work in slicing.work_of(length, sizes))
+    grains = -(-length // slicing.grain)
+    each = EACH if repeated < FEW_REPEATED * sliced else 1
+    most = min(threads * each, grains, sliced // LEAST)
+    if sliced < WORTH or repeated > MOST_REPEATED * sliced or most < 2:
+        return ()
+    step = -(-grains // most) * slicing.grain
+    return tuple((at, min(at + step, length)) for at in range(0, length, step))
+
+
 @dataclass(frozen=True)
 class Share:
-    """Iterations of a launch between two meetings of the threads; ``chunk`` of them at a time, or 0: by one thread."""
+    """Iterations of a launch between two meetings of the threads; ``chunk`` of them at a time, or 0: by one thread.
+
+    With ``slices`` all of them are run in each slice.
+    """
 
     begin: int
     end: int
     chunk: int
     private: tuple[int, ...]
+    slicing: Slicing | None = None
+    slices: tuple[tuple[int, int], ...] = ()
 
 
 def shares_of(cut: Cut, begin: int, end: int, sizes: Sequence[int], threads: int) -> list[Share]:
@@ -56,7 +81,11 @@ def shares_of(cut: Cut, begin: int, end: int, sizes: Sequence[int], threads: int
     for stretch in cut.stretches:
         until = stretch.end(at, end, sizes)
         chunk = chunk_of(stretch, until - at, sizes, threads)
-        if made and not chunk and not made[-1].chunk:
+        chunks = -(-(until - at) // chunk) if chunk else 1
+        slices = slices_in(stretch, until - at, sizes, threads) if chunks < threads else ()
+        if len(slices) > chunks and stretch.slicing is not None:
+            made.append(Share(at, until, until - at, stretch.slicing.private, stretch.slicing, slices))
+        elif made and not chunk and not made[-1].chunk:
             made[-1] = replace(made[-1], end=until)
         else:
             made.append(Share(at, until, chunk, stretch.private if chunk else ()))
@@ -69,13 +98,16 @@ class SharedTable:
     """A table with a row for each share.
 
     ``windows_at`` says where the windows of a row begin among ``numbers`` when it is run by several threads: there,
-    what is each thread's own lies in the base behind the others, ``own_bytes`` of it at the most.
+    what is each thread's own lies in the base behind the others, ``own_bytes`` of it at the most.  ``sizes_at`` is the
+    same for its sizes.  ``slices`` says in how many slices a row is run, and how many numbers each has: windows, sizes.
     """
 
     table: StepNumbers
     chunks: Ints
     numbers: Ints
     windows_at: Ints
+    sizes_at: Ints
+    slices: Ints
     own_bytes: int
 
 
@@ -85,14 +117,23 @@ def share(table: StepNumbers, threads: int) -> SharedTable:
     rows = np.array([k for k, _ in found], np.int64)
     rest = table.rest[rows]
     rest[:, 1:3] = np.array([(part.begin, part.end) for _, part in found], np.int64).reshape(-1, 2)
-    windows_at = table.windows_at[rows]
+    windows_at, sizes_at = table.windows_at[rows], table.sizes_at[rows]
+    slices = np.zeros((len(rows), 2), np.int64)
     copies: list[Ints] = []
     count, own_bytes = len(table.numbers), 0
     for number, (k, part) in enumerate(found):
+        if not part.private and not part.slices:
+            continue
+        windows = _private_windows(table, k, part.private)
+        windows_at[number] = count
+        if part.slices:
+            copies += _slices(table, k, part, windows)
+            sizes_at[number] = count + len(windows)
+            slices[number] = len(part.slices), len(copies[-1])
+        else:
+            copies.append(windows)
+        count += len(copies[-1]) * max(1, len(part.slices))
         if part.private:
-            copies.append(_private_windows(table, k, part.private))
-            windows_at[number] = count
-            count += len(copies[-1])
             own_bytes = max(own_bytes, _own_bytes(table, k))
     shared = replace(
         table,
@@ -103,7 +144,8 @@ def share(table: StepNumbers, threads: int) -> SharedTable:
         rest=rest,
     )
     chunks = np.array([part.chunk for _, part in found], np.int64)
-    return SharedTable(shared, chunks, np.concatenate([table.numbers, *copies]), windows_at, own_bytes)
+    numbers = np.concatenate([table.numbers, *copies])
+    return SharedTable(shared, chunks, numbers, windows_at, sizes_at, slices, own_bytes)
 
 
 def shared_part(table: StepNumbers, row: int, threads: int) -> float:
@@ -149,8 +191,26 @@ def _private_windows(table: StepNumbers, row: int, private: Sequence[int]) -> In
     """The numbers of the windows of a row that finds what is each thread's own in the base behind the others."""
     first = int(table.windows_at[row])
     windows = table.numbers[first : int(table.sizes_at[row])].copy()
+    if not private:
+        return windows
     begin = int(windows[table.cuts[table.kernels[row]].private[0] + 1])
     for window in private:
         windows[window] = len(table.bases)
         windows[window + 1] -= begin
     return windows
+
+
+def _slices(table: StepNumbers, row: int, part: Share, windows: Ints) -> list[Ints]:
+    """The windows and sizes of each slice of a row."""
+    slicing = part.slicing
+    assert slicing is not None
+    first = int(table.sizes_at[row])
+    whole = np.concatenate([windows, table.numbers[first : first + slicing.size_count]])
+    made: list[Ints] = []
+    for begin, end in part.slices:
+        numbers = whole.copy()
+        for at, axis, element_bytes in slicing.moved:
+            numbers[at + 1] += begin * whole[at + 2 + axis] * element_bytes
+        numbers[[len(windows) + k for k in slicing.sizes]] = end - begin
+        made.append(numbers)
+    return made

@@ -2,6 +2,9 @@
 
     run(bases, table, rows)      rows one after the other          a row that may be cut: its chunks by all threads
 
+A chunk is a part of ``begin .. end``, or, of a row that has slices, one of these: all of ``begin .. end`` on windows
+and sizes of its own.
+
 A table that starts with a row without a kernel is run by several threads: that row says by how many, where each one's
 bases lie, and which table to run alone when the threads are busy with another one.
 
@@ -46,7 +49,7 @@ POOL = {
 }
 
 RUNNER_IR = """
-%row = type { ptr, ptr, ptr, i64, i64, i64, ptr, i64 }
+%row = type { ptr, ptr, ptr, i64, i64, i64, ptr, i64, i64, i64 }
 
 ; What many threads write lies apart, each in cache lines of its own.
 %pool = type {
@@ -163,7 +166,10 @@ by_all:
   %extent = sub i64 %end, %begin
   %last = sub i64 %chunk, 1
   %up = add i64 %extent, %last
-  %count = sdiv i64 %up, %chunk
+  %chunks = sdiv i64 %up, %chunk
+  %slices = extractvalue %row %fields, 8
+  %sliced = icmp ne i64 %slices, 0
+  %count = select i1 %sliced, i64 %slices, i64 %chunks
   %all = call i32 @share(ptr %row, ptr %bases, i64 %stride, i64 %threads, i64 %count)
   br label %check
 check:
@@ -249,14 +255,25 @@ run:
   %end = extractvalue %row %fields, 5
   %chunk = extractvalue %row %fields, 7
   %index = sub i64 %count, %left
-  %offset = mul i64 %index, %chunk
+  %slices = extractvalue %row %fields, 8
+  %step = extractvalue %row %fields, 9
+  %sliced = icmp ne i64 %slices, 0
+  %number = select i1 %sliced, i64 0, i64 %index
+  %offset = mul i64 %number, %chunk
   %from = add i64 %begin, %offset
   %to = add i64 %from, %chunk
   %beyond = icmp sgt i64 %to, %end
   %until = select i1 %beyond, i64 %end, i64 %to
+  %shift = mul i64 %index, %step
+  %first_windows = extractvalue %row %fields, 1
+  %first_sizes = extractvalue %row %fields, 2
+  %windows = getelementptr i8, ptr %first_windows, i64 %shift
+  %sizes = getelementptr i8, ptr %first_sizes, i64 %shift
+  %moved = insertvalue %row %fields, ptr %windows, 1
+  %slice = insertvalue %row %moved, ptr %sizes, 2
   %at = mul i64 %id, %stride
   %bases = getelementptr i8, ptr %first, i64 %at
-  %status = call i32 @call(%row %fields, ptr %bases, i64 %from, i64 %until)
+  %status = call i32 @call(%row %slice, ptr %bases, i64 %from, i64 %until)
   %ok = icmp eq i32 %status, 0
   br i1 %ok, label %count_it, label %fail
 fail:

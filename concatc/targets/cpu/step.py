@@ -1,10 +1,11 @@
 """The native step: one call that runs a table of launches, without the interpreter lock.
 
-    Row("k0_relu", windows, sizes, ..)   ->   {kernel, windows, sizes, add, begin, end, scratch, chunk}
+    Row("k0_relu", windows, sizes, ..)   ->   {kernel, windows, sizes, add, begin, end, scratch, chunk, slices, step}
 
 The table is read off ``@step`` of the loops module (`step_table.py`).  Another batch size is another table over the
 same code, and so is another number of threads: rows that may be cut say how many iterations are a chunk, and what each
-thread has of its own is in a base of that thread.
+thread has of its own is in a base of that thread.  A row of several slices has windows and sizes for each, ``step``
+bytes apart.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from concatc.loops.plan import ALIGN_BYTES
 from concatc.targets.cpu.chunks import share
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-ROW = 8  # kernel, windows, sizes, add, begin, end, scratch, chunk
+ROW = 10  # kernel, windows, sizes, add, begin, end, scratch, chunk, slices, step
 RUNNER = "run"  # `i32 run(i8** bases, row* table, i64 rows)`: 0, or the number of the row that failed, from 1
 THREADS = "threads"  # the base that holds what each of several threads has of its own
 PHASES = ("forward", "backward", "update")
@@ -167,9 +168,12 @@ class NativeStep:
         self.table = shared.table if self._threads > 1 else table
         self._alone = self._together = _Cells.of(self.table, addresses)
         if self._threads > 1:
-            together = replace(shared.table, numbers=shared.numbers, windows_at=shared.windows_at)
+            together = replace(
+                shared.table, numbers=shared.numbers, windows_at=shared.windows_at, sizes_at=shared.sizes_at
+            )
             self._together = _Cells.of(together, addresses)
             self._together.cells[:, 7] = shared.chunks
+            self._together.cells[:, 8:] = shared.slices * (1, shared.slices.itemsize)
         # A base for each thread behind those of the table.
         self._bases = np.zeros((self._threads, len(table.bases) + 1), np.int64)
         self._phases = {phase: self._launches(PHASES if phase == "step" else (phase,)) for phase in ("step", *PHASES)}

@@ -8,7 +8,7 @@ What the kernels say of themselves comes along: how they may be cut for several 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +126,18 @@ class _Reader:
         cutting = self._cuttings[kernel]
         if cutting is None:
             return
-        if not (row.is_in_order(cutting.cut) and _stays_in_chunks(cutting, self._kernels[kernel], windows)):
+        if not (row.is_in_order(cutting.cut) and _stays_apart(cutting.agrees, cutting, self._kernels[kernel], windows)):
             self.table.cuts.pop(kernel, None)
+        elif kernel in self.table.cuts and not _stays_apart(
+            cutting.agrees_in_slices, cutting, self._kernels[kernel], windows
+        ):
+            self.table.cuts[kernel] = self.table.cuts[kernel].without_slices()
 
 
-def _stays_in_chunks(cutting: Cutting, kernel: FuncOp, windows: Sequence[Window]) -> bool:
-    """Whether results that lie over arguments do so element by element of a chunk."""
+def _stays_apart(
+    agrees: Callable[[int, int], bool], cutting: Cutting, kernel: FuncOp, windows: Sequence[Window]
+) -> bool:
+    """Whether results that lie over arguments do so element by element of a chunk, or slice."""
     memory = [arg for arg in kernel.args if isinstance(arg.type, MemRefType)]
     for stored in cutting.results:
         if memory[stored].attrs.get("cnet.noalias"):
@@ -139,7 +145,7 @@ def _stays_in_chunks(cutting: Cutting, kernel: FuncOp, windows: Sequence[Window]
         for other, window in enumerate(windows):
             if other == stored or not overlap(windows[stored], window):
                 continue
-            if window != windows[stored] or not cutting.agrees(stored, other):
+            if window != windows[stored] or not agrees(stored, other):
                 return False
     return True
 

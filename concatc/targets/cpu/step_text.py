@@ -131,7 +131,10 @@ class _Reader:
             return 0
         starts = itertools.accumulate((len(window) - 1 for window in windows), initial=0)
         found = dict(zip(starts, windows, strict=False))
-        if not all(at in found for at in cut.private) or any(k >= sizes for k in cut.sizes):
+        moved = [place for s in cut.stretches if s.slicing is not None for place in s.slicing.moved]
+        counts = {s.slicing.size_count for s in cut.stretches if s.slicing is not None}
+        lacks = bool(counts - {sizes}) or any(at not in found or axis + 3 >= len(found[at]) for at, axis, _ in moved)
+        if lacks or not all(at in found for at in cut.private) or any(k >= sizes for k in cut.sizes):
             raise _WrongError(f"the kernel {kernel} is cut by what it does not have")
         own = [found[at] for at in cut.private]
         if any(base != after or end > begin for (base, _, end, *_), (after, begin, *_) in itertools.pairwise(own)):
@@ -181,9 +184,9 @@ def _is_cut(value: Any) -> bool:
 
 def _is_stretch(value: Any) -> bool:
     """Whether it is the fields of a :class:`Stretch`, in order."""
-    if not isinstance(value, list) or len(value) != 6:
+    if not isinstance(value, list) or len(value) != 7:
         return False
-    private, repeats, work, grain, extent, alone = value
+    private, repeats, work, grain, extent, alone, slicing = value
     return (
         isinstance(private, list)
         and all(map(_is_size, private))
@@ -195,6 +198,22 @@ def _is_stretch(value: Any) -> bool:
         and grain > 0
         and (extent is None or _is_extent(extent))
         and type(alone) is bool
+        and (slicing is None or _is_slicing(slicing))
+    )
+
+
+def _is_slicing(value: Any) -> bool:
+    """Whether it is the fields of a :class:`Slicing`, in order."""
+    if not isinstance(value, list) or len(value) != 6:
+        return False
+    sizes, moved, private, work, *counts = value
+    return (
+        all(isinstance(of, list) for of in (sizes, moved, private, work))
+        and all(map(_is_size, (*sizes, *private, *counts)))
+        and private == sorted(set(private))
+        and all(isinstance(of, list) and len(of) == 3 and all(map(_is_size, of)) for of in moved)
+        and all(map(_is_term, work))
+        and counts[1] > 0
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from concatc.ir.core import FuncOp, Value
+from concatc.loops.slices import slices_of
 from concatc.loops.stretches import stretches_of
 from concatc.loops.structure import structure_of
 from concatc.stages import stage
@@ -129,9 +130,14 @@ class SumUnit:
 
     @property
     def grains(self) -> tuple[int, ...]:
-        """How many iterations of the loops over each stretch are done together where the most is to be done."""
+        """How many iterations of the loops over each stretch are done together where the most is to be done.
+
+        Then the same of the loops that are run in slices, by stretch.
+        """
         stretches = stretches_of(self.kernel)
-        return tuple(self._grain({loop.regions[0].block.args[0] for loop in s.ops}) for s in stretches)
+        sliced = [slices_of(self.kernel, s.ops if len(stretches) > 1 else self.kernel.body.ops) for s in stretches]
+        loops = [*(s.ops for s in stretches), *(s.loops if s is not None else () for s in sliced)]
+        return tuple(self._grain({loop.regions[0].block.args[0] for loop in ops}) for ops in loops)
 
     def _grain(self, cut: Collection[Value]) -> int:
         tiles = {nest: tile for nest, tile in self.tiles.items() if any(axis.index in cut for axis in nest.axes)}
