@@ -63,6 +63,20 @@ def _scratch_types(arrangement: Arrangement) -> list[TensorType]:
 def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of: PiecesOf) -> KernelLoops:
     """The loops of ``kernel`` for arguments and results that lie in memory as ``windows`` do (reads, then writes)."""
     program = _packed_program(kernel, pieces_of)
+    flags_of, overwritten = lay_out(program, windows)
+    arrangement = arrange(program, overwritten)
+    function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
+    memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
+    writer = LoopWriter(arrangement, function, memrefs, program.statements)
+    writer.write(kernel)
+    return KernelLoops(function, outer_extent(arrangement.cut), writer.sizes, flags_of, _scratch_types(arrangement))
+
+
+def lay_out(program: Program, windows: Sequence[Window]) -> tuple[list[list[bool]], list[tuple[Buffer, Buffer]]]:
+    """Merge axes of a program for arguments and results that lie as ``windows`` do (reads, then writes).
+
+    Returns for each of them which of its axes are one now, and the pairs of an argument and a result in its memory.
+    """
     buffers = [*program.arguments, *program.results]
     reads = len(program.arguments)
     joined: dict[Buffer, list[bool]] = {}
@@ -74,13 +88,7 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
         zip(program.arguments, windows, strict=False), zip(program.results, windows[reads:], strict=True)
     )
     overwritten = [(argument, result) for (argument, x), (result, y) in pairs if x == y and 0 not in x.shape]
-    arrangement = arrange(program, overwritten)
-    function = FuncOp(name, attributes={"cnet.kernel": True}, loc=kernel.loc, private=True)
-    flags_of = [joined[buffer] for buffer in buffers]
-    memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
-    writer = _Writer(arrangement, function, memrefs, program.statements)
-    writer.write(kernel)
-    return KernelLoops(function, outer_extent(arrangement.cut), writer.sizes, flags_of, _scratch_types(arrangement))
+    return [joined[buffer] for buffer in buffers], overwritten
 
 
 def merged_window(window: Window, joined: Sequence[bool]) -> Window:
@@ -114,7 +122,7 @@ def _sizes_in(statements: Sequence[Statement]) -> list[Size]:
 
 
 @dataclass
-class _Frame:
+class Frame:
     """A statement being written: the values of its axes, and of the expressions that are written already."""
 
     statement: Statement
@@ -122,7 +130,9 @@ class _Frame:
     written: dict[int, Value] = field(default_factory=dict)
 
 
-class _Writer:
+class LoopWriter:
+    """Writes an arrangement as one function."""
+
     def __init__(
         self,
         arrangement: Arrangement,
@@ -148,16 +158,21 @@ class _Writer:
         self.pending: list[tuple[Value, Value, list[Value], Value, Value | None]] = []
 
     def write(self, kernel: FuncOp) -> None:
+        """Write the function of a kernel, of which the names of results are taken."""
         body = self.function.body
-        chunk = body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")
+        self._declare(kernel, (body.add_arg(INDEX, "begin"), body.add_arg(INDEX, "end")))
+        self._block(self.arrangement.root)
+        self.b.finish()
+
+    def _declare(self, kernel: FuncOp, chunk: tuple[Value, Value]) -> None:
+        """Add the arguments of the function."""
+        body = self.function.body
         self.ranges = LoopRanges(self.b, self.arrangement.cut, self.extents, chunk)
         self._declare_extents(self.arrangement.root)
         for size in self.given:
             self.sizes.append(size.value)
             self.extents[id(size)] = body.add_arg(INDEX, "count")
         self._declare_memory(kernel)
-        self._block(self.arrangement.root)
-        self.b.finish()
 
     # -- arguments -------------------------------------------------------------------------------------------------
     def _declare_extents(self, nest: Nest) -> None:
@@ -231,7 +246,7 @@ class _Writer:
     def _statement(self, statement: Statement) -> None:
         piece = statement.piece
         loops = [self.indices[nest] for nest in statement.path]
-        frame = _Frame(statement, dict(zip(piece.parallel, loops, strict=False)))
+        frame = Frame(statement, dict(zip(piece.parallel, loops, strict=False)))
         if statement.part is not None:
             assert self.part is not None
             frame.axes[statement.part] = self.part
@@ -274,7 +289,7 @@ class _Writer:
             self.b.branch(guard, store)
 
     # -- folds -----------------------------------------------------------------------------------------------------
-    def _fold(self, frame: _Frame) -> Value:
+    def _fold(self, frame: Frame) -> Value:
         statement, piece = frame.statement, frame.statement.piece
         made = self.b.recall(("fold", id(statement)))
         if made is not None:
@@ -290,7 +305,7 @@ class _Writer:
         # The place of a maximum and the maximum itself are found together.
         place = statement if piece.combine == "argmax" else twin
         assert place is not None
-        found = self._argmax(_Frame(place, dict(frame.axes)))
+        found = self._argmax(Frame(place, dict(frame.axes)))
         if twin is not None:
             self.b.remember(("fold", id(twin)), found[twin is place])
         return found[statement is place]
@@ -308,7 +323,7 @@ class _Writer:
                 return other
         return None
 
-    def _argmax(self, frame: _Frame) -> list[Value]:
+    def _argmax(self, frame: Frame) -> list[Value]:
         """The maximum and its place; the first place where nothing is larger than minus infinity."""
         piece = frame.statement.piece
         assert piece.index is not None and piece.where is None, "argmax takes no guard"
@@ -316,7 +331,7 @@ class _Writer:
         start = cast_op(self.b, self._value(frame, first), piece.target.dtype)
         return self._fold_over(frame, piece.reduce, [least(self.b, piece.value.dtype), start])
 
-    def _fold_over(self, frame: _Frame, axes: Sequence[Axis], carried: list[Value]) -> list[Value]:
+    def _fold_over(self, frame: Frame, axes: Sequence[Axis], carried: list[Value]) -> list[Value]:
         if not axes:
             return self._fold_step(frame, carried)
         axis = axes[0]
@@ -327,7 +342,7 @@ class _Writer:
             loop.yielded = self._fold_over(frame, axes[1:], loop.carried)
         return loop.results
 
-    def _rows(self, frame: _Frame, axes: Sequence[Axis], total: Value) -> Value:
+    def _rows(self, frame: Frame, axes: Sequence[Axis], total: Value) -> Value:
         """A sum over the outer axes of sums over the innermost one."""
         axis = axes[0]
         if len(axes) == 1:
@@ -340,7 +355,7 @@ class _Writer:
             loop.yielded = [self._rows(frame, axes[1:], loop.carried[0])]
         return loop.results[0]
 
-    def _fold_step(self, frame: _Frame, carried: list[Value]) -> list[Value]:
+    def _fold_step(self, frame: Frame, carried: list[Value]) -> list[Value]:
         piece = frame.statement.piece
         if piece.where is None:
             return self._combine(frame, carried)
@@ -349,7 +364,7 @@ class _Writer:
         assert value is not None
         return [value]
 
-    def _combine(self, frame: _Frame, carried: list[Value]) -> list[Value]:
+    def _combine(self, frame: Frame, carried: list[Value]) -> list[Value]:
         piece = frame.statement.piece
         value = self._value(frame, piece.value)
         if piece.combine == "add":
@@ -363,7 +378,7 @@ class _Writer:
         return argmax_ops(self.b, carried, value, self._value(frame, piece.index))
 
     # -- sums in memory --------------------------------------------------------------------------------------------
-    def _scatter(self, frame: _Frame) -> None:
+    def _scatter(self, frame: Frame) -> None:
         statement = frame.statement
         target, piece = statement.target, statement.piece
         first = target.writers[0] is statement
@@ -391,7 +406,7 @@ class _Writer:
 
         fill([])
 
-    def _scatter_over(self, frame: _Frame, axes: Sequence[Axis], memory: Value) -> None:
+    def _scatter_over(self, frame: Frame, axes: Sequence[Axis], memory: Value) -> None:
         if axes:
             extent = self.extents[frame.statement, axes[0]]
             with self.b.loop(self.b.index(0), extent, axes[0].name) as loop:
@@ -411,7 +426,7 @@ class _Writer:
             self.b.branch(self._value(frame, piece.where), add)
 
     # -- expressions -----------------------------------------------------------------------------------------------
-    def _value(self, frame: _Frame, expr: Expr) -> Value:
+    def _value(self, frame: Frame, expr: Expr) -> Value:
         found = frame.written.get(id(expr))
         if found is not None and self.b.visible(found):
             return found
@@ -419,7 +434,7 @@ class _Writer:
         frame.written[id(expr)] = value
         return value
 
-    def _new_value(self, frame: _Frame, expr: Expr) -> Value:
+    def _new_value(self, frame: Frame, expr: Expr) -> Value:
         match expr:
             case Axis():
                 return frame.axes[expr]
@@ -437,7 +452,7 @@ class _Writer:
                 return cast_op(self.b, self._value(frame, value), dtype)
         raise AssertionError(f"{expr} has no place in a loop")
 
-    def _load(self, frame: _Frame, load: Load) -> Value:
+    def _load(self, frame: Frame, load: Load) -> Value:
         buffer = frame.statement.buffer(load.ref)
 
         def read() -> Value:
@@ -483,6 +498,6 @@ class _Writer:
         if found is not None:
             return found
         (writer,) = buffer.writers
-        value = self._value(_Frame(writer, dict(zip(writer.piece.axes, at, strict=True))), writer.piece.value)
+        value = self._value(Frame(writer, dict(zip(writer.piece.axes, at, strict=True))), writer.piece.value)
         self.b.remember(key, value)
         return value

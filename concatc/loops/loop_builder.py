@@ -155,9 +155,15 @@ class LoopBuilder:
     # -- regions ---------------------------------------------------------------------------------------------------
     @contextmanager
     def loop(
-        self, lower: Value, upper: Value, name: str, carried: Sequence[Value] = (), hint: str = "acc"
+        self,
+        lower: Value,
+        upper: Value,
+        name: str,
+        carried: Sequence[Value] = (),
+        hint: str = "acc",
+        step: Value | None = None,
     ) -> Iterator[Loop]:
-        """``scf.for`` with step 1."""
+        """``scf.for``, with step 1 unless another one is given."""
         block = Block([INDEX, *(v.type for v in carried)], [name, *(hint for _ in carried)])
         scope = _Scope(block, self.depth + 1)
         for arg in block.args:
@@ -168,7 +174,7 @@ class LoopBuilder:
         self._scopes.pop()
         block.append(Operation("scf.yield", loop.yielded))
         types = [v.type for v in carried]
-        operands = [lower, upper, self.index(1), *carried]
+        operands = [lower, upper, step or self.index(1), *carried]
         names = [hint for _ in carried]
         op = Operation("scf.for", operands, types, regions=[Region([block])], result_names=names)
         loop.results = self._append(op).results

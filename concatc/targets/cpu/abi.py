@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import I1, INDEX, MemRefType
-from concatc.targets.cpu.numba_source import dynamic_strides
+from concatc.loops.python_source import dynamic_strides
 from concatc.targets.cpu.step import kernel_symbol
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)

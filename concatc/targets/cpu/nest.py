@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import FLOATS, I1, INDEX, MemRefType
-from concatc.targets.cpu.numba_source import known_strides
+from concatc.loops.python_source import known_strides
 
 SUPPORTED = frozenset(
     "arith." + name

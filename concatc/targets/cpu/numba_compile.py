@@ -17,8 +17,8 @@ from typing import Any
 
 from concatc.ir.core import FuncOp
 from concatc.ir.types import I1, INDEX, MemRefType
+from concatc.loops.python_source import dynamic_strides
 from concatc.targets.cpu.abi import numba_symbol
-from concatc.targets.cpu.numba_source import dynamic_strides
 
 # Of the import of Numba, too: neither that nor its typing and lowering is for several threads at a time.
 _LOCK = threading.RLock()

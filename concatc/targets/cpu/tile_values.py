@@ -18,13 +18,13 @@ from llvmlite import ir
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import MemRefType
+from concatc.loops.python_source import known_strides
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.frame import Frame
 from concatc.targets.cpu.guards import conjuncts, is_zero
 from concatc.targets.cpu.lanes import BIT, I32, I64, LLVM_TYPES, SIGNED, LaneBuilder, Lanes
 from concatc.targets.cpu.near import Asked, load_near
 from concatc.targets.cpu.nest import Nest, NestAxis, constant_of, enclosing_if, values_of
-from concatc.targets.cpu.numba_source import known_strides
 from concatc.targets.cpu.tile import Tile
 
 Offsets = dict[NestAxis, int]  # which row (or vector) of each unrolled axis

@@ -1,0 +1,158 @@
+"""Parts the nests of a kernel of the plan into device kernels.
+
+    nest r { fold top; fold total; nest c { store y } }   ->   rows     a block a row, threads along the row
+    nest i { nest j { store y } }                         ->   points   a thread an element
+    nest n, i { nest o { fold z; store y } }              ->   tiles    a block a tile of the product z
+    scatter dw[index[i], d] += dy[i, d]                   ->   clear, then scatter: a thread a column d
+
+Device kernels of one launch run one after the other: what one reads of another lies in memory.  Iterations of loops
+that statements share touch what the same iteration made only (`loops/nests.py`), so these loops run over the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from concatc.loops.accesses import Accesses
+from concatc.loops.expr import Axis
+from concatc.loops.nests import arrange
+from concatc.loops.program import Buffer, Nest, Program, Statement
+from concatc.loops.scratch import assign_scratch
+from concatc.targets.cuda.products import product_of
+
+Kind = Literal["points", "rows", "tiles", "clear", "scatter"]
+
+# A sum of so many terms is worth a block, a shorter one is left to a thread; so is a row of fewer elements.
+LONG_SUM, LONG_ROW = 64, 16
+
+
+@dataclass(eq=False)
+class Group:
+    """One device kernel: ``grid`` are the loops over it, ``body`` holds what runs at each point of them."""
+
+    kind: Kind
+    grid: list[Nest]
+    body: Nest
+
+    @property
+    def points(self) -> int:
+        """How many points the grid has."""
+        return math.prod(nest.axis.extent for nest in self.grid if nest.axis is not None)
+
+    @property
+    def statements(self) -> list[Statement]:
+        """What it computes."""
+        return list(statements_in(self.body))
+
+
+def device_groups(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]]) -> tuple[list[Group], list[Buffer]]:
+    """The device kernels of a program, in order, and the values that lie in scratch memory between them.
+
+    ``overwritten`` are pairs of an argument and a result that lies in its memory.
+    """
+    items: list[Nest | Statement] = []
+    for item in arrange(program, overwritten).root.items:
+        if isinstance(item, Nest):
+            # What is overwritten was checked with its loops as they are.
+            items += [item] if overwritten else _parted(item)
+        elif item.kind == "scatter":
+            items.append(item)
+        else:
+            _put_alone(item, items)
+    groups = [group for item in items for group in _groups_of(item)]
+    statements = list(dict.fromkeys(s for group in groups for s in group.statements))
+    for buffer in (s.target for s in statements):
+        buffer.scratch, buffer.blocked = None, None
+    scratch = assign_scratch(statements, Accesses())
+    for buffer in scratch:
+        buffer.scratch, buffer.blocked = tuple(range(buffer.type.rank)), None  # iterations run side by side
+    return groups, scratch
+
+
+def statements_in(item: Nest | Statement) -> Iterator[Statement]:
+    """All statements of a nest, in order."""
+    if isinstance(item, Statement):
+        yield item
+        return
+    for inner in item.items:
+        yield from statements_in(inner)
+
+
+def chain_of(nest: Nest) -> list[Nest]:
+    """The loops that hold nothing but each other, outermost first; the last one holds everything."""
+    chain = [nest]
+    while len(chain[-1].items) == 1 and isinstance(inner := chain[-1].items[0], Nest):
+        chain.append(inner)
+    return chain
+
+
+def _put_alone(statement: Statement, items: list[Nest | Statement]) -> None:
+    """Put a statement without loops into a kernel of one block, together with others before it."""
+    last = items[-1] if items else None
+    if not isinstance(last, Nest) or last.axis is not None:
+        last = Nest(None)
+        items.append(last)
+    last.items.append(statement)
+    statement.path = [last]
+
+
+def _parted(nest: Nest) -> list[Nest | Statement]:
+    """The nest as several, each with the loops around it, where a product stands among other things."""
+    chain = chain_of(nest)
+    body = chain[-1]
+    runs: list[list[Nest | Statement]] = []
+    is_alone = True
+    for item in body.items:
+        has_product = isinstance(item, Nest) and any(product_of(s) is not None for s in statements_in(item))
+        if has_product or is_alone:
+            runs.append([])
+        runs[-1].append(item)
+        is_alone = has_product
+    if len(runs) == 1:
+        return [nest]
+    parted: list[Nest | Statement] = []
+    for run in runs:
+        copies = [Nest(loop.axis, loop.static) for loop in chain]
+        for outer, inner in itertools.pairwise(copies):
+            outer.items.append(inner)
+        copies[-1].items += run
+        for item in run:
+            for statement in statements_in(item):
+                statement.path[: len(chain)] = copies
+        parted += _parted(copies[0]) if isinstance(run[0], Nest) and len(run) == 1 else [copies[0]]
+    return parted
+
+
+def _groups_of(item: Nest | Statement) -> list[Group]:
+    if isinstance(item, Statement):
+        made = [Group("scatter", [], Nest(None, items=[item]))]
+        is_first = item.target.writers[0] is item
+        return [Group("clear", [], Nest(None, items=[item])), *made] if is_first else made
+    if item.axis is None:
+        return [Group("rows", [], item)]
+    chain = chain_of(item)
+    return [Group(_kind_of(chain[-1]), chain, chain[-1])]
+
+
+def _kind_of(body: Nest) -> Kind:
+    statements = [s for s in body.items if isinstance(s, Statement)]
+    if len(statements) < len(body.items):
+        widest = max(_numel([s.piece.parallel[len(_path_to(body, s)) :] for s in statements_in(body)]), default=1)
+        return "rows" if widest >= LONG_ROW else "points"
+    folds = [s for s in statements if s.kind == "fold"]
+    if len(folds) == 1 and statements[0] is folds[0] and product_of(folds[0]) is not None:
+        return "tiles"
+    longest = max((math.prod(a.extent for a in s.piece.reduce) for s in folds), default=1)
+    return "rows" if longest >= LONG_SUM else "points"
+
+
+def _path_to(body: Nest, statement: Statement) -> list[Nest]:
+    return statement.path[: statement.path.index(body) + 1]
+
+
+def _numel(axes: Sequence[Sequence[Axis]]) -> list[int]:
+    return [math.prod(a.extent for a in some) for some in axes]
