@@ -18,7 +18,7 @@ from typing import Any
 from concatc import scaled_data
 from concatc.compiler import Compilation
 from concatc.diagnostics import Diagnostic, UsageError
-from concatc.files import beside
+from concatc.files import beside, make_folder_of
 from concatc.ir.levels import LEVELS
 from concatc.ir.printer import MACHINE
 from concatc.manifest import (
@@ -158,8 +158,8 @@ def _foreign(root: Path, directory: Path, listed: Iterable[str]) -> Iterator[Pat
 
 def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     new, old = beside(directory, "new"), beside(directory, "old")
+    make_folder_of(directory)
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """New files that take the place of old ones in one step, with the permissions that the umask gives.
 
 A link is followed: the file that it leads to is replaced.  A device or a pipe (`/dev/null`, `/dev/stdout`) stays what
-it is and gets the bytes.
+it is and gets the bytes.  Folders on the way that are missing are made.
 """
 
 from __future__ import annotations
@@ -31,10 +31,24 @@ def check_replaceable(path: Path) -> None:
         if not os.access(path, os.W_OK):
             raise UsageError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
         return
-    part = beside(path.resolve(), "part")
+    # Where folders are missing, the first one is made in the last one that is there.
+    there = path.resolve()
+    while not there.parent.exists() and there != there.parent:
+        there = there.parent
+    part = beside(there, "part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         part.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder that ``path`` lies in, and those above, where they are missing: whatever is written, and whoever
+    writes it.  Raises :class:`UsageError` for what the system says against it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -47,6 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a directory")
+    make_folder_of(path.resolve())
     try:
         with _poured_into(path) if _is_special(path) else _renamed_to(path.resolve()) as part:
             yield part

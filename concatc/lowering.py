@@ -267,6 +267,8 @@ class Lowering(ByLevel, OfGraph):
             need_bytes = chosen.need_bytes + self._update_bytes
         noted = budget_attribute(limit, default_bytes, need_bytes, chosen)
         self.kernels.main.attributes["cnet.budget"] = noted
+        if "net_plan" in self.__dict__ and self.net_plan.net is not None:  # the plan as it is, made without the note
+            self.net_plan.net.attributes["cnet.budget"] = noted
 
     def _search(self, limit: int) -> Search:
         passes = self._passes["optimized"]

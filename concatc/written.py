@@ -59,7 +59,12 @@ NOT_OF_THIS_NET = "it is not of this net"
 
 
 def load_module(directory: Path, threads: int | None = None) -> CompiledModule:
-    """Load a written module, to be run by so many threads.
+    """Load a written module, to be run by so many threads; raises what :func:`open_module` does."""
+    return CompiledModule(open_module(directory), threads)
+
+
+def open_module(directory: Path) -> WrittenModule:
+    """A written module as the source of a module.
 
     Raises :class:`UsageError` where it is incomplete, changed, of another version or made for another machine.
     """
@@ -81,7 +86,7 @@ def load_module(directory: Path, threads: int | None = None) -> CompiledModule:
         )
     files.check(to_run)
     files.check_there(to_read)
-    return CompiledModule(WrittenModule(manifest, files), threads)
+    return WrittenModule(manifest, files)
 
 
 def _check_machine(directory: Path, manifest: Manifest) -> None:
@@ -177,6 +182,11 @@ class WrittenModule:
     def no_inference(self) -> Diagnostic | None:
         """What was written can be run."""
         return None
+
+    @property
+    def checked(self) -> list[tuple[Phase, str]]:
+        """Its plans were made, and checked where that was asked for, when it was written."""
+        return []
 
     def phase(self, phase: Phase) -> WrittenPhase:
         """The net in one phase."""

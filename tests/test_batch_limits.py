@@ -28,7 +28,6 @@ pytestmark = pytest.mark.usefixtures("sizes_cache")
         ({"n": 2.5}, "with_dims means n=2.5, and the net does not compile with that"),
         ({"n": 0}, "with_dims means n=0, and the net does not compile with that"),
         ({"n": -3}, "with_dims means n=-3, and the net does not compile with that"),
-        ({"n": 1 << 40}, "no memory"),
         ({"n": 10**30}, f"with_dims means n={10**30}, and the net does not compile with that"),
         ({"n": 1}, "with_dims means n=1, and the net does not compile with that"),
     ],
@@ -61,6 +60,17 @@ def test_a_size_without_memory_is_an_error_and_changes_nothing() -> None:
         net.train_step(x=huge, label=labels)
     after = results_of(net, arrays)
     np.testing.assert_array_equal(after["out logits"], before["out logits"])
+
+
+def test_a_size_beyond_memory_can_be_asked_for_but_not_run() -> None:
+    net = small()
+    net.train_step(inputs_of(net))
+    huge = net.with_dims(n=1 << 40)
+    assert huge.memory.phases["train"].bases["inputs"] > 1 << 40
+    with pytest.raises(UsageError, match=r"no memory for .* TiB of inputs, outputs and arena: .* are free") as error:
+        huge.profile()
+    assert f"training of net small(n={1 << 40}" in str(error.value) and "TiB in all" in str(error.value)
+    net.train_step(inputs_of(net))
 
 
 DECIDING = """

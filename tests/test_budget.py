@@ -12,6 +12,7 @@ import concatc
 from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.ir.clone import clone_module
+from concatc.ir.comments import bytes_text
 from concatc.ir.core import Module
 from concatc.loops.bases import argument_key
 from concatc.loops.plan import Plan
@@ -208,8 +209,18 @@ def test_a_budget_is_kept_and_noted() -> None:
 
 def test_a_large_budget_changes_nothing() -> None:
     free = compiled()
-    assert compiled(max_memory=need(free)).ir("plan") == free.ir("plan")
-    assert compiled(max_memory="1GiB").ir("plan") == free.ir("plan")
+    for limit in (need(free), 1 << 30):
+        within = compiled(max_memory=limit)
+        assert without_budget(within.ir("plan")) == without_budget(free.ir("plan"))
+        said = f"  budget: {bytes_text(limit)}; the plan as it is needs {bytes_text(need(free))}"
+        assert said in str(within.memory).splitlines()
+        assert without_budget(str(within.memory)) == str(free.memory)
+
+
+def without_budget(text: str) -> str:
+    """A report or a plan without the note of a budget."""
+    noted = re.sub(r",\s+cnet\.budget = \{[^}]*\}", "", text)
+    return "\n".join(line for line in noted.splitlines() if "budget: " not in line)
 
 
 def test_what_cannot_be_kept() -> None:

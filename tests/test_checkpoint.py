@@ -137,7 +137,8 @@ def test_paths_that_cannot_be_used_are_explained(tmp_path: Path) -> None:
     net = compiled()
     assert "cannot read" in error_of(net.load, tmp_path / "none.safetensors")
     assert "cannot read" in error_of(net.load, tmp_path)
-    assert "cannot write" in error_of(net.save, tmp_path / "no" / "f.safetensors")
+    (tmp_path / "file").touch()
+    assert "cannot write" in error_of(net.save, tmp_path / "file" / "f.safetensors")
 
 
 def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:

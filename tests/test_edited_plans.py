@@ -401,7 +401,7 @@ def test_the_command_runs_the_forward_pass_of_a_training_plan(
         assert shown.out.startswith("loss: ")
         assert exit_code("check", str(tmp_path / "dump.mlir")) == 0
         assert exit_code("compile", str(tmp_path / "dump.mlir")) == 0
-        assert re.search(r"net small: [1-9]\d* launches of [1-9]\d* kernels", capsys.readouterr().out)
+        assert re.search(r"training: [1-9]\d* launches of [1-9]\d* kernels", capsys.readouterr().out)
         assert exit_code("summary", str(tmp_path / "dump.mlir")) == 2
         assert "do not hold the operations of small" in capsys.readouterr().err
         assert exit_code("compile", str(tmp_path / "dump.mlir"), "--recompute", "none") == 2

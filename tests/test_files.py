@@ -6,8 +6,11 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import concatc
+from concatc.cli.main import exit_code
 from concatc.diagnostics import UsageError
 from concatc.files import check_replaceable, replacing
 
@@ -61,3 +64,40 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
         check_replaceable(tmp_path)
     with pytest.raises(UsageError, match="it is a directory"), replacing(tmp_path):
         pass
+
+
+def test_missing_folders_are_made_and_not_by_the_check(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x"
+    check_replaceable(path)
+    assert list(tmp_path.iterdir()) == []
+    write(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    for path in (tmp_path / "a" / "x", tmp_path / "a" / "b" / "x"):
+        with pytest.raises(UsageError, match=f"cannot write {path}: Not a directory"):
+            check_replaceable(path)
+        with pytest.raises(UsageError, match=f"cannot write {path}: "), replacing(path):
+            pass
+
+
+def test_every_command_makes_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONCATC_CACHE_DIR", str(tmp_path / "cache"))
+    net = "net f(n = 4) {\n input x: f32[n, 3]\n y = linear(x, 2)\n loss mean(y)\n output y\n}\n"
+    Path("f.cnet").write_text(net)
+    np.savez("x.npz", x=np.ones((8, 3), np.float32))
+    for line, written in {
+        "compile f.cnet -o 1/2/made": "1/2/made/__init__.py",
+        "compile f.cnet --dump-ir 3/4": "3/4/00-graph.mlir",
+        "opt 3/4/00-graph.mlir -o 5/6/out.mlir": "5/6/out.mlir",
+        "train f.cnet --data x.npz --epochs 1 -o 7/8/w.safetensors": "7/8/w.safetensors",
+        "run f.cnet --data x.npz --weights 7/8/w.safetensors -o 9/10/y.npz": "9/10/y.npz",
+        "bench f.cnet --rounds 1 --trace 11/12/t.json": "11/12/t.json",
+    }.items():
+        assert exit_code(line.split()) == 0
+        assert Path(written).is_file()
+    concatc.compile("f.cnet").save("13/14/w.safetensors")
+    assert Path("13/14/w.safetensors").is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import concatc
 from concatc.ir.parser import parse_module
 from concatc.passes.insert_splits import InsertSplits
 from tests.ir_text import after_pass, dedent, plain
@@ -155,3 +156,22 @@ def test_every_value_of_a_joint_graph_is_linear() -> None:
     after = run64(func, data)
     for key, expected in before.items():
         np.testing.assert_array_equal(after[key], expected)
+
+
+def test_splits_of_gradients_carry_the_line_of_what_they_split() -> None:
+    text = """\
+net f(n = 4) {
+    input x: f32[n, 8]
+    c = linear(x, 8)
+    d = linear(c, 8)
+    e = c * d
+    loss mean(e)
+}
+"""
+    net = concatc.compile_source(text, filename="f.cnet", target="reference")
+    lines = {}
+    for op in net._source.phase("train").joint.main.ops:
+        if op.name == "cnet.split" and op.operands[0].name.endswith(".grad"):
+            assert op.loc is not None
+            lines[op.operands[0].name] = op.loc.line
+    assert lines == {"e.grad": 5, "d.grad": 4, "c.grad": 3}

@@ -36,7 +36,32 @@ def test_plain_lists_take_the_type_of_the_input() -> None:
     )
     out = net.eval(x=[[1, 2], [3, 4.5]], i=[1, 2])
     assert out["y"].dtype == np.float32 and out["y"][1, 1] == 9
-    assert "does not convert to i32" in error_of(net.eval, x=[[1, 2], [3, 4]], i=[1.5, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("i", [1.5, 2], "it holds 1.5, and whole numbers are needed"),
+        ("i", [True, False], "it holds True, which is no number"),
+        ("i", [2**31, 0], "it holds 2147483648, which is beyond int32"),
+        ("i", [np.int64(1), 2], "it holds int64"),
+        ("i", ["1", "2"], "it holds a str, which is no number"),
+        ("x", [[1, 2], [1e300, 4]], "it holds 1e+300, which is beyond float32"),
+        ("x", [[1, 2], [10**400, 4]], "it holds a number, which is beyond float32"),
+        ("x", [[1, 2], [False, 4]], "it holds False, which is no number"),
+        ("x", [[1, 2], [None, 4]], "it holds a NoneType, which is no number"),
+        ("x", [np.zeros(2), np.zeros(2)], "it holds float64"),
+        ("x", [[1, 2], [3]], "its rows are of different lengths"),
+    ],
+)
+def test_lists_are_taken_as_strictly_as_arrays(name: str, given: object, said: str) -> None:
+    net = concatc.compile_source(
+        "net f(n = 2) { input x: f32[n, 2]; input i: i32[n]; output x + x as y; output i as j }", target="reference"
+    )
+    good = {"x": [[1, float("inf")], [3, float("nan")]], "i": (1, 2)}
+    assert net.eval(good)["j"].tolist() == [1, 2]
+    kind = "f32[n=2, 2]" if name == "x" else "i32[n=2]"
+    assert error_of(net.eval, {**good, name: given}) == f"error: input `{name}`: {said}\nhelp: give an array of {kind}"
 
 
 def test_masks_are_not_ignored() -> None:

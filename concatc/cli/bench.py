@@ -59,8 +59,10 @@ def command(
     if trace is not None:
         check_replaceable(trace)
     checked: list[str] = []
-    if choice.file.is_dir():
-        module = _written(choice, batch)
+    if choice.is_written:
+        module, _ = choice.module()
+        if batch is not None:
+            module = module.with_dims(**{_batch_dim(module.signature, choice.options.dims, batch): batch})
     else:
         compilation = choice.compiled()
         module = _module(compilation, choice.options.dims, batch)
@@ -95,16 +97,6 @@ def _module(compilation: Compilation, given: Mapping[str, Dim], batch: int | Non
         name = _batch_dim(compilation.phase("train").signature, given, batch)
         compilation = compilation.with_dims({**compilation.dims, name: batch})
     return CompiledModule(compilation)
-
-
-def _written(choice: NetChoice, batch: int | None) -> CompiledModule:
-    from concatc.written import load_module
-
-    module = load_module(choice.file)
-    wanted = dict(choice.options.dims)
-    if batch is not None:
-        wanted[_batch_dim(module.signature, wanted, batch)] = batch
-    return module.with_dims(**wanted) if wanted else module
 
 
 def _batch_dim(signature: Signature, given: Mapping[str, Dim], batch: int) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from concatc.diagnostics import UsageError
 from concatc.files import replacing
 from concatc.runtime.threads import thread_count
 
@@ -24,13 +23,8 @@ threads_option = click.option(
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Write a file beside ``path``, then rename it, so that readers see the old file or the new one."""
-    content = data.encode() if isinstance(data, str) else data
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
     with replacing(path) as part:
-        part.write_bytes(content)
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def finish(as_json: bool, text: str, /, **result: Any) -> None:

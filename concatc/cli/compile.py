@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from concatc.cli.common import finish, quantity, write_file
 from concatc.cli.net_choice import NetChoice, freeze_option, pass_options, plan_options, show_checked, takes_net
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from concatc.runtime.memory_report import MemoryReport
     from concatc.targets import Executable
 
+CALLS = {"train": "step", "infer": "call"}
 EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 
 
@@ -61,11 +63,10 @@ def command(
     start = time.perf_counter()
     times = Times()
     click.get_current_context().with_resource(listening(times))
+    _check_options(emit, level, blob, plain, dump_ir, output)
     show_progress()
     compilation = choice.compiled()
     _check_passes(compilation, choice.options.print_after)
-    if blob is not None and emit != "ir" and dump_ir is None:
-        raise UsageError("--blob goes with --emit ir and --dump-ir")
     phases: list[str] = list(compilation.phases)
     if dump_ir is not None:
         for name in phases:
@@ -85,6 +86,27 @@ def command(
         _report(as_json, compilation, time.perf_counter() - start, output, checked, remarks)
     elif remarks:
         click.echo(_memory(compilation).text(), err=True)
+
+
+def _check_options(
+    emit: str | None, level: str | None, blob: str | None, plain: bool, dump_ir: Path | None, output: Path | None
+) -> None:
+    """Options without the one that they belong to would be ignored."""
+    problems = []
+    if level is not None and emit != "ir":
+        problems.append(Diagnostic("--level goes with --emit ir"))
+    if blob is not None and emit != "ir" and dump_ir is None:
+        problems.append(Diagnostic("--blob goes with --emit ir and --dump-ir"))
+    if plain and emit not in ("ir", "plan", "loops") and dump_ir is None:
+        problems.append(Diagnostic("--plain goes with --emit ir|plan|loops and --dump-ir"))
+    phase_given = click.get_current_context().get_parameter_source("phase") is not ParameterSource.DEFAULT
+    if phase_given and emit is None:
+        problems.append(Diagnostic("--phase goes with --emit"))
+    if emit is not None and output is not None:
+        hint = "call it twice; `concatc compile FILE --emit .. > TEXT` writes what is printed to a file"
+        problems.append(Diagnostic("--emit prints, and -o writes a module: they do not go together", help=hint))
+    if problems:
+        raise UsageError(problems)
 
 
 def _check_passes(compilation: Compilation, wanted: tuple[str, ...]) -> None:
@@ -114,8 +136,6 @@ def _emitted(compilation: Compilation, what: str, level: str | None, phase: str,
     style = PLAIN if plain else READING
     if what == "ir":
         return lowering.dump(level or "joint", style, blob)
-    if level is not None:
-        raise UsageError("--level goes with --emit ir")
     if what in ("plan", "loops"):
         return lowering.dump(what, style)
     text = _build(compilation, phase).text(what)
@@ -169,17 +189,23 @@ def _report(
     remarks: bool,
 ) -> None:
     from concatc.ir.comments import bytes_text
+    from concatc.runtime.memory_report import TITLES
 
     report = _memory(compilation)
-    phase, memory = next(iter(report.phases.items()))
-    launches, kernels = compilation.phase(phase).launch_counts
-    text = (
-        f"net {compilation.name}: {quantity(launches, 'launch')} of {quantity(kernels, 'kernel')}, "
-        f"arena {bytes_text(memory.bases.get('arena', 0))}, {bytes_text(memory.copied_bytes)} copied in a step; "
-        f"compiled in {elapsed:.2f} s"
-    )
+    counts = {phase: compilation.phase(phase).launch_counts for phase in report.phases}
+    lines = [f"net {compilation.name}: compiled in {elapsed:.2f} s"]
+    for phase, memory in report.phases.items():
+        launches, kernels = counts[phase]
+        arena, copied = bytes_text(memory.bases.get("arena", 0)), bytes_text(memory.copied_bytes)
+        lines.append(
+            f"{TITLES[phase]}: {quantity(launches, 'launch')} of {quantity(kernels, 'kernel')}, arena {arena}, "
+            f"{copied} copied in a {CALLS[phase]}"
+        )
+    text = "\n".join(lines)
     if remarks:
         text += report.text().removeprefix(f"net {compilation.name}")
+    launches, kernels = counts["train"]
+    memory = report.phases["train"]
     if output is not None:
         text += f"\nwritten to {output}"
     finish(

@@ -23,6 +23,7 @@ import click
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
+from concatc.manifest import MANIFEST
 from concatc.options import Options
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
@@ -30,7 +31,9 @@ from concatc.stages import stage
 if TYPE_CHECKING:
     from concatc.cached_net import CachedNet
     from concatc.compiler import Compilation
+    from concatc.runtime.module import CompiledModule
     from concatc.runtime.source import Dim
+    from concatc.written import WrittenModule
 
 F = TypeVar("F", bound=Callable[..., Any])
 Made = TypeVar("Made")
@@ -45,12 +48,39 @@ class NetChoice:
 
     def compiled(self) -> Compilation:
         """Compile it, and show its warnings."""
+        if self.is_written:
+            help = "`concatc run`, `train` and `bench` take it, and concatc.load() in Python; here give its .cnet file"
+            raise UsageError(Diagnostic(f"{self.file} is a written module, which holds no text of a net", help=help))
         with stage("imports"):
             from concatc.compiler import compile_net
         return self._made(compile_net)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether it is a directory that ``concatc compile -o`` wrote."""
+        return (self.file / MANIFEST).is_file()
+
+    def module(self, threads: int | None = None) -> tuple[CompiledModule, Compilation | CachedNet | WrittenModule]:
+        """The same to be run, and where it comes from: a written module is loaded, at the dims that are asked for."""
+        from concatc.runtime.module import CompiledModule
+
+        source = self._written() if self.is_written else self.opened()
+        module = CompiledModule(source, threads)
+        return (module.with_dims(**self.options.dims) if self.is_written and self.options.dims else module), source
+
+    def _written(self) -> WrittenModule:
+        from concatc.written import open_module
+
+        settled = Options(dims=self.options.dims)
+        given = [f.name for f in fields(Options) if getattr(self.options, f.name) != getattr(settled, f.name)]
+        if given:
+            names = ", ".join("--" + name.replace("_", "-") for name in given)
+            message = f"{self.file} is a written module: what {names} would choose is settled in it"
+            raise UsageError(Diagnostic(message, help="give these options to `concatc compile -o`"))
+        return open_module(self.file)
+
     def opened(self) -> Compilation | CachedNet:
-        """The same to be run: a net that the cache holds is not compiled."""
+        """A net or a dump to be run: a net that the cache holds is not compiled."""
         with stage("imports"):
             from concatc.opening import open_net
         return self._made(open_net)
@@ -137,7 +167,7 @@ pass_options = all_of(
 )
 
 
-def show_checked(compilation: Compilation | CachedNet) -> list[str]:
+def show_checked(compilation: Compilation | CachedNet | WrittenModule) -> list[str]:
     """Write to stderr what ``--verify-plan`` checked, and return it."""
     found = [f"{phase}: {checked}" for phase, checked in compilation.checked]
     for line in found:

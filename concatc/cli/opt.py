@@ -10,6 +10,7 @@ import click
 from concatc.cli.common import write_file
 from concatc.cli.net_choice import pass_options
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import check_replaceable
 
 
 def _list_passes(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -49,6 +50,8 @@ def command(
     from concatc.passes.registry import parse_pipeline
     from concatc.passes.verify import verify
 
+    if output is not None:
+        check_replaceable(output)
     pipeline = parse_pipeline(passes)
     if file.suffix == ".cnet":
         how = f"concatc compile {file} --emit ir --level graph > graph.mlir"

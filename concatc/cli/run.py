@@ -43,29 +43,29 @@ def command(
 ) -> None:
     """Run a net once on all rows of a data file and show its outputs.
 
+    FILE is a net, a dump of one, or a directory that `concatc compile -o` wrote.
+
     Where branches have batch sizes of their own (x, y) and the data one row for all of them, they share the rows, as in
     training, in the proportion of x to y.
     """
     import numpy as np
 
     from concatc.runtime.dataset import as_one_batch
-    from concatc.runtime.module import CompiledModule
     from concatc.runtime.training import accuracy_of
 
     show_progress()
-    if output is not None and output.parent.exists():
+    if output is not None:
         check_replaceable(output)  # before the work, not behind it
     if keys and data is None:
         raise UsageError("--key goes with --data")
-    compilation = choice.opened()
-    if compilation.no_inference is not None and not training:
+    module, source = choice.module(threads)
+    if source.no_inference is not None and not training:
         click.echo(f"{choice.file} is of training: its forward pass runs, losses included", err=True)
         training = True
-    module = CompiledModule(compilation, threads)
     inputs = module.signature.inputs
     arrays, key_of = read_data(data, keys, inputs) if data is not None else ({}, {})
     if training or module.outputs:
-        _check_data(data, inputs if training else compilation.phase("infer").signature.inputs, arrays)
+        _check_data(data, inputs if training else source.phase("infer").signature.inputs, arrays)
     batch, parts = as_one_batch(inputs, arrays, key_of)
     module.init(seed)
     if weights is not None:
@@ -87,7 +87,7 @@ def command(
         net=module.name,
         results=shapes,
         accuracy=accuracy,
-        checked=show_checked(compilation),
+        checked=show_checked(source),
         output=str(output) if output else None,
     )
 

@@ -104,20 +104,20 @@ def command(
 ) -> None:
     """Train a net, test it on held-out rows after each epoch, and write its weights.
 
+    FILE is a net, a dump of one, or a directory that `concatc compile -o` wrote.
+
     Where branches have batch sizes of their own (x, y), each takes that many rows of a batch of x + y rows.
 
     Ctrl-C stops behind the step that runs, writes the weights so far and ends in 130.  A loss that is no finite number
     ends in 1 and writes nothing.
     """
     from concatc.runtime.dataset import Dataset
-    from concatc.runtime.module import CompiledModule
     from concatc.runtime.optimizers import SGD, Adam
 
     start = time.perf_counter()
     path = output or choice.file.with_suffix(".safetensors")
     check_replaceable(path)
-    compilation = choice.opened()
-    module = CompiledModule(compilation, threads)
+    module, source = choice.module(threads)
     arrays, _ = read_data(data, keys, module.signature.inputs)
     dataset = Dataset(module.signature.inputs, arrays, held_out)
     optimizer: Optimizer = (
@@ -145,7 +145,7 @@ def command(
         f"{taken}, compilation included; weights written to {path}",
         net=module.name,
         epochs=[{"epoch": e.number, "losses": e.losses, "accuracy": e.accuracy} for e in history],
-        checked=show_checked(compilation),
+        checked=show_checked(source),
         weights=str(path),
     )
 

@@ -56,7 +56,8 @@ def read(path: str | Path) -> str:
     try:
         check_size(Path(path).stat().st_size, str(path))  # what is too large is refused unread
         if Path(path).exists() and not Path(path).is_file():
-            raise UsageError(Diagnostic(f"{path} cannot be read: it is no file"))
+            help = "give a .cnet file" if Path(path).is_dir() else None
+            raise UsageError(Diagnostic(f"{path} cannot be read: it is no file", help=help))
         data = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None

@@ -145,6 +145,9 @@ def _at_peak(report: PlanReport) -> str:
 
 
 def _budget(budget: dict[str, Any]) -> str:
+    if "need_bytes" not in budget and "recompute" not in budget and budget["default_bytes"] <= budget["limit_bytes"]:
+        default = bytes_text(budget["default_bytes"])
+        return f"budget: {bytes_text(budget['limit_bytes'])}; the plan as it is needs {default}"
     head = f"budget: {bytes_text(budget['limit_bytes'])}; without it {bytes_text(budget['default_bytes'])}"
     if "need_bytes" in budget:
         head += f", with it {bytes_text(budget['need_bytes'])}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.ir.comments import bytes_text
 from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES
+from concatc.loops.free_memory import free_bytes
 from concatc.loops.plan import ALIGN_BYTES, Segment, Window
 
 Array = np.ndarray[Any, Any]
@@ -52,28 +52,29 @@ def _mapped(size_bytes: int) -> Array:
 
 
 def allocate_all(size_bytes: Mapping[str, int], what: str) -> dict[str, Array]:
-    """Blocks by name; raises :class:`UsageError` where there is no memory for all of them, before any is touched.
-
-    The system gives more addresses than it has memory, and ends processes that use them; so what is larger than the
-    machine's memory is refused here.
-    """
-    total, memory = sum(size_bytes.values()), _machine_bytes()
+    """Blocks by name; raises :class:`UsageError` where there is no memory for all of them, before any is touched."""
+    check_free(size_bytes, what)
     try:
-        if total > memory:
-            raise MemoryError
         return {name: allocate(n) for name, n in size_bytes.items()}
     except MemoryError:
-        parts = ", ".join(f"{name} {bytes_text(n)}" for name, n in size_bytes.items() if n)
-        raise UsageError(
-            Diagnostic(
-                f"no memory for {bytes_text(total)} of {what}",
-                notes=(parts, f"this machine has {bytes_text(memory)}"),
-            )
-        ) from None
+        raise UsageError(_no_memory(size_bytes, what, free_bytes(), ())) from None
 
 
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def check_free(size_bytes: Mapping[str, int], what: str, notes: tuple[str, ...] = ()) -> None:
+    """Raise :class:`UsageError` where there is no memory for blocks of these sizes; takes none.
+
+    ``notes`` are added to what the message says of their sizes.
+    """
+    if sum(size_bytes.values()) > (free := free_bytes()):
+        raise UsageError(_no_memory(size_bytes, what, free, notes))
+
+
+def _no_memory(size_bytes: Mapping[str, int], what: str, free: int, notes: tuple[str, ...]) -> Diagnostic:
+    return Diagnostic(
+        f"no memory for {bytes_text(sum(size_bytes.values()))} of {what}: {bytes_text(free)} are free",
+        notes=(", ".join(f"{name} {bytes_text(n)}" for name, n in size_bytes.items() if n), *notes),
+        help="choose smaller dims, such as the batch size",
+    )
 
 
 def view(base: Array, window: Window) -> Array:

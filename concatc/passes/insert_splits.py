@@ -13,10 +13,14 @@ A second run changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+from concatc.diagnostics import Loc
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Use, Value
 from concatc.op import is_op
 from concatc.passes.graph import is_backward, is_cotangent, transposed
+
+GRAD = ".grad"
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,14 @@ def insert_splits(func: FuncOp) -> None:
     position = {op: k for k, op in enumerate(func.ops)}
     made: list[Operation] = []
     dropped: dict[Operation, None] = {}
+    lines = _Lines(func)
 
     def visit(value: Value) -> None:
         if value.op is not None and is_op(value.op, "split"):
             return
         tree = _Tree(value)
         if not tree.is_linear:
-            made.extend(_resplit(tree, position))
+            made.extend(_resplit(tree, position, lines))
             dropped.update(dict.fromkeys(tree.splits))
 
     for arg in func.args:
@@ -82,12 +87,30 @@ class _Tree:
                 self.first_reader.setdefault(passed, use)
 
 
-def _resplit(tree: _Tree, position: dict[Operation, int]) -> list[Operation]:
+class _Lines:
+    """Where values come from: a cotangent from where the value is made whose gradient it is, as its name says."""
+
+    def __init__(self, func: FuncOp) -> None:
+        self._func = func
+
+    def of(self, value: Value) -> Loc | None:
+        """The place of a value; of a cotangent without such a name the one of its maker."""
+        if is_cotangent(value) and value.name.endswith(GRAD) and (loc := self._made.get(value.name.removesuffix(GRAD))):
+            return loc
+        return value.op.loc if value.op is not None else None
+
+    @cached_property
+    def _made(self) -> dict[str, Loc]:
+        results = ((result.name, op.loc) for op in self._func.ops if not is_backward(op) for result in op.results)
+        return {name: loc for name, loc in results if name and loc is not None}
+
+
+def _resplit(tree: _Tree, position: dict[Operation, int], lines: _Lines) -> list[Operation]:
     """One split of the root in place of all splits of the tree; empty where one reader is left."""
     root = tree.root
     readers = sorted(tree.readers, key=lambda use: (position[use.op], use.index))
     if len(readers) > 1:
-        split = _make_split(root, readers)
+        split = _make_split(root, readers, lines)
         results, made = split.results, [split]
     else:
         results, made = [root] * len(readers), []
@@ -102,7 +125,7 @@ def _resplit(tree: _Tree, position: dict[Operation, int]) -> list[Operation]:
     return made
 
 
-def _make_split(root: Value, readers: list[Use]) -> Operation:
+def _make_split(root: Value, readers: list[Use], lines: _Lines) -> Operation:
     ways = len(readers)
     attributes: dict[str, Attr] = {"ways": ways}
     first = readers[0].op
@@ -110,6 +133,6 @@ def _make_split(root: Value, readers: list[Use]) -> Operation:
         # The fan-out of a cotangent transposes what its first reader does; a returned one, what its maker does.
         maker = transposed(first) or (transposed(root.op) if root.op is not None else None)
         attributes["transposes"] = maker or f"return %{root.name}"
-    loc = root.op.loc if root.op is not None and root.op.loc is not None else first.loc
+    loc = lines.of(root) or first.loc
     names = [f"{root.name}.use{k}" if root.name else "" for k in range(ways)]
     return Operation("cnet.split", [root], [root.type] * ways, attributes, loc=loc, result_names=names)

@@ -126,6 +126,7 @@ class Calls:
         instance = self.current.get(phase)
         if instance is None or any(array.shape != instance.shapes[name] for name, array in arrays.items()):
             instance = self._instance_for(phase, arrays)
+        instance.check_memory()
         generations = self.generations
         generations.begin(instance)
         executable = self._code(instance, update)

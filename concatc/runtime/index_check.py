@@ -148,12 +148,15 @@ def positions_of(ranges: Attr, numel: int) -> Array | None:
 
 def ranges_of(positions: Array) -> Iterator[tuple[int, int, int]]:
     """Ascending positions as ranges, each as long as it goes on by one step."""
+    steps = np.diff(positions)
+    turns = np.flatnonzero(np.diff(steps)) + 1  # where a step differs from the one before
     at = 0
     while at < len(positions):
         begin = int(positions[at])
-        step = int(positions[at + 1]) - begin if at + 1 < len(positions) else 1
-        end = at + 1
-        while end < len(positions) and int(positions[end]) - int(positions[end - 1]) == step:
-            end += 1
-        yield begin, int(positions[end - 1]) + 1, step
-        at = end
+        if at + 1 == len(positions):
+            yield begin, begin + 1, 1
+            return
+        next_turn = int(np.searchsorted(turns, at, side="right"))
+        last = int(turns[next_turn]) if next_turn < len(turns) else len(positions) - 1
+        yield begin, int(positions[last]) + 1, int(steps[at])
+        at = last + 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ def as_array(given: Any, spec: Input) -> Array:
     The copy to where the plan reads it is made at the call (:meth:`Instance.write_inputs`).
 
     Takes NumPy arrays, anything that speaks DLPack (torch CPU tensors, also those that require gradients), and plain
-    numbers or nested lists, which take the input's own element type.  Raises TypeError for anything else, masked arrays
-    among it.
+    numbers or nested lists, which take the input's own element type where it holds them.  Raises TypeError for anything
+    else, masked arrays among it.
     """
     if isinstance(given, np.ma.MaskedArray):
         raise TypeError(MASKED)
@@ -39,19 +40,62 @@ def as_array(given: Any, spec: Input) -> Array:
     if isinstance(given, (int, float, list, tuple, np.generic)):
         try:
             return _from_plain(given, spec)
-        except (ValueError, OverflowError) as error:
-            raise TypeError(f"it does not convert to {spec.type.dtype} ({error})") from None
+        except ValueError as error:
+            raise TypeError(str(error)) from None
     if hasattr(given, "__array__"):
         return np.asarray(given)
     raise TypeError(f"a {type(given).__name__} is no array")
 
 
 def _from_plain(given: Any, spec: Input) -> Array:
-    array = np.asarray(given)
+    """Numbers and nested lists of them, as strictly as arrays: nothing is cut, rounded to infinity or taken for 0 or 1.
+
+    Raises ValueError.
+    """
     dtype = NUMPY_DTYPES[spec.type.dtype]
-    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
-        raise ValueError(f"it holds {array.dtype} values")
-    return np.asarray(given, dtype)
+    for leaf in _leaves(given):
+        _check_number(leaf, dtype)
+    try:
+        return np.asarray(given, dtype)
+    except ValueError:
+        raise ValueError("its rows are of different lengths") from None
+
+
+def _leaves(given: Any) -> Iterator[Any]:
+    if isinstance(given, (list, tuple)):
+        for item in given:
+            yield from _leaves(item)
+    else:
+        yield given
+
+
+def _check_number(value: Any, dtype: np.dtype[Any]) -> None:
+    if isinstance(value, bool):
+        raise ValueError(f"it holds {value}, which is no number")
+    if isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, np.ma.MaskedArray):
+            raise ValueError(MASKED)
+        if value.dtype != dtype:
+            raise ValueError(f"it holds {value.dtype}")
+    elif isinstance(value, float) and dtype.kind != "f":
+        raise ValueError(f"it holds {value}, and whole numbers are needed")
+    elif isinstance(value, (int, float)):
+        if _is_beyond(value, dtype):
+            shown = f"{value}" if abs(value) < 1e30 or isinstance(value, float) else "a number"
+            raise ValueError(f"it holds {shown}, which is beyond {dtype.name}")
+    else:
+        raise ValueError(f"it holds a {type(value).__name__}, which is no number")
+
+
+def _is_beyond(value: int | float, dtype: np.dtype[Any]) -> bool:
+    """Whether a number is none of that type: it would wrap around, or become infinite."""
+    if dtype.kind != "f":
+        return not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isinf(dtype.type(float(value)))) and not math.isinf(value)
+    except OverflowError:
+        return True
 
 
 def take(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from concatc.ir.comments import bytes_text
 from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
@@ -58,6 +59,17 @@ class Instance:
         if self.source.target.runs_plan:
             sizes["arena"] = self.lowered.arena_bytes
         return sizes
+
+    def check_memory(self) -> None:
+        """Raise :class:`UsageError` where there is no memory to run it: before it is compiled and anything is taken."""
+        at = ", ".join(f"{name}={n}" for name, n in self.source.dims.items())
+        shared = sum(base.nbytes for base in self._store.bases.values())
+        need = bytes_text(sum(self.size_bytes.values()) + shared)
+        what = "training" if self.phase == "train" else "inference"
+        self._pool.check_free(
+            self.size_bytes,
+            f"{what} of net {self.source.name}({at}) needs {need} in all, with parameters, gradients and states",
+        )
 
     @property
     def built(self) -> tuple[tuple[object, ...] | None, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.ir.comments import bytes_text
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
@@ -268,7 +269,7 @@ class CompiledModule:
                 self._ready()
                 self._calls.forward("infer", "eval", arrays)
             instance = self._calls.current["infer"]
-            return {name: _handed_out(view, copy) for name, view in instance.group("output").items()}
+            return {name: _handed_out(name, view, copy) for name, view in instance.group("output").items()}
 
     def train_step(
         self, inputs: Mapping[str, Any] | None = None, /, *, optimizer: Optimizer | None = None, **arrays: Any
@@ -367,6 +368,7 @@ class CompiledModule:
             raise UsageError(Diagnostic(f"net {self.name} has no loss, so it has no training step", help=help))
         given = _by_name(inputs, arrays)
         if not given:
+            self._plans.instance(phase, self._source).check_memory()
             given = made_up_inputs(self._calls.signature(phase), self._source.phase(phase).index_checks)
 
         def call() -> object:
@@ -437,7 +439,7 @@ class CompiledModule:
 
     def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
         results = {**instance.group("total"), **instance.group("loss"), **instance.group("output")}
-        return {name: _handed_out(view, copy) for name, view in results.items()}
+        return {name: _handed_out(name, view, copy) for name, view in results.items()}
 
     def _gradients(self, instance: Instance) -> dict[str, Array]:
         inputs = {name: instance.read("input_grad", name) for name in instance.names("input_grad")}
@@ -479,10 +481,14 @@ class CompiledModule:
         self._generations.watch.add(name, array)
 
 
-def _handed_out(view: Array, copy: bool) -> Array:
+def _handed_out(name: str, view: Array, copy: bool) -> Array:
     if not copy:
         return view
-    return np.array(view) if view.ndim else view[()]
+    try:
+        return np.array(view) if view.ndim else view[()]
+    except MemoryError:
+        message = f"no memory for a copy of `{name}`, {bytes_text(view.nbytes)}"
+        raise UsageError(Diagnostic(message, help="copy=False gives views instead")) from None
 
 
 def _by_name(inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import INTEGERS
 from concatc.loops.bases import Interface, argument_key
-from concatc.loops.memory import Array
 from concatc.loops.plan import Plan
-from concatc.runtime.bounds import IndexFollower
+from concatc.runtime.bounds import IndexFollower, Origins
 from concatc.runtime.index_check import KINDS, IndexCheck
 from concatc.runtime.integers import Integers
 
@@ -28,17 +27,18 @@ def plan_index_checks(plan: Plan, net: FuncOp, interface: Interface) -> list[Ind
     for arg in net.args:
         if arg.dtype in INTEGERS and arg.attrs.get("cnet.kind") in KINDS:
             origins = follower.source(str(arg.attrs["cnet.kind"]), str(arg.attrs["cnet.name"]), arg)
-            memory.write(interface.slots[argument_key(arg)], origins)
+            memory.write(interface.slots[argument_key(arg)], origins.numbers)
     for launch in plan.launches:
         kernel = plan.kernels[launch.kernel]
-        found: dict[Value, Array] = {}
+        found: dict[Value, Origins] = {}
         for arg, window in zip(kernel.args, launch.reads, strict=True):
-            origins_there = memory.read(window) if window.dtype in INTEGERS else None
-            if origins_there is not None:
-                found[arg] = origins_there
+            numbers = memory.read(window) if window.dtype in INTEGERS else None
+            if numbers is not None:
+                found[arg] = Origins.of(numbers)
         follower.run(kernel.body, found)
         if launch.scratch is not None:
             memory.write(launch.scratch, None)
         for value, window, add in zip(kernel.ret.operands, launch.writes, launch.add, strict=True):
-            memory.write(window, None if add else found.get(value))
+            made = None if add else found.get(value)
+            memory.write(window, None if made is None else made.numbers)
     return follower.checks()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concatc.loops.memory import Array, allocate, allocate_all
+from concatc.loops.memory import Array, allocate, allocate_all, check_free
 
+BLOCKS = "inputs, outputs and arena"
 THREADS = "threads"  # what each of several threads has of its own
 
 
@@ -22,10 +23,19 @@ class Pool:
 
         Raises :class:`UsageError` where there is no memory for them; the blocks are then as before.
         """
-        grown = {name: n for name, n in size_bytes.items() if name not in self.bases or self.bases[name].nbytes < n}
+        grown = self._grown(size_bytes)
         if grown:
-            self.bases.update(allocate_all(grown, "inputs, outputs and arena"))
+            self.bases.update(allocate_all(grown, BLOCKS))
             self.version += 1
+
+    def check_free(self, size_bytes: Mapping[str, int], why: str) -> None:
+        """Raise :class:`UsageError` where :meth:`reserve` would find no memory; ``why`` says what needs it."""
+        grown = self._grown(size_bytes)
+        if grown:
+            check_free(grown, BLOCKS, (why,))
+
+    def _grown(self, size_bytes: Mapping[str, int]) -> dict[str, int]:
+        return {name: n for name, n in size_bytes.items() if name not in self.bases or self.bases[name].nbytes < n}
 
     def of_threads(self, size_bytes: int) -> Array:
         """A block of at least that size for what each of several threads has of its own.

@@ -11,7 +11,7 @@ import numpy as np
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.inspect.profile import Profile, launched_of
 from concatc.ir.types import FLOATS, NUMPY_DTYPES
-from concatc.loops.memory import Array
+from concatc.loops.memory import Array, check_free
 from concatc.loops.plan import Plan
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.instance import Instance
@@ -30,13 +30,14 @@ def made_up_inputs(signature: Signature, checks: Iterable[IndexCheck], seed: int
     for check in checks:
         if check.kind == "input":
             extents[check.name] = min(check.extent, extents.get(check.name, check.extent))
+    check_free({name: spec.type.size_bytes for name, spec in signature.inputs.items()}, "made-up inputs")
     made: dict[str, Array] = {}
     for name, spec in signature.inputs.items():
         dtype = NUMPY_DTYPES[spec.type.dtype]
         if spec.type.dtype in FLOATS:
-            made[name] = rng.normal(size=spec.type.shape).astype(dtype)
+            made[name] = np.asarray(rng.standard_normal(spec.type.shape, dtype))
         else:
-            made[name] = rng.integers(0, extents.get(name, 2), spec.type.shape).astype(dtype)
+            made[name] = np.asarray(rng.integers(0, extents.get(name, 2), spec.type.shape, dtype))
     return made
 
 
