@@ -18,7 +18,7 @@ from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.frontend import cnet
 from concatc.frontend.cnet import parser
-from concatc.targets.cpu import native, numba_compile, target
+from concatc.targets.cpu import native, numba_compile, objects, target
 from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.workers import Workers
 from tests.example_nets import NETS
@@ -47,6 +47,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     watch(target, "units_of")  # text for Numba and LLVM
     watch(target, "objects_of")  # compiled, or read from the cache
     watch(Workers, "submit")
+    watch(objects, "object_code")
     watch(native, "optimize")
     watch(native, "object_code")
     watch(llvmlite.binding, "parse_assembly")
@@ -66,7 +67,13 @@ def steps(net: concatc.CompiledModule, optimizer: concatc.Optimizer) -> None:
 
 def test_the_counter_sees_a_compilation(compiled: list[str]) -> None:
     steps(small(dims={"classes": 11}), concatc.SGD(lr=0.1))
-    assert {entry.rpartition(".")[2] for entry in compiled} >= {"parse", "load", "units_of", "objects_of", "submit"}
+    assert {entry.rpartition(".")[2] for entry in compiled} >= {
+        "parse",
+        "load",
+        "units_of",
+        "objects_of",
+        "object_code",
+    }
 
 
 def test_another_batch_size_compiles_and_parses_nothing(compiled: list[str]) -> None:

@@ -1,35 +1,95 @@
-"""Processes that compile: what they make depends on nothing but the IR, and nothing depends on them."""
+"""Processes that compile: what they make depends on nothing but the recipe, and nothing depends on them."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import llvmlite
 import pytest
 
 import concatc
-from concatc.targets.cpu import llvm_worker, workers
-from concatc.targets.cpu.native import host, object_code
+from concatc.compiler import compile_net
+from concatc.targets.cpu import unit_worker, workers
+from concatc.targets.cpu.cache import Cache
+from concatc.targets.cpu.native import host
+from concatc.targets.cpu.objects import objects_of
+from concatc.targets.cpu.units import SumUnit, Unit, unit_from, units_of
 from concatc.targets.cpu.workers import Workers, worker_command, worker_count
 
-TEXTS = [f"define i32 @f{k}(i32 %x) {{\n  %y = mul i32 %x, {k + 3}\n  ret i32 %y\n}}\n" for k in range(6)]
-WRONG = "define i32 @f(i32 %x) {\n  ret i32 %nothing\n}\n"
+NET = "net f(n = 4) { input x: f32[n, 3]; y = x |> linear(5) |> tanh |> layer_norm |> linear(2); output y }"
 
 
-def made(count: int, monkeypatch: pytest.MonkeyPatch, texts: list[str] = TEXTS) -> list[bytes]:
+def units() -> list[Unit]:
+    """The step, two products, and what Numba compiles."""
+    lowered = compile_net(NET, "f.cnet").phase("infer").loops
+    return units_of([f for f in lowered.functions[1:] if f.declared is None], host())[0]
+
+
+def made(count: int, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[bytes]:
     monkeypatch.setenv("CONCATC_WORKERS", str(count))
-    with Workers(host(), len(texts)) as compiling:
-        code = [compiling.submit(text) for text in texts]
-        return [each.result(timeout=120) for each in code]
+    with Workers(host()) as compiling:
+        return objects_of(units(), Cache(folder / str(count)), lambda: None, compiling)
 
 
-def test_the_same_bytes_with_any_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = [object_code(text, host()) for text in TEXTS]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The object code that this process makes."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return made(0, monkeypatch, tmp_path_factory.mktemp("alone"))
+
+
+def test_a_unit_reads_back_from_its_recipe(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    found = units()
+    again = [unit_from(json.loads(json.dumps(unit.recipe(cache))), host())[0] for unit in found]
+    assert [unit.key for unit in again] == [unit.key for unit in found]
+    assert [unit.llvm_ir(cache) for unit in again] == [unit.llvm_ir(cache) for unit in found]
+    assert [type(unit).__name__ for unit in found] == ["StepUnit", "SumUnit", "SumUnit", "NumbaUnit"]
+
+
+def test_a_recipe_of_another_unit_is_refused(tmp_path: Path) -> None:
+    unit = next(unit for unit in units() if isinstance(unit, SumUnit))
+    with pytest.raises(ValueError, match="another unit"):
+        unit_worker.followed({**unit.recipe(Cache(tmp_path)), "key": "0" * 64}, host())
+
+
+def test_the_same_bytes_with_any_number_of_workers(
+    alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert all(code.startswith(b"\x7fELF") for code in alone) or sys.platform != "linux"
-    assert [made(count, monkeypatch) for count in (0, 1, 2)] == [alone] * 3
+    for count in (1, 2):
+        assert made(count, monkeypatch, tmp_path) == alone
+
+
+def test_workers_make_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process generates nothing, and needs no Numba."""
+    monkeypatch.setenv("CONCATC_WORKERS", "2")
+    cache = Cache(tmp_path)
+    with Workers(host()) as compiling:
+        compiling.begin()
+        code = [compiling.submit({**unit.recipe(cache), "key": unit.key}) for unit in units()]
+        assert all(each.result(timeout=120) for each in code)
+
+
+def test_what_costs_most_is_begun_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCATC_WORKERS", "1")
+    begun: list[object] = []
+    monkeypatch.setattr(Workers, "_start_thread", lambda self: True)
+    compiling = Workers(host())
+    for cost in (3.0, 9.0, 1.0):
+        compiling.submit({"kind": "sum", "cost": cost}, cost)
+    compiling.submit({"kind": "numba"}, 99.0)
+    begun += [compiling._next(is_first=False) for _ in range(2)]
+    begun += [compiling._next(is_first=True) for _ in range(2)]
+    assert [(job.recipe["kind"], -job.rank[0]) for job in begun] == [
+        ("sum", 9.0),
+        ("sum", 3.0),
+        ("numba", 99.0),
+        ("sum", 1.0),
+    ]
 
 
 def test_a_net_has_the_same_object_code_with_any_number_of_workers(
@@ -47,8 +107,7 @@ def test_a_net_has_the_same_object_code_with_any_number_of_workers(
     assert found[0] == found[1]
 
 
-def test_workers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = [object_code(text, host()) for text in TEXTS]
+def test_workers_that_die_are_done_without(alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = Workers._started
 
     def killed(self: Workers, command: list[str]) -> subprocess.Popen[bytes] | None:
@@ -58,27 +117,35 @@ def test_workers_that_die_are_done_without(monkeypatch: pytest.MonkeyPatch) -> N
         return process
 
     monkeypatch.setattr(Workers, "_started", killed)
-    assert made(2, monkeypatch) == alone
+    assert made(2, monkeypatch, tmp_path) == alone
 
 
 @pytest.mark.parametrize(
     "program",
     [
         "import sys; sys.exit(3)",
-        "import sys; sys.stdin.buffer.read(20)",  # ends in the middle of a module
+        "import sys; sys.stdin.buffer.read(20)",  # ends in the middle of a recipe
         "import sys; sys.stdout.buffer.write(bytes([0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 2]))",  # an answer cut short
+        "import sys; sys.stdout.buffer.write(bytes([1, 0, 0, 0, 0, 0, 0, 0, 0]) * 9)",  # nothing can be compiled
     ],
 )
-def test_workers_that_are_no_workers_are_done_without(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_are_no_workers_are_done_without(
+    program: str, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "worker_command", lambda host: [sys.executable, "-c", program])
-    assert made(2, monkeypatch) == [object_code(text, host()) for text in TEXTS]
+    assert made(2, monkeypatch, tmp_path) == alone
 
 
-def test_a_mistake_is_the_same_error_with_workers_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_the_same_error_with_workers_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     messages = []
+    wrong = "define i32 @f(i32 %x) {\n  ret i32 %nothing\n}\n"
+    monkeypatch.setattr(SumUnit, "llvm_ir", lambda self, cache: wrong)
+    monkeypatch.setattr(SumUnit, "recipe", lambda self, cache: {"kind": "sum", "loops": ""})
     for count in (0, 2):
         with pytest.raises(RuntimeError) as caught:
-            made(count, monkeypatch, [TEXTS[0], WRONG, TEXTS[1]])
+            made(count, monkeypatch, tmp_path)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert "%nothing" in messages[0]
@@ -86,20 +153,23 @@ def test_a_mistake_is_the_same_error_with_workers_and_without(monkeypatch: pytes
 
 def test_workers_end_with_the_block_also_on_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCATC_WORKERS", "2")
-    compiling = Workers(host(), 4)
+    compiling = Workers(host())
     with pytest.raises(KeyboardInterrupt), compiling:
-        compiling.submit(TEXTS[0]).result(timeout=120)
+        compiling.submit({"kind": "step", "key": "0"}).result(timeout=120)
         raise KeyboardInterrupt
     assert compiling._processes
     assert all(process.poll() is not None for process in compiling._processes)
+    assert compiling.submit({"kind": "step", "key": "0"}).result(timeout=0) is None
 
 
 @pytest.mark.parametrize("executable", ["", None, "/opt/app/app", "/nowhere/python3"])
-def test_without_an_interpreter_code_is_compiled_here(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_interpreter_code_is_compiled_here(
+    executable: str | None, alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Embedded and frozen programs: what `sys.executable` names is not run unless it is Python."""
     monkeypatch.setattr(sys, "executable", executable)
     assert (worker_command(host()) is None) == (executable != "/nowhere/python3")
-    assert made(2, monkeypatch, TEXTS[:2]) == [object_code(text, host()) for text in TEXTS[:2]]
+    assert made(2, monkeypatch, tmp_path) == alone
 
 
 def test_a_frozen_program_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,26 +188,20 @@ def test_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
             worker_count()
 
 
-def test_a_thread_that_outlives_the_main_thread_compiles_here() -> None:
-    """Python starts no pools of threads by then; those that are there take no more work."""
+def test_a_thread_that_outlives_the_main_thread_compiles() -> None:
     script = (
         "import sys, threading\n"
-        "from concatc.targets.cpu.native import host, object_code\n"
-        "from concatc.targets.cpu.workers import Workers\n"
-        f"texts = {TEXTS[:2]!r}\n"
-        "def compile_late(workers):\n"
+        "import concatc\n"
+        f"net = {NET!r}\n"
+        "def compile_late():\n"
         "    threading.main_thread().join()\n"
-        "    workers = workers or Workers(host(), 2)\n"
-        "    made = [workers.submit(text).result(timeout=120) for text in texts]\n"
-        "    print(made == [object_code(text, host()) for text in texts])\n"
-        "early = Workers(host(), 2) if sys.argv[1] == 'early' else None\n"
-        "threading.Thread(target=compile_late, args=(early,)).start()\n"
+        "    print(concatc.compile_source(net).eval(x=[[1, 2, 3]] * 4)['y'].shape)\n"
+        "threading.Thread(target=compile_late).start()\n"
     )
-    for when in ("early", "late"):
-        environment = {**os.environ, "CONCATC_WORKERS": "2"}
-        command = [sys.executable, "-c", script, when]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        assert (done.stdout, done.stderr) == ("True\n", "")
+    environment = {**os.environ, "CONCATC_WORKERS": "2", "CONCATC_CACHE_DIR": "/dev/null/none"}
+    environment |= {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("(4, 2)\n", "")
 
 
 def test_the_first_nets_of_a_process_may_be_compiled_by_several_threads(tmp_path: Path) -> None:
@@ -163,22 +227,27 @@ def test_the_first_nets_of_a_process_may_be_compiled_by_several_threads(tmp_path
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_one_module_alone_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_unit_alone_starts_no_process(alone: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    found = units()
+    for unit, code in list(zip(found, alone, strict=True))[:-1]:
+        cache.store(unit.key, code)
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert made(2, monkeypatch, TEXTS[:1]) == [object_code(TEXTS[0], host())]
+    monkeypatch.setenv("CONCATC_WORKERS", "2")
+    with Workers(host()) as compiling:
+        assert objects_of(found, cache, lambda: None, compiling) == alone
 
 
-def test_a_worker_imports_llvmlite_only() -> None:
-    """Neither NumPy nor concatc, and nothing of the user's: no `site`, no `PYTHONPATH`, not the current directory."""
+def test_a_worker_imports_nothing_of_the_users() -> None:
+    """No `site`, no `PYTHONPATH`, not the current directory; no parser of nets, and Numba only when it is asked for."""
+    command = worker_command(host())
+    assert command is not None and command[1:4] == ["-I", "-S", unit_worker.__file__]
     script = (
-        "import runpy, sys\n"
-        f"sys.path.append({str(Path(llvmlite.__file__).parent.parent)!r})\n"
-        f"worker = runpy.run_path({llvm_worker.__file__!r})\n"
-        f"worker['object_code']({TEXTS[0]!r}, {host().name!r}, {host().features!r})\n"
-        "heavy = ('numpy', 'numba', 'concatc', 'site', 'lark')\n"
+        "import sys\n"
+        f"sys.path += {command[5:]!r}\n"
+        "from concatc.targets.cpu import units\n"
+        "heavy = ('numba', 'site', 'lark')\n"
         "print(*(name for name in heavy if name in sys.modules), 'llvmlite' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["True"], done.stderr
-    command = worker_command(host())
-    assert command is not None and command[1:3] == ["-I", "-S"]

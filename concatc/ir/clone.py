@@ -32,6 +32,14 @@ def clone_function(function: FuncOp) -> FuncOp:
     return copied
 
 
+def declaration(function: FuncOp) -> FuncOp:
+    """A function's name and arguments without what it does."""
+    args = function.args
+    declared = FuncOp(function.sym_name, [a.type for a in args], [a.name for a in args], declared=())
+    _match_args(function.body, declared.body, {})
+    return declared
+
+
 def _match_args(old: Block, new: Block, values: dict[Value, Value]) -> None:
     for a, b in zip(old.args, new.args, strict=True):
         b.attrs = dict(a.attrs)

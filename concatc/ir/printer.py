@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -80,6 +80,14 @@ def print_module(module: Module, style: Style = READING) -> str:
         aliases = _choose_aliases(counting.types_printed)
     printer = Printer(style, aliases)
     printer.module(module)
+    return "\n".join(printer.lines) + "\n"
+
+
+def print_functions(functions: Iterable[FuncOp], style: Style = PLAIN) -> str:
+    """The text of functions alone, which reads back as a module without a name."""
+    printer = Printer(style)
+    for function in functions:
+        printer.function(function)
     return "\n".join(printer.lines) + "\n"
 
 
@@ -180,15 +188,19 @@ class Printer:
         outside.add_block_list(module.regions[0].blocks)
         for op in module.regions[0].block.ops:
             if isinstance(op, FuncOp):
-                self.names = Names()
-                self.names.add_function(op)
-                self._function(op)
+                self.function(op)
                 self.names = outside
             else:
                 self.names = outside
                 self.operation(op)
         self._indent -= 1
         self.line("}")
+
+    def function(self, function: FuncOp) -> None:
+        """Print a function; names of values are its own."""
+        self.names = Names()
+        self.names.add_function(function)
+        self._function(function)
 
     def excerpt(self, function: FuncOp, chosen: Container[Operation]) -> None:
         """Print some operations of a function, and how many are left out between them."""

@@ -14,9 +14,9 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from concatc.diagnostics import ConcatcError
-from concatc.targets.cpu import llvm_worker
+from concatc.targets.cpu import llvm_code
 from concatc.targets.cpu.cache import digest
-from concatc.targets.cpu.llvm_worker import binding, machine, optimized
+from concatc.targets.cpu.llvm_code import binding, machine, optimized
 from concatc.version import source_digest
 
 
@@ -90,7 +90,7 @@ def link(main: str, *others: str) -> str:
 
 def object_code(text: str, host: Host) -> bytes:
     """The object code of LLVM IR, compiled in this process."""
-    return llvm_worker.object_code(text, host.name, host.features, host.triple)
+    return llvm_code.object_code(text, host.name, host.features, host.triple)
 
 
 def assembly(text: str, host: Host) -> str:

@@ -36,7 +36,7 @@ def numba_ir(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapp
 def _lowered(source: str, path: Path, kernels: Sequence[FuncOp], functions: Mapping[str, str]) -> str:
     from numba.core import types
 
-    context = _numba_context()
+    context = numba_context()
     # The source was generated from loops a moment ago, and is run as a module is when it is imported.
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     exec(compile(source, str(path), "exec"), namespace)
@@ -73,7 +73,8 @@ def _signature(kernel: FuncOp, types: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
-def _numba_context() -> dict[str, Any]:
+def numba_context() -> dict[str, Any]:
+    """Numba's front end, imported and ready."""
     from numba.core import codegen, registry, typed_passes, untyped_passes
 
     compiler: Any = importlib.import_module("numba.core.compiler")

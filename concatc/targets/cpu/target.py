@@ -7,6 +7,8 @@ It reads nothing but the loops module: what is edited there is what runs.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +20,12 @@ from concatc.targets import Lowered, Peaks
 from concatc.targets.cpu.cache import Cache, default_directory
 from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
+from concatc.targets.cpu.objects import objects_of
 from concatc.targets.cpu.peaks import machine_peaks
 from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
-from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, grains_of, objects_of, units_of
+from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, grains_of, units_of
+from concatc.targets.cpu.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,16 @@ class CpuTarget:
 
     def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> CpuExecutable:
         """Compile what the cache does not hold, and load it; see :class:`concatc.targets.Target`."""
-        return self.build_loops(lowered.loops, meanwhile)
+        with Workers(self.host or host()) as workers:
+            if "numba" not in sys.modules:
+                workers.begin()  # the first net of a process
+            return self.build_loops(lowered.loops, meanwhile, workers)
 
-    def build_loops(self, loops: Module, meanwhile: Callable[[], object] = lambda: None) -> CpuExecutable:
+    def build_loops(
+        self, loops: Module, meanwhile: Callable[[], object] = lambda: None, workers: Workers | None = None
+    ) -> CpuExecutable:
         """Compile and load a loops module."""
-        code, generated = self.compile_loops(loops, meanwhile)
+        code, generated = self.compile_loops(loops, meanwhile, workers)
         with stage("load"):
             loaded = LoadedCode.of(code.objects, code.symbols)
             names = CodeNames(tuple(unit.key for unit in generated.units), code.symbols)
@@ -86,7 +95,7 @@ class CpuTarget:
         return machine_peaks(again)
 
     def compile_loops(
-        self, loops: Module, meanwhile: Callable[[], object] = lambda: None
+        self, loops: Module, meanwhile: Callable[[], object] = lambda: None, workers: Workers | None = None
     ) -> tuple[ObjectCode, Generated]:
         """The object code of a loops module, compiled where the cache does not hold it, and what it was made of."""
         cache = self.cache or Cache(default_directory())
@@ -96,5 +105,6 @@ class CpuTarget:
                 units, symbols = units_of(kernels, self.host or host())
             cold = sum(unit.kernel_count for unit in units if not cache.holds(unit.key))
             with stage("emit", f"compiling {cold} kernel{'s' if cold > 1 else ''} .." if cold else ""):
-                objects = objects_of(units, cache, meanwhile)
+                with contextlib.nullcontext(workers) if workers else Workers(self.host or host()) as ready:
+                    objects = objects_of(units, cache, meanwhile, ready)
                 return ObjectCode(objects, symbols, grains_of(units, symbols)), Generated(units, cache)

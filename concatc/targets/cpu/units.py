@@ -1,16 +1,20 @@
 """What is compiled together: the native step, each sum in a nest, all Numba kernels of a net.
 
-A unit knows its LLVM IR, and its key in the cache, which is known before anything is generated.
+A unit knows its LLVM IR, and its key in the cache, which is known before anything is generated.  As a recipe, which is
+data, it goes to the processes that compile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from concatc.ir.clone import declaration
 from concatc.ir.core import FuncOp, Value
+from concatc.ir.parser import parse_module
+from concatc.ir.printer import print_functions
 from concatc.loops.slices import slices_of
 from concatc.loops.stretches import stretches_of
 from concatc.loops.structure import structure_of
@@ -25,7 +29,6 @@ from concatc.targets.cpu.nest import Item, Nest, nests_in, recognize
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.runner_ir import runner_ir
 from concatc.targets.cpu.tile import Tile, choose_tiles
-from concatc.targets.cpu.workers import Workers
 
 
 class Unit(Protocol):
@@ -43,22 +46,9 @@ class Unit(Protocol):
         """Generate LLVM IR; sources that are generated on the way are kept in the cache."""
         ...
 
-
-def objects_of(units: Sequence[Unit], cache: Cache, meanwhile: Callable[[], object]) -> list[bytes]:
-    """The object code of units: from the cache, or compiled now; ``meanwhile`` is called before that is waited for."""
-    found = [cache.load(unit.key) for unit in units]
-    cold = [k for k, code in enumerate(found) if code is None]
-    if not cold:
-        meanwhile()
-        return [code for code in found if code is not None]
-    with Workers(units[0].host, len(cold)) as workers:
-        made = {k: workers.submit(units[k].llvm_ir(cache)) for k in cold}
-        meanwhile()
-        with stage("LLVM"):
-            for k, code in made.items():
-                found[k] = code.result()
-                cache.store(units[k].key, code.result())
-    return [code for code in found if code is not None]
+    def recipe(self, cache: Cache) -> dict[str, Any]:
+        """The unit as data, which :func:`unit_from` reads."""
+        ...
 
 
 def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[str, str]]:
@@ -78,7 +68,7 @@ def units_of(kernels: Sequence[FuncOp], host: Host) -> tuple[list[Unit], dict[st
             units.append(unit)
         symbols[kernel.sym_name] = unit.symbol
     if rest:
-        units.append(NumbaUnit(host, rest))
+        units.append(NumbaUnit.of(host, rest))
     return units, symbols
 
 
@@ -104,6 +94,9 @@ class StepUnit:
 
     def llvm_ir(self, cache: Cache) -> str:
         return f"{runner_ir(triple())}\n{entry_ir()}"
+
+    def recipe(self, cache: Cache) -> dict[str, Any]:
+        return {"kind": "step"}
 
 
 @dataclass
@@ -162,6 +155,21 @@ class SumUnit:
     def llvm_ir(self, cache: Cache) -> str:
         return contraction_ir(self.kernel, self.items, self.tiles, self.host, self.symbol)
 
+    def recipe(self, cache: Cache) -> dict[str, Any]:
+        return {"kind": "sum", "loops": print_functions([self.kernel])}
+
+
+def unit_from(recipe: Mapping[str, Any], host: Host) -> tuple[Unit, Cache]:
+    """The unit of a recipe, and the cache that holds its sources."""
+    cache = Cache(Path(recipe.get("cache", "")))
+    if recipe["kind"] == "step":
+        return StepUnit(host), cache
+    kernels = parse_module(recipe["loops"]).functions
+    if recipe["kind"] == "numba":
+        return NumbaUnit(host, kernels, recipe["source"], recipe["functions"]), cache
+    units, _ = units_of(kernels, host)
+    return units[1], cache  # behind the step
+
 
 def _described(tile: Tile) -> str:
     rows = [f"{n} rows of {axis.index.name}" for axis, n in tile.rows.items() if axis is not tile.vector]
@@ -172,17 +180,21 @@ def _described(tile: Tile) -> str:
 
 @dataclass
 class NumbaUnit:
-    """All kernels that are Numba source."""
+    """All kernels that are Numba source; of the kernels themselves only names and arguments are looked at."""
 
     host: Host
-    kernels: list[FuncOp]
-    source: str = field(init=False)
-    functions: dict[str, str] = field(init=False)
+    kernels: Sequence[FuncOp]
+    source: str
+    functions: Mapping[str, str]
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.source, self.functions = numba_module(self.kernels)
         self.key = digest("numba", build_id(self.host), self.source, *map(_signature, self.kernels))
+
+    @staticmethod
+    def of(host: Host, kernels: Sequence[FuncOp]) -> NumbaUnit:
+        """The unit of some kernels."""
+        return NumbaUnit(host, kernels, *numba_module(kernels))
 
     @property
     def kernel_count(self) -> int:
@@ -199,6 +211,12 @@ class NumbaUnit:
             text = numba_ir(self.source, self.path(cache), self.kernels, self.functions)
         with stage("LLVM"):
             return link(text, adapters(self.kernels), definitions(text, self.host.fma))
+
+    def recipe(self, cache: Cache) -> dict[str, Any]:
+        self.path(cache)  # who follows the recipe reads it there
+        declared = print_functions(map(declaration, self.kernels))
+        told = {"source": self.source, "functions": dict(self.functions), "cache": str(cache.directory)}
+        return {"kind": "numba", "loops": declared, **told}
 
 
 def _signature(kernel: FuncOp) -> str:

@@ -1,39 +1,42 @@
-"""Processes that compile LLVM IR beside this one, since llvmlite compiles one module at a time in a process.
+"""Processes that make object code beside this one, since llvmlite compiles one module at a time in a process.
 
-    with Workers(host, count=12) as workers:        up to a process a core, each started when there is work for it
-        code = [workers.submit(ir) for ir in texts]     object code to be
-        .. generate more, plan, ..                      this process goes on meanwhile
+    with Workers(host) as workers:                  up to a process a core, each started when there is work for it
+        code = [workers.submit(recipe) for ..]          object code to be
+        .. plan, find out about other batch sizes, ..   this process goes on meanwhile
         objects = [made.result() for made in code]
 
-What comes out depends on the IR alone.  A worker that cannot be started, dies or fails is done without: its module is
-compiled here, which also makes the error where there is one.  Workers end with the block, and with this process.
+What comes out depends on the recipe alone.  A worker that cannot be started, dies or fails is done without: ``result``
+is None then, and who asked compiles it, which also makes the error where there is one.  What costs most is begun first.
+Workers end with the block, and with this process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-import llvmlite
+from typing import Any
 
 from concatc.diagnostics import UsageError
-from concatc.targets.cpu import llvm_worker
-from concatc.targets.cpu.llvm_worker import ANSWER, DONE, REQUEST
-from concatc.targets.cpu.native import Host, object_code
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from concatc.targets.cpu import unit_worker
+from concatc.targets.cpu.native import Host
+from concatc.targets.cpu.unit_worker import ANSWER, DONE, REQUEST
 
 VARIABLE = "CONCATC_WORKERS"
 MOST = 16
+# What is started before it is known how much there is to do.
+EARLY = 2
+PACKAGES = ("concatc", "llvmlite", "numpy", "numba")
 
 
 def worker_count() -> int:
@@ -51,24 +54,41 @@ def worker_command(host: Host) -> list[str] | None:
     """What runs a worker; None where there is no interpreter to run it with (frozen programs, embedded ones)."""
     program = sys.executable
     is_interpreter = bool(program) and Path(program).name.lower().startswith(("python", "pypy"))
-    if not is_interpreter or getattr(sys, "frozen", False) or not Path(llvm_worker.__file__).is_file():
+    if not is_interpreter or getattr(sys, "frozen", False) or not Path(unit_worker.__file__).is_file():
         return None
     # Isolated and without `site`: nothing of the user's is imported or run, and it starts faster.
-    where = str(Path(llvmlite.__file__).parent.parent)
-    return [program, "-I", "-S", llvm_worker.__file__, where, host.name, host.features]
+    return [program, "-I", "-S", unit_worker.__file__, json.dumps(asdict(host)), *_directories()]
+
+
+def _directories() -> list[str]:
+    """Where the packages that a worker imports are; none of them is imported for that."""
+    found = [spec.origin for name in PACKAGES if (spec := find_spec(name)) is not None]
+    return list(dict.fromkeys(str(Path(origin).parent.parent) for origin in found if origin is not None))
+
+
+@dataclass(order=True)
+class _Job:
+    rank: tuple[float, int]  # the least first
+    recipe: Mapping[str, Any] = field(compare=False)
+    made: Future[bytes | None] = field(compare=False, default_factory=Future)
+
+    @property
+    def is_for_numba(self) -> bool:
+        return self.recipe["kind"] in ("numba", "import numba")
 
 
 class Workers:
-    """Compiles LLVM IR for a host.  ``count`` is how many modules there will be."""
+    """Makes object code for a host."""
 
-    def __init__(self, host: Host, count: int) -> None:
-        self._host = host
-        # One module alone is compiled here: a process would take as long to start.
-        number = min(worker_count(), count) if count > 1 else 0
+    def __init__(self, host: Host) -> None:
+        number = worker_count()
         self._command = worker_command(host) if number else None
-        self._threads = _pool(number) if self._command is not None else None
-        self._own = threading.local()
-        self._lock = threading.Lock()
+        self.most = number if self._command is not None else 0
+        self._changed = threading.Condition()
+        self._jobs: list[_Job] = []
+        self._count = 0
+        self._idle = 0
+        self._threads: list[threading.Thread] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._is_closed = False
 
@@ -78,51 +98,86 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
+        with self._changed:
             self._is_closed = True
+            left, self._jobs = self._jobs, []
             processes = list(self._processes)
+            self._changed.notify_all()
+        for job in left:
+            job.made.set_result(None)
         if error is not None:
             # Nobody waits for what is being compiled.
             for process in processes:
                 process.kill()
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.join()
         for process in processes:
             _end(process)
 
-    def submit(self, text: str) -> Future[bytes]:
-        """The object code of LLVM IR, to be."""
-        if self._threads is not None:
-            with contextlib.suppress(RuntimeError):  # the main thread ended meanwhile
-                return self._threads.submit(self._compile, text)
-        made: Future[bytes] = Future()
-        try:
-            made.set_result(object_code(text, self._host))
-        except Exception as error:
-            made.set_exception(error)
-        return made
+    def begin(self) -> None:
+        """Start processes now, one of them with Numba: imports take a second, in which loops are made."""
+        if self.most:
+            self.submit({"kind": "import numba"})
+            while self._start_thread() and len(self._threads) < min(EARLY, self.most):
+                pass
 
-    def _compile(self, text: str) -> bytes:
-        process = self._process()
-        if process is not None:
-            with contextlib.suppress(OSError, ValueError):
-                made = _asked(process, text.encode())
-                if made is not None:
-                    return made
-        with self._lock:
-            if self._is_closed:
-                raise InterruptedError("nobody waits for it")
-        return object_code(text, self._host)
+    @property
+    def is_begun(self) -> bool:
+        """Whether a process runs."""
+        return bool(self._threads)
 
-    def _process(self) -> subprocess.Popen[bytes] | None:
-        """The worker of this thread, started when it is first needed; None where it does not run (any more)."""
-        if not hasattr(self._own, "process"):
-            self._own.process = self._started(self._command or ())
-        process: subprocess.Popen[bytes] | None = self._own.process
-        return process if process is not None and process.poll() is None else None
+    def submit(self, recipe: Mapping[str, Any], cost: float = 0.0) -> Future[bytes | None]:
+        """The object code of a recipe, to be; None where no worker makes it."""
+        with self._changed:
+            job = _Job((-cost, self._count), recipe)
+            self._count += 1
+            if self._is_closed or not (self._start_thread() or self._threads):
+                job.made.set_result(None)
+                return job.made
+            heapq.heappush(self._jobs, job)
+            self._changed.notify_all()
+            return job.made
+
+    def _start_thread(self) -> bool:
+        """One more thread, which has a process, where there is work for it."""
+        with self._changed:
+            if len(self._threads) >= self.most or self._idle > len(self._jobs):
+                return False
+            thread = threading.Thread(target=self._work, args=(not self._threads,), name="concatc-compile", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the main thread ended meanwhile
+                return False
+            self._threads.append(thread)
+            return True
+
+    def _work(self, is_first: bool) -> None:
+        process = self._started(self._command or ())
+        while (job := self._next(is_first)) is not None:
+            made = None
+            if process is not None and process.poll() is None:
+                with contextlib.suppress(OSError, ValueError):
+                    made = _asked(process, json.dumps(job.recipe).encode())
+            job.made.set_result(made)
+
+    def _next(self, is_first: bool) -> _Job | None:
+        """What costs most of what is left; what takes Numba is for the first worker, which has imported it."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while not self._is_closed:
+                    mine = [job for job in self._jobs if is_first or not job.is_for_numba]
+                    if mine:
+                        job = min(mine)
+                        self._jobs.remove(job)
+                        return job
+                    self._changed.wait()
+                return None
+            finally:
+                self._idle -= 1
 
     def _started(self, command: Sequence[str]) -> subprocess.Popen[bytes] | None:
-        with self._lock:
+        with self._changed:
             if self._is_closed:
                 return None
             try:
@@ -133,15 +188,6 @@ class Workers:
                 return None
             self._processes.append(process)
             return process
-
-
-def _pool(number: int) -> ThreadPoolExecutor | None:
-    """Threads that wait for workers; None where the main thread ended: then Python starts no pools."""
-    try:
-        from concurrent.futures import ThreadPoolExecutor  # this import alone fails then
-    except RuntimeError:
-        return None
-    return ThreadPoolExecutor(number, "concatc-compile")
 
 
 def _asked(process: subprocess.Popen[bytes], text: bytes) -> bytes | None:

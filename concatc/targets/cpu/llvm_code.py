@@ -1,21 +1,9 @@
-"""LLVM IR to object code: called in this process, or run as a program that compiles what it reads from a pipe.
-
-    python -I -S llvm_worker.py DIR CPU FEATURES        DIR holds llvmlite
-      stdin    bytes of IR (u64), IR, ..                stdout    status (u8: 0 done), bytes (u64), object code, ..
-
-A process compiles one module at a time, for llvmlite holds one lock; `workers.py` runs several.  So this file imports
-llvmlite and nothing else, and only when it is needed: a worker is ready in a tenth of a second.
-"""
+"""LLVM IR to object code: target machine and passes."""
 
 from __future__ import annotations
 
 import functools
-import struct
-import sys
-from typing import Any, BinaryIO
-
-DONE, FAILED = 0, 1
-REQUEST, ANSWER = struct.Struct("<Q"), struct.Struct("<BQ")
+from typing import Any
 
 
 @functools.cache
@@ -66,34 +54,3 @@ def optimized(text: str, cpu: str, features: str, triple: str = "") -> Any:
 def object_code(text: str, cpu: str, features: str, triple: str = "") -> bytes:
     """The object code of LLVM IR."""
     return bytes(machine(cpu, features, triple).emit_object(optimized(text, cpu, features, triple)))
-
-
-def serve(requests: BinaryIO, answers: BinaryIO, cpu: str, features: str) -> None:
-    """Compile until the pipe ends.  What cannot be compiled is left to who asked, whose error then says why."""
-    while (head := requests.read(REQUEST.size)) and len(head) == REQUEST.size:
-        (count,) = REQUEST.unpack(head)
-        text = requests.read(count)
-        if len(text) < count:
-            return
-        try:
-            status, made = DONE, object_code(text.decode(), cpu, features)
-        except Exception:
-            status, made = FAILED, b""
-        answers.write(ANSWER.pack(status, len(made)) + made)
-        answers.flush()
-
-
-def main() -> None:
-    """Run as a program."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells all; who asked ends the pipe
-    directory, cpu, features = sys.argv[1:]
-    sys.path.append(directory)
-    answers = sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing that is printed may stand between answers
-    serve(sys.stdin.buffer, answers, cpu, features)
-
-
-if __name__ == "__main__":
-    main()
