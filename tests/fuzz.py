@@ -1,4 +1,4 @@
-"""Random nets through everything: ``python -m tests.fuzz --count 20000 --seed 0 --cpu 1000``.
+"""Random nets through everything: ``python -m tests.fuzz --count 20000 --seed 0 --cpu 1000 --cuda 500``.
 
 Net ``k`` is the same for the same seed.  A net that fails is cut down to the smallest one that fails at the same stage
 and written to ``--keep DIR`` (default ``tests/nets/failed``) as ``.cnet``, its failure in a comment.  What lies in
@@ -52,6 +52,11 @@ def shrink(recipe: Recipe, failure: NetFailure, check: Check, seed: int) -> tupl
     return recipe, failure
 
 
+def is_chosen(k: int, some: int, count: int) -> bool:
+    """Whether number ``k`` is one of ``some`` of ``count``, spread evenly."""
+    return k * some // count != (k + 1) * some // count
+
+
 def keep(directory: Path, recipe: Recipe, failure: NetFailure, seed: int) -> Path:
     """Write a net that fails."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -66,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many nets")
     parser.add_argument("--seed", type=int, default=0, help="the first net's seed")
     parser.add_argument("--cpu", type=int, default=0, help="how many of them run on the cpu target too")
+    parser.add_argument("--cuda", type=int, default=0, help="how many run as device kernels, on the emulator")
     parser.add_argument("--plans", action="store_true", help="no PyTorch, finite differences and round trips of text")
     parser.add_argument("--most", type=int, default=12, help="statements of a net, at most")
     parser.add_argument("--keep", type=Path, default=HERE / "nets" / "failed", help="where nets that fail are written")
@@ -79,9 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as cache:
         for k in range(options.count):
             seed = options.seed + k
-            # The nets that run on the cpu are spread evenly.
-            on_cpu = k * options.cpu // options.count != (k + 1) * options.cpu // options.count
-            check = Check(torch=has_torch, cpu=Path(cache) if on_cpu else None, counts=counts)
+            on_cpu, on_cuda = (is_chosen(k, some, options.count) for some in (options.cpu, options.cuda))
+            check = Check(torch=has_torch, cpu=Path(cache) if on_cpu else None, cuda=on_cuda, counts=counts)
             if options.plans:
                 check = replace(check, torch=False, finite_differences=0, texts=())
             recipe = seeded_recipe(seed, options.most)

@@ -1,4 +1,5 @@
-"""Random nets through every level, pass, text and plan, 60 of 1,000 on the cpu target too; and all against PyTorch.
+"""Random nets through every level, pass, text and plan, 60 of 1,000 on the cpu target too, 40 on the
+emulator of the cuda target; and all against PyTorch.
 
 `python -m tests.fuzz` runs more of them.  What it found lies in `tests/nets/found` and is run here.
 """
@@ -20,7 +21,7 @@ from tests.nets.random_nets import recipes, seeded_recipe
 from tests.nets.recipe import Recipe
 
 FOUND = sorted((Path(__file__).parent / "nets" / "found").glob("*.cnet"))
-CHUNKS, NETS_A_CHUNK, CPU_NETS = 20, 50, 60
+CHUNKS, NETS_A_CHUNK, CPU_NETS, CUDA_NETS = 20, 50, 60, 40
 NO_TORCH = "PyTorch is not installed (the extra `peers`)"
 
 
@@ -28,9 +29,9 @@ def seeds(chunk: int) -> range:
     return range(chunk * NETS_A_CHUNK, (chunk + 1) * NETS_A_CHUNK)
 
 
-def quick_check(seed: int, cpu: Path | None) -> Check:
+def quick_check(seed: int, cpu: Path | None, cuda: bool = False) -> Check:
     """The text of one level, and finite differences for every fifth net: among 1,000 nets all of it is done often."""
-    return Check(cpu=cpu, finite_differences=int(seed % 5 == 0), texts=(TEXTS[seed % 4], "loops"))
+    return Check(cpu=cpu, cuda=cuda, finite_differences=int(seed % 5 == 0), texts=(TEXTS[seed % 4], "loops"))
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -39,11 +40,12 @@ def test_random_nets(chunk: int, tmp_path_factory: pytest.TempPathFactory) -> No
     cache = tmp_path_factory.getbasetemp() / "random-nets"
     for seed in seeds(chunk):
         on_cpu = seed % (CHUNKS * NETS_A_CHUNK // CPU_NETS) == 0
+        on_cuda = seed % (CHUNKS * NETS_A_CHUNK // CUDA_NETS) == 7
         source = seeded_recipe(seed).source()
         try:
-            check_net(source, quick_check(seed, cache if on_cpu else None), seed)
+            check_net(source, quick_check(seed, cache if on_cpu else None, on_cuda), seed)
         except NetFailure as failure:
-            again = f"python -m tests.fuzz --seed {seed} --count 1 --cpu {int(on_cpu)}"
+            again = f"python -m tests.fuzz --seed {seed} --count 1 --cpu {int(on_cpu)} --cuda {int(on_cuda)}"
             pytest.fail(f"seed {seed}: {failure}\n{source}\nrun `{again}`")
 
 

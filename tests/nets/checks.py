@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ from concatc.runtime.bounds import index_checks
 from concatc.targets.reference.interpreter import argument_name, run_function
 from concatc.targets.reference.plan_interpreter import BaseMemory as Memory
 from concatc.targets.reference.plan_interpreter import run_plan
+from tests.emulated import run_emulated, tiles_for_all
 
 if TYPE_CHECKING:
     from concatc.targets.cpu.executable import CpuExecutable
@@ -73,6 +75,7 @@ class Check:
 
     torch: bool = False
     cpu: Path | None = None  # a directory for object code, where nets run on the cpu target too
+    cuda: bool = False  # whether their device kernels run on the emulator
     finite_differences: int = MOST_DIFFERENCES
     texts: tuple[str, ...] = TEXTS  # levels whose text is printed and parsed
     keep: int = 2
@@ -264,8 +267,14 @@ class _Run:
             if not difference <= self.tolerance + 30 * noise[key]:
                 raise NetFailure("plan interpreter", f"{key} differs by {difference:.3g} of its largest element")
         self.check.counts["plans"] += 1
+        precise_values = dict(zip(result_keys(module.main), exact, strict=True))
         if self.check.cpu is not None:
-            self.cpu(module, plan, values, dict(zip(result_keys(module.main), exact, strict=True)), noise)
+            self.cpu(module, plan, values, precise_values, noise)
+        if self.check.cuda:
+            with tiles_for_all() if self.seed % 2 else nullcontext():
+                memory = self.stage("cuda emulator", lambda: run_emulated(plan, values))
+            self.near("cuda emulator", memory, precise_values, noise)
+            self.check.counts["cuda"] += 1
 
     def cpu(
         self,
@@ -291,12 +300,16 @@ class _Run:
         spoiled = memory.spoiled()
         if spoiled:
             raise NetFailure("cpu run", f"bytes outside all values were written: {', '.join(spoiled)}")
+        self.near("cpu run", memory, exact, noise)
+        self.threads(executable, plan, values, {key: memory.get(key) for key in exact})
+        self.check.counts["cpu"] += 1
+
+    def near(self, name: str, memory: Memory, exact: Mapping[str, Array], noise: Mapping[str, float]) -> None:
+        """All results are within a few times the rounding error of the reference."""
         for key, value in exact.items():
             difference = distance(memory.get(key), value)
             if not difference <= self.tolerance + 30 * noise[key]:
-                raise NetFailure("cpu run", f"{key} differs by {difference:.3g} of its largest element")
-        self.threads(executable, plan, values, {key: memory.get(key) for key in exact})
-        self.check.counts["cpu"] += 1
+                raise NetFailure(name, f"{key} differs by {difference:.3g} of its largest element")
 
     def threads(
         self, executable: CpuExecutable, plan: Plan, values: Mapping[str, Array], expected: Mapping[str, Array]

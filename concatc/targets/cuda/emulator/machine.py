@@ -42,7 +42,7 @@ class Machine:
 
     def everywhere(self, value: Value) -> Array:
         """A value as a vector over all lanes."""
-        return np.broadcast_to(value, (self.lanes.count,))
+        return value if np.ndim(value) else np.full(self.lanes.count, value)
 
     def active(self, value: Value) -> Array:
         """A value as a vector over the active lanes."""
@@ -74,12 +74,11 @@ class Machine:
             self.partial.pop(name, None)
             return
         old = self.values.get(name)
-        if old is None:
+        if old is None or old.dtype != value.dtype:
+            # Of another type, it is another variable of that name: the other threads have none.
             self.values[name] = value
             self.partial[name] = self.mask
             return
-        if old.dtype != value.dtype:
-            self.fail("types", f"`{name}` is {old.dtype} in some threads, and {value.dtype} in others")
         self.values[name] = np.where(self.mask, value, old)
         if name in self.partial:
             self.partial[name] = self.partial[name] | self.mask
@@ -100,7 +99,7 @@ class Machine:
     # -- faults ----------------------------------------------------------------------------------------------------
     def forbid(self, rule: str, message: str, wrong: Value, number: Value | None = None) -> None:
         """Raise where ``wrong`` holds in an active lane; ``number`` is its value for a ``%d`` in the message."""
-        if not np.any(wrong):
+        if not wrong.any():
             return
         bad = self.everywhere(wrong) if self.mask is None else self.everywhere(wrong) & self.mask
         if not bad.any():

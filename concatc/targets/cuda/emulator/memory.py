@@ -88,7 +88,7 @@ class Memory:
         if index.dtype.kind not in "iu":
             raise OperandError(f"{self.name} is indexed by {index.dtype}")
         wrong = (index < self.first) | (index >= self.end)
-        if np.any(wrong):
+        if wrong.any():
             message = f"{verb} element %d of {self.name}, which has {self.first} to {self.end - 1}"
             machine.forbid("bounds", message, wrong, index)
             index = either(wrong, self.first, index)  # of threads that do nothing here
