@@ -67,7 +67,7 @@ def compile(
     """Compile a net from a ``.cnet`` file, or from a dump (``.mlir``) of any level.
 
     ``dims`` overrides dims of the net (``{"x": 64}``); ``net`` chooses one where the file holds several; ``target`` is
-    ``cpu`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
+    ``cpu``, ``cuda`` or ``reference``; ``keep`` names blobs whose value and gradient stay readable in ``blobs``;
     ``input_grads=True`` lets ``backward`` return the gradients of inputs; ``output_grads`` names outputs whose
     gradients are given to ``backward`` (True: all float ones); ``freeze`` names parameters that are not trained, or
     what their paths begin with (``["stem"]``); ``dtype="f64"`` computes in double precision;

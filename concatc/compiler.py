@@ -33,6 +33,10 @@ def target_named(name: str) -> Target:
         from concatc.targets.reference.target import ReferenceTarget
 
         return ReferenceTarget()
+    if name == "cuda":
+        from concatc.targets.cuda.target import CudaTarget
+
+        return CudaTarget()
     from concatc.targets.cpu.target import CpuTarget
 
     return CpuTarget()
@@ -138,7 +142,7 @@ class Compilation:
 
     def scaled(self, phase: Phase) -> ScaledPhase | None:
         """The phase at any batch size; None where it must be compiled for each: budgets are met size by size."""
-        if not self.target.runs_plan or self.options.max_memory is not None:
+        if not self.target.serves_sizes or self.options.max_memory is not None:
             return None
         return self.scaling.phase(phase)
 

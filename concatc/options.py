@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Recompute = Literal["none", "auto", "max"]
 Precision = Literal["exact", "high", "fast"]
-TARGETS = ("cpu", "reference")
+TARGETS = ("cpu", "cuda", "reference")
 PRECISIONS = ("exact", "high", "fast")
 DTYPES = ("f32", "f64")
 RECOMPUTE = ("none", "auto", "max")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from concatc.compiler import Compilation
     from concatc.lowering import Lowering
     from concatc.runtime.memory_report import MemoryReport
-    from concatc.targets import Executable
+    from concatc.targets import Executable, Target
 
 CALLS = {"train": "step", "infer": "call"}
-EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
+EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm", "launches", "ptx", "cubin", "sass")
 
 
 @click.command()
@@ -33,8 +33,13 @@ EMIT = ("ir", "plan", "loops", "kernels", "llvm", "asm")
 @click.option("--output-grads", is_flag=True, help="Take gradients of outputs from the caller of backward().")
 @freeze_option
 @plan_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Write an importable module, or cubins."
+)
 @click.option("--emit", type=click.Choice(EMIT), help="Print it; `ir` is the joint graph unless --level says else.")
+@click.option(
+    "--arch", metavar="SM,..", help="With --target cuda: architectures, such as sm_80,sm_90 (the default is both)."
+)
 @click.option("--level", metavar="LEVEL", help="The level for --emit ir: graph, split, joint, .. or its number.")
 @click.option("--phase", type=click.Choice(("train", "infer")), default="train", show_default=True, help="For --emit.")
 @click.option("--remarks", is_flag=True, help="Show each copy that remains, and the memory of each phase.")
@@ -47,6 +52,7 @@ def command(
     as_json: bool,
     output: Path | None,
     emit: str | None,
+    arch: str | None,
     level: str | None,
     phase: str,
     remarks: bool,
@@ -66,12 +72,16 @@ def command(
     _check_options(emit, level, blob, plain, dump_ir, output)
     show_progress()
     compilation = choice.compiled()
+    if arch is not None:
+        compilation.target = _cuda_for(compilation, arch)
     _check_passes(compilation, choice.options.print_after)
     phases: list[str] = list(compilation.phases)
     if dump_ir is not None:
         for name in phases:
             _dump(compilation, name, dump_ir if name == "train" else dump_ir / "inference", plain, blob)
-    if emit is not None:
+    if emit == "cubin" and output is not None:
+        _write_cubins(compilation, phase, output)
+    elif emit is not None:
         click.echo(_emitted(compilation, emit, level, phase, plain, blob), nl=False)
     elif output is not None:
         from concatc.artifact import write_module
@@ -102,7 +112,9 @@ def _check_options(
     phase_given = click.get_current_context().get_parameter_source("phase") is not ParameterSource.DEFAULT
     if phase_given and emit is None:
         problems.append(Diagnostic("--phase goes with --emit"))
-    if emit is not None and output is not None:
+    if emit == "cubin" and output is None:
+        problems.append(Diagnostic("--emit cubin writes files: say where with -o DIR"))
+    if emit not in (None, "cubin") and output is not None:
         hint = "call it twice; `concatc compile FILE --emit .. > TEXT` writes what is printed to a file"
         problems.append(Diagnostic("--emit prints, and -o writes a module: they do not go together", help=hint))
     if problems:
@@ -118,6 +130,27 @@ def _check_passes(compilation: Compilation, wanted: tuple[str, ...]) -> None:
     ]
     if problems:
         raise UsageError(problems)
+
+
+def _cuda_for(compilation: Compilation, names: str) -> Target:
+    """The target with other architectures."""
+    if compilation.options.target != "cuda":
+        raise UsageError("--arch goes with --target cuda")
+    from concatc.targets.cuda.arch import Arch
+    from concatc.targets.cuda.target import CudaTarget
+
+    return CudaTarget(tuple(str(Arch.of(name.strip())) for name in names.split(",")))
+
+
+def _write_cubins(compilation: Compilation, phase: str, directory: Path) -> None:
+    from concatc.targets.cuda.target import CudaExecutable
+
+    executable = _build(compilation, phase)
+    if not isinstance(executable, CudaExecutable):
+        raise UsageError(f"the target `{compilation.options.target}` has no cubins: --target cuda has")
+    for name, cubin in executable.cubins().items():
+        write_file(directory / name, cubin)
+        click.echo(f"{directory / name}: {len(cubin)} bytes")
 
 
 def _build(compilation: Compilation, phase: str) -> Executable:

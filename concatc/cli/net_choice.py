@@ -111,7 +111,7 @@ _net_options = all_of(
     click.argument("file", type=click.Path(path_type=Path)),
     click.option("--dim", "dims", multiple=True, metavar="NAME=VALUE", help="Set a dim of the net; repeatable."),
     click.option("--net", metavar="NAME", help="The net, where the file holds several."),
-    click.option("--target", default="cpu", show_default=True, metavar="NAME", help="cpu or reference."),
+    click.option("--target", default="cpu", show_default=True, metavar="NAME", help="cpu, cuda or reference."),
     click.option("--dtype", default="f32", show_default=True, metavar="TYPE", help="f32 or f64."),
     click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON, for tools."),
 )

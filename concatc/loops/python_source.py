@@ -26,7 +26,24 @@ from concatc.ir.types import FLOATS, MemRefType, dense_strides
 RESERVED = (
     *("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt"),
     "tanh",
-    *("cuda", "div", "rem", "np", "f32", "f64", "i8", "i32", "i64", "u8", "u32", "u64", "range", "inf", "nan"),
+    *(
+        "cuda",
+        "div",
+        "quotient",
+        "rem",
+        "np",
+        "f32",
+        "f64",
+        "i8",
+        "i32",
+        "i64",
+        "u8",
+        "u32",
+        "u64",
+        "range",
+        "inf",
+        "nan",
+    ),
 )
 _CONSTANT = re.compile(r"[fi]\d\d?_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own

@@ -125,7 +125,7 @@ class Executable(Protocol):
         ...
 
     def text(self, what: str) -> str:
-        """The generated code as text: ``kernels`` (what a user reads first), ``llvm`` or ``asm``.
+        """The generated code as text: ``kernels`` (what a user reads first), ``llvm``, ``asm``, ``ptx`` ..
 
         Raises :class:`concatc.diagnostics.UsageError` where the target makes no such thing.
         """
@@ -137,7 +137,12 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """``reference``, ``cpu``."""
+        """``reference``, ``cpu``, ``cuda``."""
+        ...
+
+    @property
+    def serves_sizes(self) -> bool:
+        """Whether its code of one batch size runs others, with the numbers of another plan."""
         ...
 
     @property

@@ -14,6 +14,7 @@ class LazyCpuTarget:
 
     name: str = "cpu"
     runs_plan: bool = True
+    serves_sizes: bool = True
 
     def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> Executable:
         """Compile a net from its loops."""

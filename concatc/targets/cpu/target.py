@@ -71,6 +71,7 @@ class CpuTarget:
 
     name: str = "cpu"
     runs_plan: bool = True
+    serves_sizes: bool = True
 
     def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> CpuExecutable:
         """Compile what the cache does not hold, and load it; see :class:`concatc.targets.Target`."""

@@ -4,6 +4,7 @@ gpu.thread_id                      cuda.threadIdx.x
 memref.alloca : memref<256xf32>    partial = cuda.shared.array(256, f32)
 gpu.barrier                        cuda.syncthreads()
 arith.divsi, arith.remsi           div(a, b), rem(a, b)       32 bits, unsigned: indices are not negative
+arith.divf : f32                   quotient(a, b)             off by two units in the last place at most
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from concatc.targets.cuda.intrinsics import (
     log1p,
     maximum,
     minimum,
+    quotient,
     rem,
     select,
     sqrt,
@@ -73,6 +75,8 @@ class CudaPrinter(FunctionPrinter):
             return Text(_PLACES[op.name])
         if op.name in _DIVISIONS and str(op.result.type) in ("index", "i32"):
             return Text(f"{_DIVISIONS[op.name]}({', '.join(self._use(v) for v in op.operands)})")
+        if op.name == "arith.divf" and str(op.result.type) == "f32":
+            return Text(f"quotient({', '.join(self._use(v) for v in op.operands)})")
         if op.name == "arith.addf":
             return self._wrapping(op, "+", 3)  # a sum by thread has one order
         return super()._expression(op)

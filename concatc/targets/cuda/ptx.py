@@ -15,37 +15,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from concatc.diagnostics import UsageError
+from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.launches import GpuModule
 
 EXTRA = "pip install 'concatc[cuda]'"
 _NUMBA_TYPES = {"f32": "float32", "f64": "float64", "i1": "boolean", "i8": "int8", "i32": "int32", "i64": "int64"}
-_ARCH = re.compile(r"sm_(\d+)(\d)(a?)")
 _SECONDS = 120  # what ptxas may take for one kernel
-
-
-@dataclass(frozen=True)
-class Arch:
-    """An architecture: ``sm_90`` is 9, 0."""
-
-    major: int
-    minor: int
-    suffix: str = ""
-
-    @staticmethod
-    def of(name: str) -> Arch:
-        """Parse ``sm_80``; raises :class:`UsageError` for anything else."""
-        match = _ARCH.fullmatch(name)
-        if match is None:
-            raise UsageError(f"no architecture `{name}`; they are called sm_80, sm_90, ..")
-        return Arch(int(match[1]), int(match[2]), match[3])
-
-    def __str__(self) -> str:
-        return f"sm_{self.major}{self.minor}{self.suffix}"
 
 
 def require_compiler() -> Any:
@@ -96,7 +75,8 @@ def _with_entry(text: str, name: str) -> str:
     """The PTX with its entry called by the kernel's name, and without what differs from one run to the next."""
     entry = re.search(r"\.entry\s+(\w+)", text)
     assert entry is not None, "PTX without an entry"
-    return text.replace(entry[1], name).rstrip("\0") + ("" if text.endswith("\n") else "\n")
+    lines = text.rstrip("\0\n").replace(entry[1], name).split("\n")
+    return "\n".join(line for line in lines if "NumbaEnv" not in line) + "\n"
 
 
 # -- device code -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class ReferenceTarget:
 
     name: str = "reference"
     runs_plan: bool = False
+    serves_sizes: bool = False
 
     def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> ReferenceExecutable:
         """Nothing is compiled."""

@@ -173,6 +173,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "maximum": _float(np.maximum),
     "minimum": _float(np.minimum),
     "plus": _float(np.add),
+    "quotient": _float(np.divide),
     "sqrt": _float(np.sqrt),
     "tanh": _float(np.tanh),
     "select": select,
