@@ -3,7 +3,8 @@
     a0 a1 .. a15, b0 b1 .. b15   ->   a0+a8 .. a7+a15, b0+b8 .. b7+b15     two shuffles and one addition for two vectors
                                  ->   ..                                   16 vectors become one vector of 16 sums
 
-Each sum is the one that halves of its vector give, added until one element is left: to the same bits.
+Each sum is the one that halves of its vector give, added until one element is left: to the same bits.  Sums of results
+that lie side by side stay in a vector (:func:`sum_rows`), so what is made of them is made in lanes and stored whole.
 """
 
 from __future__ import annotations
@@ -13,12 +14,82 @@ from typing import Any
 
 from llvmlite import ir
 
+from concatc.ir.core import Operation, Value
+from concatc.targets.cpu.nest import Nest, NestAxis
+from concatc.targets.cpu.tile import Tile
+
 BLOCK_BYTES = 16  # parts of a register of this size are shuffled in one instruction
 I32 = ir.IntType(32)
+TOGETHER = (2, 4, 8, 16)  # so many sums may stay in a vector
+Places = dict[int, tuple[int, int]]  # of each sum: which vector holds it, in which lane
 
 
 def lane_sums(builder: Any, vectors: Sequence[Any], element_bytes: int) -> list[Any]:
     """The sums, as scalars, in order."""
+    made, place = _summed(builder, vectors, element_bytes)
+    return [
+        builder.extract_element(made[k], I32(lane)) for k, lane in (place[number] for number in range(len(vectors)))
+    ]
+
+
+def sum_rows(builder: Any, vectors: Sequence[Any], element_bytes: int, rows: Sequence[Sequence[int]]) -> list[Any]:
+    """The sums as vectors: for each row those of the vectors that it names, in order."""
+    made, place = _summed(builder, vectors, element_bytes)
+    lanes = made[0].type.count
+    found: list[Any] = []
+    for row in rows:
+        held = list(dict.fromkeys(place[number][0] for number in row))
+        if len(held) <= 2:
+            chosen = [held.index(k) * lanes + lane for k, lane in (place[number] for number in row)]
+            found.append(builder.shuffle_vector(made[held[0]], made[held[-1]], _mask(chosen)))
+            continue
+        vector = ir.Constant(ir.VectorType(made[0].type.element, len(row)), ir.Undefined)
+        for at, (k, lane) in enumerate(place[number] for number in row):
+            vector = builder.insert_element(vector, builder.extract_element(made[k], I32(lane)), I32(at))
+        found.append(vector)
+    return found
+
+
+def neighbours_of(nest: Nest, tile: Tile) -> NestAxis | None:
+    """The axis along which a few sums of a tile lie side by side in memory, with all that is read for them.
+
+    None where vectors do not lie along the sum, or there is no such axis.
+    """
+    if tile.vector is None or not tile.vector.reduce or nest.total is None:
+        return None
+    ends = [(store.operands[1], store.operands[2:]) for store in nest.stores]
+    behind = [(load.operands[0], load.operands[1:]) for load in _loads_behind(nest)]
+    for axis in reversed(nest.parallel):
+        if tile.row(axis) not in TOGETHER or tile.row(axis) > tile.lanes:
+            continue
+        if not all(nest.lane_step(axis, memory, at) == 1 for memory, at in ends):
+            continue
+        if all(nest.lane_step(axis, memory, at) in (0, 1) for memory, at in behind):
+            return axis
+    return None
+
+
+def _loads_behind(nest: Nest) -> list[Operation]:
+    """What is read for the stores, the sum aside."""
+    found: list[Operation] = []
+    seen: set[Value] = set()
+    waiting = [store.operands[0] for store in nest.stores]
+    while waiting:
+        value = waiting.pop()
+        op = value.op
+        if op is None or value in seen or value is nest.total:
+            continue
+        seen.add(value)
+        if op.name == "memref.load":
+            found.append(op)
+        waiting += op.operands
+        if op.name == "scf.if":
+            waiting += [region.block.ops[-1].operands[value.index] for region in op.regions]
+    return found
+
+
+def _summed(builder: Any, vectors: Sequence[Any], element_bytes: int) -> tuple[list[Any], Places]:
+    """The sums in the lanes of vectors."""
     lanes = vectors[0].type.count
     block = max(1, BLOCK_BYTES // element_bytes)
     made = list(vectors)
@@ -42,10 +113,7 @@ def lane_sums(builder: Any, vectors: Sequence[Any], element_bytes: int) -> list[
             added.append(builder.fadd(*(builder.shuffle_vector(*pair, _mask(chosen)) for chosen in (low, high))))
             holders.append([of[k + which][group] for which, group in order])
         made, of, size = added, holders, half
-    place = {number: (k, lane) for k, holder in enumerate(of) for lane, number in enumerate(holder)}
-    return [
-        builder.extract_element(made[k], I32(lane)) for k, lane in (place[number] for number in range(len(vectors)))
-    ]
+    return made, {number: (k, lane) for k, holder in enumerate(of) for lane, number in enumerate(holder)}
 
 
 def _order(groups: int, together: int) -> list[tuple[int, int]]:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType
 from concatc.targets.cpu.guards import is_zero, jumps
-from concatc.targets.cpu.lane_sums import lane_sums
-from concatc.targets.cpu.lanes import BIT, I32, I64
+from concatc.targets.cpu.lane_sums import lane_sums, neighbours_of, sum_rows
+from concatc.targets.cpu.lanes import BIT, I32, I64, LaneBuilder
 from concatc.targets.cpu.nest import NestAxis, enclosing_if
 from concatc.targets.cpu.tile_values import Offsets, TileValues
 from concatc.targets.cpu.transpose import interleave, transpose
@@ -193,9 +194,34 @@ class Stage(TileValues):
             for store in self.nest.stores:
                 self._store_across(store, self.tile.across)
             return
+        vector = self.tile.vector
+        if vector is None or not vector.reduce or self.nest.total is None:
+            self._store_sums(offsets, totals)
+            return
+        element_bytes, along = ELEMENT_BYTES[self.nest.dtype], neighbours_of(self.nest, self.tile)
+        if along is None:
+            self._store_sums(offsets, lane_sums(self.b, totals, element_bytes))
+            return
+        starts = [at for at in offsets if not at[along]]
+        rows = [[k for k, at in enumerate(offsets) if {**at, along: 0} == start] for start in starts]
+        totals = sum_rows(self.b, totals, element_bytes, rows)
+        with self._in_lanes(along):
+            self._store_sums(starts, totals)
+
+    @contextmanager
+    def _in_lanes(self, axis: NestAxis) -> Iterator[None]:
+        """Let the rows of an axis, which are side by side, be the lanes of what is computed."""
+        tile, exact, lane = self.tile, self.exact, self.lane
+        lanes = tile.row(axis)
+        self._take(replace(tile, vector=axis, lanes=lanes, rows={**tile.rows, axis: 1}))
+        self.exact = exact
+        self.lane = LaneBuilder(self.frame.module, self.b, lanes, self.frame.host)
+        yield
+        self._take(tile)
+        self.exact, self.lane = exact, lane
+
+    def _store_sums(self, offsets: list[Offsets], totals: list[Any]) -> None:
         vector, zipped = self.tile.vector, self.tile.zipped
-        if vector is not None and vector.reduce and self.nest.total is not None:
-            totals = lane_sums(self.b, totals, ELEMENT_BYTES[self.nest.dtype])
         made = list(zip(offsets, totals, strict=True))
         for at, total in made:
             together = [(at, total)]
