@@ -21,6 +21,7 @@ from concatc.targets.cpu.guards import TAPS, conjuncts, jumps
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.near import MOST_VECTORS
 from concatc.targets.cpu.nest import Nest, NestAxis, condition_of, constant_of
+from concatc.targets.cpu.phased_taps import PhasedTaps
 
 ROWS = (2, 3, 4, 6, 8, 12)
 VECTORS = (1, 2, 3, 4, 5, 6)
@@ -257,6 +258,8 @@ class _CostModel:
         self.zipped = _zipped(nest, vector) if nest.term is not None else None
         self.per_zipped = ZIP * len(nest.stores) / terms
         self.phases = _Phases(nest)
+        self.phased = None if vector.reduce else PhasedTaps.of(nest)
+        self.all_registers = host.registers
 
     def zipped_in(self, rows: Mapping[NestAxis, int]) -> NestAxis | None:
         """The axis that is stored in turn with the lanes, if all of it is in flight."""
@@ -283,14 +286,17 @@ class _CostModel:
         accumulators = math.prod(rows.values())
         per_result = self.per_zipped if self.zipped_in(rows) is not None else self.per_result
         cost = self.step + accumulators * (self.phases.met(rows) + per_result)
-        held = 0
+        held = vectors = 0
         for each, axes in self.loads:
             count = math.prod(math.ceil(n * axes[axis]) for axis, n in rows.items() if axis in axes)
             apart = self.vector in axes and any(n > 1 and a in axes and self._lies_apart(a) for a, n in rows.items())
             cost += each * count * (FAR if apart else 1.0)
             held += count if self.vector in axes and count < accumulators else 0
+            vectors += count if self.vector in axes else 0
         if accumulators + held > self.registers:
             cost *= TIGHT
+        if self.phased is not None:
+            cost = self.phased.cost(cost, accumulators, vectors, self.all_registers, WRITTEN_OUT)
         # Fewer chains than the latency of an addition leave the pipes idle.
         return max(cost, self.chain * self.phases.met(rows))
 
