@@ -10,7 +10,7 @@ are known; who asks again there or further inside gets what has been computed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -279,9 +279,33 @@ class TileValues:
             return self._load_one(pointer, dtype, self.lane.every(asked.same, asked.each, begun))
         if isinstance(spread, tuple):
             asked = replace(asked, inside=self._lanes_inside(offsets))
-            return load_near(self.lane, pointer, spread, dtype, asked)
+            flag = self._flag_of(op)
+            if flag is None:
+                return load_near(self.lane, pointer, spread, dtype, asked)
+            return self._where(flag, lambda: load_near(self.lane, pointer, spread, dtype, asked))
         mask = self.lane.every(asked.same, asked.each, self._tail_mask(offsets))
         return self.lane.gather(self.lane.pointers(pointer, spread, dtype), dtype, mask)
+
+    def _flag_of(self, load: Operation) -> Any:
+        """The argument of the kernel that alone says whether anything is loaded; None where there is none."""
+        choice = enclosing_if(load)
+        if choice is None or choice.operands[0].op is not None or load.block is not choice.regions[0].block:
+            return None
+        return self.frame.arguments.get(choice.operands[0])
+
+    def _where(self, flag: Any, load: Callable[[], Any]) -> Any:
+        """What is loaded, or zeros, by a jump.
+
+        A load whose mask is off waits all the same for what was stored beside it: the last row's end, where rows do
+        not fill vectors.
+        """
+        b, before = self.b, self.b.block
+        with b.if_then(flag):
+            loaded, inside = load(), b.block
+        found = b.phi(loaded.type)
+        found.add_incoming(ir.Constant(loaded.type, None), before)
+        found.add_incoming(loaded, inside)
+        return found
 
     def _is_begun(self, load: Operation, offsets: Offsets) -> Any:
         """Whether a vector has lanes inside of the axis, where what all of them read depends on it: `x[j // 16]`.
