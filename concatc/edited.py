@@ -303,7 +303,12 @@ def _of_declaration(options: Options) -> Options:
 
 def _check_level(name: str, first: str) -> None:
     if LEVELS.index(name) < LEVELS.index(first):
-        raise UsageError(f"the net was read from a dump of the level {first}; it has no {name}")
+        raise UsageError(
+            Diagnostic(
+                f"the net was read from a dump of the level {first}; it has no {name} graph",
+                help="take the .cnet file that it was made of, or its dump 00-graph.mlir",
+            )
+        )
 
 
 def _declared_net(module: Module, declaration: FuncOp | None) -> FuncOp:

@@ -58,7 +58,10 @@ def known_sizes(
 ) -> KnownSizes | None:
     """The sizes up to ``most``, which every op takes; None where the graph must be asked at each.
 
-    Small ones are tried: the least that hold, and one more, so that none holds for being even.
+    Small ones are tried: the least that hold, and one more, so that none holds for being even.  Of several dims equal
+    sizes are enough: extents have no products of dims (`polynomials.py`), and the samples that the graph was scaled
+    with have each dim large beside the others as they are (`scaling.py`), so an extent that shrinks with one of them
+    would have become negative there.
     """
     here = list(graph.here.values())
     n = 1

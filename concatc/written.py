@@ -227,10 +227,10 @@ class WrittenModule:
 
     def with_dims(self, dims: Mapping[str, Dim]) -> WrittenModule:
         """What does not follow from what was written is not compiled here."""
-        batches = {name for scaled in self._scaled.values() if scaled is not None for name in scaled.here}
-        empty = [f"`{name}` is {n}" for name, n in dims.items() if name in batches and type(n) is int and n < 1]
-        if empty:
-            message = f"{', '.join(empty)}, but a written module runs batches of 1 or more"
+        batches = {name for p in self.phases if (scaled := self.scaled(p)) is not None for name in scaled.here}
+        wrong = [f"`{n}` is {dims[n]}" for n in dims if n in batches and not _is_batch(dims[n])]
+        if wrong:
+            message = f"{', '.join(wrong)}, but a written module runs batches of 1 or more rows"
             raise UsageError(Diagnostic(message, help="leave empty batches out, or compile the net: it takes them"))
         at = ", ".join(f"{name}={value}" for name, value in self.dims.items())
         notes = tuple(
@@ -288,6 +288,10 @@ class WrittenModule:
         plan = update.plan()
         loops = lower_to_loops(replace(plan, bases={**self.phase(phase).bases, **plan.bases}))
         return code.followed_by(CpuTarget().build_loops(loops))
+
+
+def _is_batch(size: Dim) -> bool:
+    return type(size) is int and size >= 1
 
 
 class WrittenPhase(ByLevel, OfRunnable):

@@ -28,6 +28,7 @@ from tests.test_every_op import assert_close
 
 load_all_ops()
 Shape = tuple[int, ...]
+AVX512 = Host("skylake-avx512", "", vector_bytes=64, registers=32, fma=True, masked=True, embedded=True)
 AVX2 = Host("haswell", "", vector_bytes=32, registers=16, fma=True, masked=True)
 CASES: dict[str, tuple[Op, Shape, Shape]] = {
     "3x3": (Conv(pad=(1, 1)), (2, 9, 8, 8), (42, 9, 3, 3)),
@@ -138,12 +139,10 @@ def test_columns_beside_the_image_are_left_out() -> None:
     (kernel,) = [f for f in _loops_of(plan).functions[1:] if f.declared is None]
     items = recognize(kernel)
     assert items is not None
-    tiles = choose_tiles(nests_in(items), host())
+    tiles = choose_tiles(nests_in(items), AVX512)  # rows of 14 fit in its registers; the text is not run
     assert tiles is not None
     (tile,) = [tile for nest, tile in tiles.items() if nest.term is not None]
-    if host().registers < 32:
-        pytest.skip("rows of 14 do not fit in these registers")
-    text = contraction_ir(kernel, items, tiles, host(), "k")
+    text = contraction_ir(kernel, items, tiles, AVX512, "k")
     vectors = 32 // tile.lanes
     assert len(re.findall(r"call .* @\"?llvm\.fma", text)) == (14 + 13 + 13) * vectors
 

@@ -183,3 +183,20 @@ def test_wrong_counts_of_steps_change_nothing(steps: np.ndarray | None, message:
     assert state.steps == 0 and not state.base.any()
     if steps is None:
         assert other.load(path, optimizer=restored, strict=False).missing == ("optimizer.steps",)
+
+
+def test_weights_of_another_net_are_summed_up(tmp_path: Path) -> None:
+    layers = "\n".join(f"    x = linear(x, 3) @{{0}}{k}" for k in range(9))
+    source = f"net f(n = 2) {{{{\n    input x: f32[n, 3]\n{layers}\n    output x as y\n}}}}\n"
+    one, other = (concatc.compile_source(source.format(name), target="reference") for name in ("a", "b"))
+    one.save(tmp_path / "one.safetensors")
+    path = tmp_path / "one.safetensors"
+    assert error_of(other.load, path) == (
+        f"error: {path} is of another net: it has none of the 18 tensors that this net loads\n"
+        "note: it holds `a0.bias`, `a0.weight`, `a1.bias` and 15 more\n"
+        "note: the net loads `b0.weight`, `b0.bias`, `b1.weight` and 15 more\n"
+        "help: load() takes other names by `rename={..}`, and what fits by `strict=False`"
+    )
+    text = error_of(other.load, path, rename={"a0.weight": "b0.weight"})
+    assert text.count("error: missing: ") == 9 and f"error: missing: {path} has none of 9 more tensors" in text
+    assert text.count("error: unexpected: ") == 9 and f"error: unexpected: 9 more tensors of {path}" in text

@@ -353,3 +353,56 @@ def test_permissions_of_written_files_are_those_of_the_umask(cli: Cli, tmp_path:
         os.umask(old)
     assert (tmp_path / "out.npz").stat().st_mode & 0o777 == 0o640
     assert not list(tmp_path.glob(".*")), "nothing stays beside it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--level", "joint"), "--level goes with --emit ir"),
+        (("--emit", "asm", "--level", "joint"), "--level goes with --emit ir"),
+        (("--phase", "infer"), "--phase goes with --emit"),
+        (("--emit", "asm", "--plain"), "--plain goes with --emit ir|plan|loops and --dump-ir"),
+        (("--emit", "asm", "-o", "x"), "--emit prints, and -o writes a module: they do not go together"),
+    ],
+)
+def test_options_that_would_be_ignored(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = cli("compile", "small.cnet", *arguments)
+    assert (code, out) == (2, "") and err.startswith(f"error: {message}\n")
+
+
+def test_compile_reports_both_phases(cli: Cli) -> None:
+    lines = cli("compile", "small.cnet")[1].splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["net small", "training", "inference"]
+    assert lines[1].endswith("0 B copied in a step") and lines[2].endswith("0 B copied in a call")
+
+
+def test_written_modules_are_run_and_trained(cli: Cli) -> None:
+    assert cli("compile", "small.cnet", "-o", "made")[0] == 0
+    rng = np.random.default_rng(0)
+    np.savez("d.npz", x=rng.normal(size=(40, 5)).astype(np.float32), label=np.zeros(40, np.int32))
+    assert cli("train", "made", "--data", "d.npz", "--epochs", "1", "-o", "w.safetensors")[0] == 0
+    shown = [cli("run", net, "--data", "d.npz", "--weights", "w.safetensors") for net in ("made", "small.cnet")]
+    assert shown[0] == shown[1] and shown[0][0] == 0
+    assert cli("run", "made", "--data", "d.npz", "--train", "--dim", "n=7")[0] == 0
+    code, _, err = cli("run", "made")
+    assert code == 2 and err == "error: the net reads `x`\nhelp: give a file that holds them: --data FILE.npz\n"
+    np.savez("y.npz", y=np.zeros((4, 5), np.float32))
+    code, _, err = cli("run", "made", "--data", "y.npz")
+    assert code == 2 and "the data have no `x` (f32[n=4, 5])\nhelp: they hold `y`" in err
+    code, _, err = cli("run", "made", "--data", "d.npz", "--dtype", "f64", "--max-memory", "1GiB")
+    assert code == 2 and "what --dtype, --max-memory would choose is settled in it" in err
+    code, _, err = cli("check", "made")
+    assert code == 2 and "made is a written module, which holds no text of a net\nhelp: `concatc run`" in err
+
+
+def test_passes_rewrite_graphs(cli: Cli) -> None:
+    assert cli("compile", "small.cnet", "--dump-ir", "dumps")[0] == 0
+    for level in ("05-plan", "06-loops"):
+        for name in ("cse", "insert-splits", "merge-branches"):
+            code, out, err = cli("opt", f"dumps/{level}.mlir", "--passes", name)
+            assert (code, out) == (2, "") and f"is a dump of the level {level[3:]}; passes rewrite graphs" in err
+        assert cli("opt", f"dumps/{level}.mlir", "--passes", "verify", "-o", os.devnull)[0] == 0
+    code, _, err = cli("opt", "dumps/04-kernels.mlir", "--passes", "plan-memory")
+    assert code == 2 and "`plan-memory` rewrites no graph" in err and "--emit plan|loops" in err
+    code, _, err = cli("explain", "dumps/03-optimized.mlir", "h")
+    assert code == 2 and "it has no joint graph\nhelp: take the .cnet file that it was made of" in err

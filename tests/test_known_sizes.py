@@ -76,6 +76,14 @@ def test_indices_in_some_rows_are_asked_of_the_graph() -> None:
             net.eval(ids=ids)
 
 
+def test_extents_that_shrink_with_another_dim_are_compiled_for_each() -> None:
+    """Equal sizes take them all, so they must not be what is tried alone."""
+    body = "g = concat(a, b, a, b, axis=0); p, q = slice(g, axis=0, sizes=[2 * n - m, 3 * m]); output tanh(p) as y"
+    compilation = compile_net(f"net f(n = 6, m = 6) {{ input a: f32[n, 2]; input b: f32[m, 2]; {body} }}", "f.cnet")
+    assert compilation.scaled("infer") is None
+    assert "none of them negative" in compilation.scaling.reasons["infer"]
+
+
 def test_known_sizes_look_at_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     net = concatc.compile_source(ROWS.format("output linear(x, 3) as y"))
     net.eval(x=np.ones((4, 6), np.float32))

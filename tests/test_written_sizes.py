@@ -85,6 +85,13 @@ def test_other_dims_are_refused(written: Path) -> None:
         net.with_dims(classes=4)
     with pytest.raises(concatc.UsageError, match="`n` is 0, but a written module runs batches of 1 or more"):
         net.with_dims(n=0)
+    for size in (2.5, -1):
+        with pytest.raises(concatc.UsageError) as caught:
+            net.with_dims(n=size)
+        assert str(caught.value).startswith(
+            f"error: with_dims means n={size}, which is refused\n"
+            f"error: `n` is {size}, but a written module runs batches of 1 or more rows"
+        )
     with pytest.raises(concatc.UsageError, match="net mixed has no dim `m`"):
         net.with_dims(m=4)
     with pytest.raises(concatc.UsageError, match="holds its plan and levels for its own dims only"):

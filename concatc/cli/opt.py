@@ -44,6 +44,7 @@ def command(
     plain: bool,
 ) -> None:
     """Parse the IR in FILE (``-`` for stdin), verify it, run passes over it, and print the result."""
+    from concatc.edited import STEPS, level_of
     from concatc.ir.passes import PassManager
     from concatc.ir.printer import PLAIN
     from concatc.passes.dumps import READING, dump_text, load_dump
@@ -57,6 +58,9 @@ def command(
         how = f"concatc compile {file} --emit ir --level graph > graph.mlir"
         raise UsageError(Diagnostic(f"{file} is a net; passes run on its IR", help=f"`{how}` writes it"))
     module = load_dump(_read(file), str(file))
+    if any(step.name != "verify" for step in pipeline) and (level := level_of(module)) in STEPS:
+        hint = f"edit it as it is, or run passes over 04-kernels.mlir and before; `concatc compile {file}` compiles it"
+        raise UsageError(Diagnostic(f"{file} is a dump of the level {level}; passes rewrite graphs", help=hint))
     style = PLAIN if plain else READING
     manager = PassManager(
         pipeline,

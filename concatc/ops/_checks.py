@@ -6,10 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+from concatc.ir.core import Value
 from concatc.ir.types import INTEGERS, TensorType
 from concatc.op import ShapeError
 
 T = TypeVar("T")
+
+
+def twice(op: str, inner: str, x: Value) -> tuple[str, str] | None:
+    """What is doubtful of a loss that applies ``inner`` itself to an ``x`` that ``inner`` made (`Op.doubt`)."""
+    if x.op is None or x.op.name != f"cnet.{inner}":
+        return None
+    return f"{op} applies {inner} itself, and {{0}} is made by {inner}", f"give it what `{inner}` is given: the scores"
 
 
 def check_axis(op: str, axis: int, x: TensorType, operand: int = 0) -> None:

@@ -13,7 +13,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Expr, Ref, absolute, exp, log1p, maximum, share_of
 from concatc.loops.pieces import Piece, pointwise
 from concatc.op import Builder, Op, Sample, f32
-from concatc.ops._checks import check_float, check_same_shape
+from concatc.ops._checks import check_float, check_same_shape, twice
 from concatc.ops._pointwise import Data
 
 Reduction = Literal["mean", "batch", "sum"]
@@ -31,6 +31,10 @@ class SigmoidLoss(Op):
     example = "loss sigmoid_loss(x, y)"
     operands = ("x", "target")
     reduction: Reduction = "mean"
+
+    @classmethod
+    def doubt(cls, xs: Sequence[Value]) -> tuple[str, str] | None:
+        return twice("sigmoid_loss", "sigmoid", xs[0])
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         check_float("sigmoid_loss", *xs)

@@ -12,7 +12,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.expr import Axis, Expr, Ref, Size, cast, exp, log, maximum, select, share_of, wrap
 from concatc.loops.pieces import Piece, axes_for, temp
 from concatc.op import Builder, Op, Sample, f32, i32
-from concatc.ops._checks import check_axis, check_float, check_labels, without
+from concatc.ops._checks import check_axis, check_float, check_labels, twice, without
 from concatc.ops._softmax import row_axes, row_stages
 
 Reduction = Literal["mean", "valid", "sum"]
@@ -39,6 +39,10 @@ class SoftmaxLoss(Op):
     axis: int = 1
     reduction: Reduction = "mean"
     ignore: int | None = None
+
+    @classmethod
+    def doubt(cls, xs: Sequence[Value]) -> tuple[str, str] | None:
+        return twice("softmax_loss", "softmax", xs[0])
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         x, label = xs

@@ -15,6 +15,9 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.passes import Pass
 from concatc.op_attributes import Attribute, ShapeError, check_attribute
 
+# What stands behind the passes, by the names under which it is timed.
+STEPS = {"plan-memory": "makes the plan of kernels", "lower-to-loops": "makes the loops of a plan"}
+
 
 @functools.cache
 def load_all_passes() -> dict[str, type[Pass]]:
@@ -67,6 +70,9 @@ def make_pass(name: str, options: dict[str, Any] | None = None) -> Pass:
     """A pass with options.  Raises :class:`UsageError`."""
     known = load_all_passes()
     if name not in known:
+        if name in STEPS:
+            message = f"`{name}` rewrites no graph, so it is no pass of a pipeline: it {STEPS[name]}"
+            raise UsageError(Diagnostic(message, help="`concatc compile FILE.mlir --emit plan|loops` does that"))
         raise UsageError(Diagnostic(f"there is no pass `{name}`", help=_known_passes(name, list(known))))
     cls: Any = known[name]
     hints = typing.get_type_hints(cls)

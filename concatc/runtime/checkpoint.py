@@ -6,7 +6,7 @@ A file holds every parameter and state under its path; with an optimizer also ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from concatc.runtime.store import Store
 
 VERSION = "1"
 STEPS = "optimizer.steps"
+MOST_TOLD = 8  # names of a kind, one by one
 DTYPES = {"F32": "float32", "F64": "float64", "I32": "int32", "I64": "int64"}
 
 
@@ -112,12 +113,18 @@ def _check(
     missing = tuple(name for name in asked if name not in found)
     # Slots of an optimizer are not asked for when weights alone are loaded.
     unexpected = tuple(n for n, to in names.items() if to not in wanted and not to.startswith("optimizer."))
-    if strict:
+    if strict and len(missing) == len(asked) > MOST_TOLD:
+        problems.append(_of_another_net(path, list(names), asked))
+    elif strict:
         problems += [
             Diagnostic(f"missing: {path} has no tensor `{name}`", help=did_you_mean(name, unexpected))
-            for name in missing
+            for name in missing[:MOST_TOLD]
         ]
-        problems += [Diagnostic(f"unexpected: the net has nothing named `{name}`") for name in unexpected]
+        if len(missing) > MOST_TOLD:
+            problems.append(Diagnostic(f"missing: {path} has none of {len(missing) - MOST_TOLD} more tensors"))
+        problems += [Diagnostic(f"unexpected: the net has nothing named `{n}`") for n in unexpected[:MOST_TOLD]]
+        if len(unexpected) > MOST_TOLD:
+            problems.append(Diagnostic(f"unexpected: {len(unexpected) - MOST_TOLD} more tensors of {path}"))
     for name, to in names.items():
         if to not in wanted:
             continue
@@ -133,6 +140,19 @@ def _check(
     if problems:
         raise UsageError(problems)
     return LoadReport(missing, unexpected)
+
+
+def _of_another_net(path: Path, held: Sequence[str], asked: Sequence[str]) -> Diagnostic:
+    return Diagnostic(
+        f"{path} is of another net: it has none of the {len(asked)} tensors that this net loads",
+        notes=(f"it holds {_some(held)}", f"the net loads {_some(asked)}"),
+        help="load() takes other names by `rename={..}`, and what fits by `strict=False`",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(f"`{name}`" for name in names[:3])
+    return f"{listed} and {len(names) - 3} more" if len(names) > 3 else listed or "nothing"
 
 
 def _fits(dtype: str, wanted: np.dtype[np.generic]) -> bool:

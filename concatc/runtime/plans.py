@@ -56,7 +56,9 @@ class Plans:
             found = rescaled or source.with_dims(dims)
             params = found.phase(phase if rescaled else "train").signature.params
         except ConcatcError as error:
-            first = Diagnostic(f"{why}, and the net does not compile with that")
+            # A net that is wrong at these dims has lines to show; what else hinders speaks for itself.
+            hindered = isinstance(error, UsageError) and all(found.loc is None for found in error.diagnostics)
+            first = Diagnostic(f"{why}, {'which is refused' if hindered else 'and the net does not compile with that'}")
             raise UsageError([first, *error.diagnostics], error.sources) from None
         problems = list(other_parameters(self.store.signature.params, params, phase, changed, why))
         if problems:

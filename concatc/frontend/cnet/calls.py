@@ -323,6 +323,8 @@ class Calls:
                     problem = f"`{op.name}` takes a list of blobs, not {show(rest[0][1])}"
                 raise self.run.fail(frame, problem, loc, [f"call it as {called}"])
             which = " and ".join(f"`{d.lstrip('*')}`" for d in signature.data[len(data) : required])
+            if variadic and positional:
+                raise self.run.fail(frame, f"`{op.name}` is given an empty list", call.loc, [f"call it as {called}"])
             raise self.run.fail(frame, f"`{op.name}` needs {which}", call.loc, [f"call it as {called}"])
         if not rest:
             return data, None

@@ -258,6 +258,8 @@ class Expressions:
         help = None
         if isinstance(a, tuple) and operator == "+":
             help = "`xs += [y]` appends to a list"
+        if operator == "^" and is_blob(a) and is_blob(b):
+            help = "the exponent is a number; `exp(y * log(x))` is x to the power of a blob y, for x above 0"
         if operator == "//":
             help = _NO_COMMENT
         raise self.run.fail(frame, f"`{operator}` does not join {describe(a)} and {describe(b)}", loc, help=help)
@@ -299,7 +301,11 @@ class Expressions:
         loc: Loc,
     ) -> Any:
         if operator not in rules:
-            raise self.run.fail(frame, f"`{operator}` does not work on a blob and a number here", loc)
+            what = describe(operand[1])
+            if operator == "^":
+                help = "`x ^ 2` is a power of a blob; for `2 ^ x` write `exp(x * 0.6931472)`, with the logarithm of 2"
+                raise self.run.fail(frame, f"`^` takes a number as its exponent, not {what}", loc, help=help)
+            raise self.run.fail(frame, f"`{operator}` does not join a number and {what}", loc)
         op, number = rules[operator]
         try:
             value = as_float(number)

@@ -154,7 +154,8 @@ class Project:
         try:
             data = self._files.read(target, name)
             if data is None:
-                near = [p.name for p in sorted(target.parent.glob("*.cnet"))[:1000]] if target.parent.is_dir() else []
+                found = sorted(target.parent.glob("*.cnet"))[:1000] if target.parent.is_dir() else []
+                near = [p.name for p in found if p.resolve() not in self._open]  # who imports it is no help
                 self.sink.error(f'there is no file "{item.path}"', item.loc, help=did_you_mean(target.name, near))
                 return None
             loaded = self.load(decode(data, name), name, target)
