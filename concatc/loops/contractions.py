@@ -13,7 +13,7 @@ from concatc.loops.packing import Packed, is_contraction, packing_of
 from concatc.loops.phases import phases_of, split_phases
 from concatc.loops.program import PiecesOf, Program, Statement, program_of
 from concatc.loops.unit_windows import drop_unit_windows
-from concatc.loops.winograd import run_by_tiles
+from concatc.loops.winograd import run_by_tiles, share_images
 from concatc.loops.winograd_algorithms import ALGORITHMS
 
 
@@ -27,11 +27,10 @@ def arrange_contractions(program: Program) -> None:
 def can_run_by_tiles(kernel: FuncOp, pieces_of: PiecesOf) -> bool:
     """Whether the operation of a kernel that has an ``algorithm`` can run by it, with all that stands around it."""
     program = program_of(kernel, pieces_of)
-    for statement in program.statements:
-        if statement.algorithm is not None:
-            algorithm = ALGORITHMS.get(statement.algorithm)
-            return algorithm is not None and run_by_tiles(program, statement, algorithm)
-    return False
+    fold = next((s for s in program.statements if s.algorithm is not None), None)
+    can = fold is not None and fold.algorithm in ALGORITHMS and share_images(program, fold) is not None
+    program.forget()
+    return can
 
 
 def _arrange(program: Program, fold: Statement) -> bool:

@@ -47,7 +47,10 @@ class KernelLoops:
 
 def scratch_of(kernel: FuncOp, pieces_of: PiecesOf) -> list[TensorType]:
     """The scratch buffers that a kernel needs."""
-    return _scratch_types(arrange(_packed_program(kernel, pieces_of)))
+    program = _packed_program(kernel, pieces_of)
+    found = _scratch_types(arrange(program))
+    program.forget()
+    return found
 
 
 def _packed_program(kernel: FuncOp, pieces_of: PiecesOf) -> Program:
@@ -69,7 +72,9 @@ def kernel_loops(name: str, kernel: FuncOp, windows: Sequence[Window], pieces_of
     memrefs = [memref_of(merged_window(w, flags)) for w, flags in zip(windows, flags_of, strict=True)]
     writer = LoopWriter(arrangement, function, memrefs, program.statements)
     writer.write(kernel)
-    return KernelLoops(function, outer_extent(arrangement.cut), writer.sizes, flags_of, _scratch_types(arrangement))
+    made = KernelLoops(function, outer_extent(arrangement.cut), writer.sizes, flags_of, _scratch_types(arrangement))
+    program.forget()
+    return made
 
 
 def lay_out(program: Program, windows: Sequence[Window]) -> tuple[list[list[bool]], list[tuple[Buffer, Buffer]]]:

@@ -92,6 +92,15 @@ class Program:
     block: int = 1
     parts: int = 1
 
+    def forget(self) -> None:
+        """Let go of what refers to one another, so that it is freed at once, without a search for cycles."""
+        for statement in self.statements:
+            for buffer in (statement.target, *statement.refs.values()):
+                buffer.writers.clear()
+            for nest in statement.path:
+                nest.items.clear()
+            statement.path.clear()
+
 
 @dataclass(eq=False)
 class Nest:

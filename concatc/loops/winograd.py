@@ -39,18 +39,27 @@ from concatc.loops.winograd_cost import is_admissible, tiles_for
 
 def run_by_tiles(program: Program, fold: Statement, algorithm: Algorithm) -> bool:
     """Let a convolution run by an algorithm; False, and nothing is changed, where it cannot."""
+    found = share_images(program, fold)
+    if found is None:
+        return False
+    tiled = _Tiled(program, fold, algorithm, tiles_for(found, algorithm))
+    if isinstance(found, Windows):
+        tiled.convolve(found)
+    else:
+        tiled.sum(found)
+    return True
+
+
+def share_images(program: Program, fold: Statement) -> Windows | WindowSums | None:
+    """Let a convolution and what reads it run image by image, where tiles can be made of it; None where it cannot."""
     windows = windows_of(fold.piece)
     if windows is not None and is_admissible(windows):
-        if not share_outer_loop(program, fold, windows.image, 1):
-            return False
-        _Tiled(program, fold, algorithm, tiles_for(windows, algorithm)).convolve(windows)
-        return True
+        return windows if share_outer_loop(program, fold, windows.image, 1) else None
     sums = window_sums_of(fold.piece)
     if sums is None or not is_admissible(sums) or any(s.outer for s in program.statements):
-        return False
+        return None
     program.block = 1
-    _Tiled(program, fold, algorithm, tiles_for(sums, algorithm)).sum(sums)
-    return True
+    return sums
 
 
 class _Tiled:

@@ -17,6 +17,7 @@ from llvmlite import ir
 from concatc.ir.core import Operation, Value
 from concatc.targets.cpu.nest import Nest, NestAxis
 from concatc.targets.cpu.tile import Tile
+from concatc.targets.cpu.vectors import integers
 
 BLOCK_BYTES = 16  # parts of a register of this size are shuffled in one instruction
 I32 = ir.IntType(32)
@@ -41,7 +42,7 @@ def sum_rows(builder: Any, vectors: Sequence[Any], element_bytes: int, rows: Seq
         held = list(dict.fromkeys(place[number][0] for number in row))
         if len(held) <= 2:
             chosen = [held.index(k) * lanes + lane for k, lane in (place[number] for number in row)]
-            found.append(builder.shuffle_vector(made[held[0]], made[held[-1]], _mask(chosen)))
+            found.append(builder.shuffle_vector(made[held[0]], made[held[-1]], integers(I32, tuple(chosen))))
             continue
         vector = ir.Constant(ir.VectorType(made[0].type.element, len(row)), ir.Undefined)
         for at, (k, lane) in enumerate(place[number] for number in row):
@@ -110,7 +111,9 @@ def _summed(builder: Any, vectors: Sequence[Any], element_bytes: int) -> tuple[l
                 for start in (0, half)
             )
             pair = made[k], made[k + 1]
-            added.append(builder.fadd(*(builder.shuffle_vector(*pair, _mask(chosen)) for chosen in (low, high))))
+            added.append(
+                builder.fadd(*(builder.shuffle_vector(*pair, integers(I32, tuple(chosen))) for chosen in (low, high)))
+            )
             holders.append([of[k + which][group] for which, group in order])
         made, of, size = added, holders, half
     return made, {number: (k, lane) for k, holder in enumerate(of) for lane, number in enumerate(holder)}
@@ -124,7 +127,3 @@ def _order(groups: int, together: int) -> list[tuple[int, int]]:
         for which in (0, 1)
         for group in range(start, start + together)
     ]
-
-
-def _mask(lanes: Sequence[int]) -> Any:
-    return ir.Constant(ir.VectorType(I32, len(lanes)), [I32(lane) for lane in lanes])

@@ -22,6 +22,7 @@ from llvmlite import ir
 from concatc.ir.core import Operation
 from concatc.targets.cpu.functions import FUNCTIONS, call_function, suffix_of
 from concatc.targets.cpu.native import Host
+from concatc.targets.cpu.vectors import integers, same, undefined, vector_type
 
 BIT = ir.IntType(1)
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
@@ -100,12 +101,11 @@ class LaneBuilder:
 
     def splat(self, value: Any) -> Any:
         """The same element in all lanes."""
-        type = ir.VectorType(value.type, self.lanes)
         if isinstance(value, ir.Constant):
-            return ir.Constant(type, [value.constant] * self.lanes)
-        undefined = ir.Constant(type, ir.Undefined)
-        first = self.b.insert_element(undefined, value, I32(0))
-        return self.b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+            return same(value, self.lanes)
+        anything = undefined(value.type, self.lanes)
+        first = self.b.insert_element(anything, value, I32(0))
+        return self.b.shuffle_vector(first, anything, integers(I32, (0,) * self.lanes))
 
     def vector(self, value: Any) -> Any:
         """A value as an LLVM vector."""
@@ -115,7 +115,7 @@ class LaneBuilder:
 
     def numbers(self, numbers: Sequence[int], type: Any = I64) -> Any:
         """A vector of integers known now."""
-        return ir.Constant(ir.VectorType(type, len(numbers)), list(numbers))
+        return integers(type, tuple(numbers))
 
     def together(self, *values: Any) -> list[Any]:
         """All values as vectors, or none."""
@@ -125,7 +125,7 @@ class LaneBuilder:
 
     def zero(self, dtype: str) -> Any:
         """A vector of zeros."""
-        return ir.Constant(ir.VectorType(LLVM_TYPES[dtype], self.lanes), [0] * self.lanes)
+        return same(ir.Constant(LLVM_TYPES[dtype], 0), self.lanes)
 
     # -- operations ------------------------------------------------------------------------------------------------
     def intrinsic(self, name: str, result: Any, arguments: list[Any], flags: Sequence[str] = ()) -> Any:
@@ -235,7 +235,7 @@ class LaneBuilder:
             if op.name == "arith.index_cast" and target.width < source.width:
                 return self.b.add(self.splat(self.b.trunc(value.base, target)), self.numbers(value.offsets, target))
             value = self.vector(value)
-        kind = ir.VectorType(target, self.lanes) if self.is_vector(value) else target
+        kind = vector_type(target, self.lanes) if self.is_vector(value) else target
         name = _CASTS.get(op.name)
         if name is None:
             wider = target.width > source.width
@@ -247,7 +247,7 @@ class LaneBuilder:
         """The mask of the lanes whose number is below ``count`` (i64)."""
         limit = ir.Constant(I64, self.lanes)
         short = self.b.trunc(self.b.select(self.b.icmp_signed("<", count, limit), count, limit), I32)
-        numbers = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
+        numbers = integers(I32, tuple(range(self.lanes)))
         return self.b.icmp_signed("<", numbers, self.splat(short))
 
     def both(self, a: Any, b: Any) -> Any:
@@ -263,7 +263,7 @@ class LaneBuilder:
     def load(self, pointer: Any, dtype: str, mask: Any) -> Any:
         """Neighbouring elements; 0 where the mask is off."""
         element = LLVM_TYPES[dtype]
-        type = ir.VectorType(element, self.lanes)
+        type = vector_type(element, self.lanes)
         align = _bytes_of(dtype)
         if mask is None:
             return self.b.load(pointer, typ=type, align=align)
@@ -283,11 +283,11 @@ class LaneBuilder:
         """A vector of pointers: ``pointer`` plus offsets in elements, one a lane."""
         base = self.splat(self.b.ptrtoint(pointer, I64))
         step = self.splat(ir.Constant(I64, _bytes_of(dtype)))
-        return self.b.inttoptr(self.b.add(base, self.b.mul(offsets, step)), ir.VectorType(POINTER, self.lanes))
+        return self.b.inttoptr(self.b.add(base, self.b.mul(offsets, step)), vector_type(POINTER, self.lanes))
 
     def gather(self, pointers: Any, dtype: str, mask: Any) -> Any:
         """Elements from anywhere; 0 where the mask is off."""
-        type = ir.VectorType(LLVM_TYPES[dtype], self.lanes)
+        type = vector_type(LLVM_TYPES[dtype], self.lanes)
         mask = self.vector(ir.Constant(BIT, 1) if mask is None else mask)
         name = f"llvm.masked.gather.{suffix_of(type)}.v{self.lanes}p0"
         return self.intrinsic(name, type, [pointers, I32(_bytes_of(dtype)), mask, self.zero(dtype)])

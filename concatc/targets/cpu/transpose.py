@@ -14,6 +14,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from concatc.targets.cpu.vectors import integers
+
 INDEX = ir.IntType(32)
 
 
@@ -22,8 +24,8 @@ def transpose(builder: Any, rows: Sequence[Any]) -> list[Any]:
     made, lanes = list(rows), len(rows)
     size = 1
     while size < lanes:
-        low = _mask(j if not j & size else lanes + j - size for j in range(lanes))
-        high = _mask(j + size if not j & size else lanes + j for j in range(lanes))
+        low = integers(INDEX, tuple(j if not j & size else lanes + j - size for j in range(lanes)))
+        high = integers(INDEX, tuple(j + size if not j & size else lanes + j for j in range(lanes)))
         for k in (k for k in range(lanes) if not k & size):
             a, b = made[k], made[k + size]
             made[k], made[k + size] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
@@ -41,10 +43,5 @@ def interleave(builder: Any, vectors: Sequence[Any]) -> list[Any]:
     for a, b in zip(even, odd, strict=True):
         for start in (0, lanes // 2):
             order = (place for j in range(start, start + lanes // 2) for place in (j, lanes + j))
-            made.append(builder.shuffle_vector(a, b, _mask(order)))
+            made.append(builder.shuffle_vector(a, b, integers(INDEX, tuple(order))))
     return made
-
-
-def _mask(lanes: Any) -> Any:
-    chosen = list(lanes)
-    return ir.Constant(ir.VectorType(INDEX, len(chosen)), [INDEX(lane) for lane in chosen])
