@@ -26,10 +26,12 @@ from concatc.ir.types import TensorType
 from concatc.loops.memory import view
 from concatc.loops.plan import Plan
 from concatc.passes.lower_to_loops import lower_to_loops
+from concatc.targets.cpu import objects as cpu_objects
 from concatc.targets.cpu import units as cpu_units
 from concatc.targets.cpu.cache import MAGIC, Cache
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuTarget
+from concatc.targets.cpu.workers import Workers
 from concatc.targets.reference.plan_interpreter import BaseMemory
 from tests.kernel_plans import fresh_arena, with_scratch
 from tests.plans.densenet_block import densenet_block_plan
@@ -268,7 +270,8 @@ def test_a_second_build_compiles_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     plan = small_plan()
     cache = Cache(tmp_path)
     first = run_small(lower_to_loops(plan), plan, cache)
-    monkeypatch.setattr(cpu_units.Workers, "submit", never)
+    monkeypatch.setattr(Workers, "submit", never)
+    monkeypatch.setattr(cpu_objects, "object_code", never)
     second = run_small(lower_to_loops(plan), plan, cache)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
