@@ -191,6 +191,7 @@ FAULTS = {
         planted(WARPS, "        total = total + cuda", "        if i != 37:\n            total = total + cuda"),
     ),
     "an index beyond 32 bits": ("overflow", planted(POINTS, "x[i]", "x[div(i + 2147483647, 3)]")),
+    "the end of a loop beyond 32 bits": ("overflow", planted(POINTS, ", n, ", ", i32(n * 100000000), ")),
     "a division by zero": ("overflow", planted(POINTS, "x[i]", "x[i // (i - i)]")),
     "a float that no integer holds": ("overflow", planted(POINTS, "x[i]", "f32(i32(x[i] * f32(1e20)))")),
     "floats as an index": ("types", planted(POINTS, "x[i]", "x[f32(i)]")),

@@ -114,8 +114,10 @@ COMPARE: dict[str, Callable[[Value, Value], Value]] = {
 
 
 def negative(x: Value) -> Value:
-    """``-x``."""
-    return np.negative(x if x.dtype.kind == "f" else x.astype(np.int64))
+    """``-x``; of an integer it wraps as that integer does, and has 64 bits then."""
+    made: Value = np.negative(x)
+    wide = {"i": np.int64, "u": np.uint64}.get(x.dtype.kind)
+    return made if wide is None else made.astype(wide)
 
 
 def same_types(*values: Value) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from concatc.diagnostics import Loc
-from concatc.targets.cuda.emulator.arithmetic import OperandError, Value
+from concatc.targets.cuda.emulator.arithmetic import OperandError, Value, cast
 from concatc.targets.cuda.emulator.expressions import Evaluate, Expressions, NotKnownError
 from concatc.targets.cuda.emulator.machine import Machine
 from concatc.targets.cuda.emulator.memory import Memory
@@ -94,7 +94,7 @@ class Statements:
     def _for(self, node: ast.For, name: str, bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> Step:
         if not 1 <= len(bounds) <= 3:
             raise NotKnownError(node, "a range has one to three bounds")
-        limits = [self.expressions.expression(b) for b in bounds]
+        limits = [self._limit(b) for b in bounds]
         steps = self.block(body)
 
         def loop(m: Machine) -> None:
@@ -116,6 +116,22 @@ class Statements:
             m.mask = entered
 
         return loop
+
+    def _limit(self, node: ast.expr) -> Evaluate:
+        """A bound of a loop; one that is cut down to 32 bits must fit, since no loop is meant to wrap."""
+        match node:
+            case ast.Call(ast.Name("i32"), [inner], []):
+                whole = self.expressions.expression(inner)
+            case _:
+                return self.expressions.expression(node)
+        most = np.iinfo(np.int32).max
+
+        def limit(m: Machine) -> Value:
+            value = whole(m)
+            m.forbid("overflow", "the bound of a loop has more than 32 bits", (value > most) | (value < -most))
+            return cast(value, np.dtype(np.int32))
+
+        return limit
 
 
 def _named(value: Value, name: str) -> Value:
