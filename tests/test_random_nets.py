@@ -73,7 +73,7 @@ def test_drawn_nets(recipe: Recipe) -> None:
 def test_found_nets(path: Path, tmp_path: Path) -> None:
     """Nets that failed once: the seed of their data stands in the first line."""
     source, seed = found_net(path)
-    check_net(source, Check(cpu=tmp_path), seed)
+    check_net(source, Check(cpu=tmp_path, cuda=True), seed)
 
 
 @pytest.mark.peers

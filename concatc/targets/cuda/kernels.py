@@ -148,8 +148,13 @@ class _Generator:
 def _seen_in_results(groups: Sequence[Group], scratch: Sequence[Buffer], add: Sequence[bool]) -> dict[Buffer, int]:
     """The values that other loops read in the memory of a result, and which result: one that holds nothing else."""
     statements = [s for group in groups for s in group.statements]
-    inlined = {id(buffer): buffer for s in statements for buffer in s.refs.values() if buffer.inlined}
-    readers = [*statements, *(w for buffer in inlined.values() for w in buffer.writers)]
+    inlined: dict[int, Buffer] = {}
+    readers = [*statements]
+    for reader in readers:  # grows: what is inlined may read what is inlined
+        for buffer in reader.refs.values():
+            if buffer.inlined and id(buffer) not in inlined:
+                inlined[id(buffer)] = buffer
+                readers += buffer.writers
     seen: dict[Buffer, int] = {}
     for buffer in scratch:
         if not buffer.results or add[buffer.results[0]] or any(w.kind == "scatter" for w in buffer.writers):
