@@ -11,7 +11,8 @@ its own (``scratch``), which is as large as the launch that needs most of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Value
@@ -54,10 +55,7 @@ def gpu_module(plan: Plan) -> GpuModule:
     if generator.scratch_bytes:
         bases[SCRATCH] = generator.scratch_bytes
     signatures = {names[f.sym_name]: _signature(f) for f in generator.functions}
-    renamed = tuple(
-        GpuLaunch(names[made.kernel], made.grid, made.block, made.arguments, made.phase, made.plan_kernel)
-        for made in launches
-    )
+    renamed = tuple(replace(made, kernel=names[made.kernel]) for made in launches)
     return GpuModule(source, renamed, bases, signatures)
 
 
@@ -105,6 +103,7 @@ class _Generator:
                 tuple(_arguments(part, windows, launch.add)),
                 launch.phase,
                 launch.kernel,
+                f"{PurePath(launch.loc.file).name}:{launch.loc.line}" if launch.loc else "",
             )
             for part in parts
             if part.grid

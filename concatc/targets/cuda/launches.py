@@ -35,7 +35,7 @@ Argument = Pointer | int | float | bool
 class GpuLaunch:
     """One launch: ``grid`` blocks of ``block`` threads, arguments in the order of the function's parameters.
 
-    ``plan_kernel`` is the kernel of the plan that it is a part of.
+    ``plan_kernel`` is the kernel of the plan that it is a part of, ``line`` the line of the source that it is of.
     """
 
     kernel: str
@@ -44,10 +44,12 @@ class GpuLaunch:
     arguments: tuple[Argument, ...]
     phase: str
     plan_kernel: str
+    line: str = ""
 
     def __str__(self) -> str:
         given = ", ".join(map(str, self.arguments))
-        return f"{self.phase:8} {self.kernel:32} grid {self.grid:<6} block {self.block:<4} ({given})"
+        line = f"  {self.line}" if self.line else ""
+        return f"{self.phase:8} {self.kernel:32} grid {self.grid:<6} block {self.block:<4} ({given}){line}"
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,9 @@ def _with_entry(text: str, name: str) -> str:
     """The PTX with its entry called by the kernel's name, and without what differs from one run to the next."""
     entry = re.search(r"\.entry\s+(\w+)", text)
     assert entry is not None, "PTX without an entry"
+    # Numba counts shared arrays through a process.
+    arrays = list(dict.fromkeys(re.findall(r"_cudapy_smem_\d+", text)))
+    text = re.sub(r"_cudapy_smem_\d+", lambda found: f"shared_{arrays.index(found[0])}", text)
     lines = text.rstrip("\0\n").replace(entry[1], name).split("\n")
     return "\n".join(line for line in lines if "NumbaEnv" not in line) + "\n"
 
