@@ -112,7 +112,7 @@ class RescaledPhase:
         self._sizes = list(self._at.values())
         self._is_known = scaled.knows(self._at)
         if not self._is_known:
-            _ = self.graph
+            _ = self.graph, self.interface  # which have no sizes that the numbers of a launch do not hold
 
     @cached_property
     def graph(self) -> Module:

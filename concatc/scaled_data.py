@@ -46,9 +46,12 @@ def from_data(data: Mapping[str, Any], graph: Callable[[], Module], table: StepN
     blocks = [*layout["order"], *(b for b, _ in layout["gaps"]), *(b for _, _, b in layout["slots"])]
     if not all(type(block) is int and -1 <= block < MOST_BLOCKS for block in blocks):
         raise ValueError("blocks that no plan has")
+    slots: ScaledSlots = _made(ScaledSlots, data["slots"])
+    if not slots.is_whole:
+        raise ValueError("slots of other ranks than there are extents")
     return ScaledPhase(
         ScaledGraph(here, _made_of(data["graph"]["numbers"]), graph),
-        _made(ScaledSlots, data["slots"]),
+        slots,
         _made(Layout, data["layout"]),
         _made(ScaledStep, {**data["step"], "table": table}),
         _made_of(data["starts"]),

@@ -49,6 +49,13 @@ def test_numpy_and_whole_floats_are_sizes() -> None:
         assert other._source not in net._plans.bases
 
 
+@pytest.mark.parametrize("n", [2**50, 2**58, 2**70], ids=["2^50", "2^58", "2^70"])
+def test_sizes_that_no_machine_holds_are_an_error(n: int) -> None:
+    """Numbers of more than 62 bits are found when the net is made, others when memory is asked for."""
+    with pytest.raises(UsageError, match=r"the net does not compile with that|no memory"):
+        small().with_dims(n=n).profile()
+
+
 def test_a_size_without_memory_is_an_error_and_changes_nothing() -> None:
     net = small()
     arrays = inputs_of(net)

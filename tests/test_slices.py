@@ -99,6 +99,26 @@ def test_which_loops_are_sliced(name: str) -> None:
     assert (None if slicing is None else (list(slicing.sizes), moved, len(slicing.private))) == expected
 
 
+def test_scratch_memory_that_a_later_stretch_reads_is_no_slices_own() -> None:
+    """The second nest reads what the first left behind, unless it stores there itself before."""
+    first = f"""%e = arith.minsi %end, %n_j : index
+        scf.for %i = %begin to %e step %c1 {{ {PACK}
+        scf.for %o = %c0 to %n_o step %c1 {{
+          %v = memref.load %s[%c1] : memref<?xf32> memref.store %v, %y[%i, %o] : memref<?x?xf32> }} }}
+        %f = arith.subi %begin, %n_j : index %b = arith.maxsi %f, %c0 : index
+        %g = arith.subi %end, %n_j : index"""
+
+    def is_sliced(second: str) -> bool:
+        text = f"{first} scf.for %i = %b to %g step %c1 {{ {second} }}"
+        found = cutting_of(parse_module(HEAD + text + TAIL).function("k"))
+        assert found is not None and len(found.cut.stretches) == 2
+        return found.cut.stretches[0].slicing is not None
+
+    read = "%v = memref.load %s[%c1] : memref<?xf32> memref.store %v, %w[%i, %c1] : memref<?x?xf32>"
+    stored = "%u = memref.load %x[%i, %c0] : memref<?x?xf32> memref.store %u, %s[%c1] : memref<?xf32>"
+    assert is_sliced(f"{stored} {read}") and not is_sliced(read)
+
+
 def test_a_result_over_an_argument_is_sliced_where_slices_agree() -> None:
     """A result over the row that all slices read is stored by one thread."""
     text = """scf.for %i = %begin to %end step %c1 { scf.for %j = %c0 to %n_j step %c1 {

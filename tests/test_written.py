@@ -247,6 +247,12 @@ def at(*path: Any, value: Any) -> Callable[[str], str]:
     return in_json(change)
 
 
+def put_strides(slots: list[Any], prefix: str, last: int) -> None:
+    """Let the elements of the first matrix of a kind lie apart."""
+    row = next(row for row in slots if row[0].startswith(prefix) and len(row[5]) > 1)
+    row[5] = [*row[5][:-1], last]
+
+
 WRONG_NETS = [
     (lambda text: text[:-9], "it is no JSON"),
     (lambda text: "[" * 100_000, "it is no JSON"),
@@ -269,6 +275,7 @@ WRONG_NETS = [
     (at("slots", 0, 5, value=[1 << 40, 16, 4, 1]), "`input:x` does not lie in"),
     (at("slots", 0, 5, value=[-32, 16, 4, 1]), "a stride of `input:x` has a size of -32"),
     (at("slots", value=[]), "`input:x` lies nowhere"),
+    (in_json(lambda data: put_strides(data["slots"], "param:", 2)), "does not lie in one piece"),
     (at("index_checks", 0, 1, value="x"), "`x` is no input or state of integers"),
     (at("index_checks", 0, 6, value=[[0, 99, 1]]), "are not all among its elements"),
 ]

@@ -129,6 +129,8 @@ WRONG_SIZES = [
     at("known", value=[[1, 1], [9, 9]]),
     in_json(lambda data: data.pop("known")),
     at("slots", "fixed", value={}),
+    at("slots", "slots", 0, 3, value=7),
+    at("slots", "slots", 0, 3, value=0),
     at("layout", "order", value=[10**6]),
     at("step", "offsets", "array", 0, value=10**9),
     at("step", "numbers", "constant", "array", 0, value=1),

@@ -151,7 +151,7 @@ plan_options = all_of(
         "--max-memory",
         metavar="SIZE",
         callback=lambda context, option, size: None if size is None else parse_bytes(size, "--max-memory"),
-        help="A budget such as 64MiB for all that a phase needs: recompute more to keep it, or fail.",
+        help="A budget such as 64MiB for all that a phase needs on one thread: recompute more to keep it, or fail.",
     ),
     click.option("--verify-plan", is_flag=True, help="Check every plan, try small ones, and say what was checked."),
 )

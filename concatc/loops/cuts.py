@@ -173,10 +173,13 @@ def cutting_of(kernel: FuncOp) -> Cutting | None:
         is_scratch = bool(memory.attrs.get("cnet.scratch"))
         # A copy of each thread is gone behind the stretch.
         may_be_private = is_scratch and all(_is_stored_first(a) for a in accesses if a)
-        for stretch, theirs in zip(found, accesses, strict=True):
-            stretch.add(number, begins, theirs, is_scratch, may_be_private)
+        for k, stretch in enumerate(found):
+            stretch.add(number, begins, accesses[k], is_scratch, may_be_private)
+            others = [a for j, a in enumerate(accesses) if a and j != k]
+            if not all(_is_stored_first(a) for a in others):
+                stretch.outliving.append(memory)
     for stretch in found:
-        stretch.sliced = slices_of(kernel, stretch.ops)
+        stretch.sliced = slices_of(kernel, stretch.ops, stretch.outliving)
     if all(stretch.alone and stretch.sliced is None for stretch in found):
         return None
     return Cutting(
@@ -207,7 +210,7 @@ class _Access:
 
 @dataclass
 class _Found:
-    """What was found of a stretch so far."""
+    """What was found of a stretch so far; ``outliving`` is the memory that another stretch reads what was stored in."""
 
     kernel: FuncOp
     loops: Loops
@@ -217,6 +220,7 @@ class _Found:
     private: list[int] = field(default_factory=list)
     alone: bool = False
     repeats: bool = False
+    outliving: list[Value] = field(default_factory=list)
     sliced: Sliced | None = None
 
     @property

@@ -74,6 +74,13 @@ class ScaledSlots:
         """Base and key of the slots that move, in order."""
         return [(base, key) for key, base, _, _ in self.slots if base in OWN and key not in self.staged]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is an extent for each axis, and an offset and strides for each slot that is staged."""
+        extents = sum(rank for _, _, _, rank in self.slots)
+        staged = sum(1 + rank for key, _, _, rank in self.slots if key in self.staged)
+        return (len(self.extents.constant), len(self.staged_numbers.constant)) == (extents, staged)
+
     def at(self, sizes: Sequence[int], addresses: Addresses) -> Interface:
         """The slots at these values of the dims."""
         extents = iter(self.extents.at(sizes).tolist())

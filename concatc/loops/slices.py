@@ -77,9 +77,12 @@ class Sliced:
     axes: Mapping[int, int]
 
 
-def slices_of(kernel: FuncOp, ops: Sequence[Operation]) -> Sliced | None:
-    """How these loops of a kernel, all of a stretch, may be run in slices; None where they may not."""
-    reader = _Reader(kernel, ops)
+def slices_of(kernel: FuncOp, ops: Sequence[Operation], outliving: Sequence[Value] = ()) -> Sliced | None:
+    """How these loops of a kernel, all of a stretch, may be run in slices; None where they may not.
+
+    What is stored in the memory of ``outliving`` is read behind them, so no slice may have that of its own.
+    """
+    reader = _Reader(kernel, ops, outliving)
     stored = [memory for memory in reader.memory if not reader.is_scratch(memory) and reader.stores(memory)]
     if not stored:
         return None
@@ -118,8 +121,8 @@ class _Choice:
 
 
 class _Reader:
-    def __init__(self, kernel: FuncOp, ops: Sequence[Operation]) -> None:
-        self.kernel, self.ops = kernel, ops
+    def __init__(self, kernel: FuncOp, ops: Sequence[Operation], outliving: Sequence[Value]) -> None:
+        self.kernel, self.ops, self.outliving = kernel, ops, outliving
         self.arguments = [arg for arg in kernel.args if isinstance(arg.type, MemRefType)]
         self.sizes = [arg for arg in kernel.args if arg.type == INDEX][2:]
         self.accesses: dict[Value, list[_Access]] = {}
@@ -188,7 +191,8 @@ class _Reader:
                     return None
                 moved.append((begin, choice.axes[memory], ELEMENT_BYTES[memory.type.dtype]))
             elif any(access.stores for access in accesses):
-                if not (self.is_scratch(memory) and _is_stored_first(accesses, choice)):
+                is_own = self.is_scratch(memory) and memory not in self.outliving
+                if not (is_own and _is_stored_first(accesses, choice)):
                     return None
                 private.append(begin)
             begin += 2 + memory.type.rank

@@ -122,6 +122,10 @@ def from_data(data: Any) -> Runnable:
         slot = interface.slots[key]
         if (slot.shape, slot.dtype) != (type.shape, type.dtype):
             _wrong(f"`{key}` is {type}, but its slot is not")
+    for key in [interface_key("param", name) for name in signature.params]:
+        slot = interface.slots[key]
+        if slot != Window.dense(slot.base, slot.offset_bytes, TensorType(slot.shape, slot.dtype)):
+            _wrong(f"`{key}` does not lie in one piece")
     checks = tuple(_index_check(row, signature) for row in _rows(data, "index_checks", 7))
     return Runnable(signature, interface, checks, arena_bytes)
 
