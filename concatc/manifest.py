@@ -107,7 +107,11 @@ def read_manifest(directory: Path) -> Manifest:
             raise UsageError(f"{path} is too large to be a manifest")
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{directory} is no written module: {MANIFEST}: {error.strerror}") from None
+        help = (
+            "concatc.compile takes nets and dumps" if directory.is_file() else "`concatc compile NET -o DIR` writes one"
+        )
+        message = f"{directory} is no written module: {MANIFEST}: {error.strerror}"
+        raise UsageError(Diagnostic(message, help=help)) from None
     except (ValueError, RecursionError):
         raise UsageError(Diagnostic(f"{path} is damaged: it is no JSON", help=WRITE_AGAIN)) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:

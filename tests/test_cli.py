@@ -406,3 +406,44 @@ def test_passes_rewrite_graphs(cli: Cli) -> None:
     assert code == 2 and "`plan-memory` rewrites no graph" in err and "--emit plan|loops" in err
     code, _, err = cli("explain", "dumps/03-optimized.mlir", "h")
     assert code == 2 and "it has no joint graph\nhelp: take the .cnet file that it was made of" in err
+
+
+def test_what_newcomers_write(cli: Cli) -> None:
+    """Each is told what was meant, in a line of its own."""
+    hot = np.eye(3, dtype=np.float32)[np.arange(40) % 3]
+    x = np.zeros((40, 5), np.float32)
+    np.savez("hot.npz", x=x, label=hot)
+    np.savez("few.npz", x=x[:4], label=np.zeros(4, np.int32))
+    np.savez("text.npz", x=np.array([["a"] * 5] * 40), label=np.zeros(40, np.int32))
+    for line, said in {
+        "check small": "help: did you mean `small.cnet`?\n",
+        "explain small.cnet loss": "it is the weighted total of the losses: its gradient is 1\n",
+        "train small.cnet --data hot.npz": "help: the net takes numbers of classes: label.argmax(-1)",
+        "train small.cnet --data few.npz --held-out 0.5": "2 to train on (2 of 4 rows are held out)\nhelp: choose",
+        "run small.cnet --data text.npz": "error: `x` of text.npz: it holds <U1, no numbers\n",
+    }.items():
+        _, out, err = cli(*line.split())
+        assert said in out + err, line
+    net = concatc.compile("small.cnet", target="reference")
+    label = np.zeros(4, np.int32)
+    for call, said in {
+        lambda: net.train_step(concatc.SGD(0.1), x=x[:4], label=label): "help: write optimizer=..",
+        lambda: net.train_step(x=x[:4], label=label, optimizer=concatc.SGD): "optimizer is the class SGD",  # type: ignore[arg-type]
+        lambda: net.train_step(x=x[:4], label=hot[:4].astype(np.int32)): "label.argmax(-1).astype('int32')",
+        lambda: net.train_step(x=x[:4], label=label[:, None]): "help: label[..., 0] has an axis less",
+        lambda: concatc.compile("net f() { }"): "help: concatc.compile_source takes the text of a net",
+        lambda: concatc.load("small.cnet"): "help: concatc.compile takes nets and dumps",
+        lambda: concatc.load("none"): "help: `concatc compile NET -o DIR` writes one",
+    }.items():
+        with pytest.raises(concatc.UsageError) as caught:
+            call()
+        assert said in str(caught.value)
+    head = "net f(n = 4) {\n    input x: f32[n, 3]\n    input label: i32[n]\n"
+    for body, said in {
+        "y = linear(x, 3, weight_init=he()); loss softmax_loss(y, label)": "did you mean `msra`?",
+        "y = linear(x, 3, bias=none); loss softmax_loss(y, label)": "`bias=false` leaves out a parameter",
+        "loss softmax_loss(label, x)": "softmax_loss works on floats; label is",
+    }.items():
+        with pytest.raises(concatc.ConcatcError) as error:
+            concatc.compile_source(f"{head}    {body}\n}}\n")
+        assert said in str(error.value)

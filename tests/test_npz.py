@@ -52,7 +52,8 @@ def test_a_damaged_array_is_one_message(tmp_path: Path, name: str) -> None:
     path = archive(tmp_path / "in.npz", content)
     with pytest.raises(UsageError) as caught:
         NpzFile(path)["x"]
-    assert str(caught.value).startswith(f"error: {path} is no .npz file of arrays: `x`: ")
+    head = f"`x` of {path}: " if name == "text" else f"{path} is no .npz file of arrays: `x`: "
+    assert str(caught.value).startswith(f"error: {head}")
     assert message in str(caught.value)
 
 

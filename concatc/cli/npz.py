@@ -37,6 +37,10 @@ DAMAGE = (
 )
 
 
+class NoNumbersError(ValueError):
+    """An array that is well formed, but of something else."""
+
+
 class NpzFile(Mapping[str, Array]):
     """The arrays of a file by key; an array is read when it is asked for.
 
@@ -77,6 +81,8 @@ class NpzFile(Mapping[str, Array]):
                     raise ValueError("it claims to hold more than the file can")
                 with archive.open(info) as file:
                     return _read(file, info.file_size)
+        except NoNumbersError as error:
+            raise UsageError(f"`{key}` of {self.path}: {error}") from None
         except DAMAGE as error:
             raise UsageError(f"{self.path} is no .npz file of arrays: `{key}`: {error}") from None
         except MemoryError:
@@ -98,7 +104,8 @@ def _read(file: IO[bytes], file_bytes: int) -> Array:
     """One ``.npy`` of that size; raises one of DAMAGE."""
     shape, is_fortran, dtype = _header(file)
     if dtype.kind not in "biufc":
-        raise ValueError(f"it holds {dtype}, no numbers")
+        wrong = ValueError if dtype.kind == "O" else NoNumbersError  # objects are pickled bytes
+        raise wrong(f"it holds {dtype}, no numbers")
     count = 1
     for size in shape:
         if size < 0:

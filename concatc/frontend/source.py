@@ -60,8 +60,16 @@ def read(path: str | Path) -> str:
             raise UsageError(Diagnostic(f"{path} cannot be read: it is no file", help=help))
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
+        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}", help=_meant(str(path)))) from None
     return decode(data, str(path))
+
+
+def _meant(path: str) -> str | None:
+    """What may be meant by a path at which there is no file."""
+    if "{" in path:
+        return "concatc.compile_source takes the text of a net, concatc.compile a path"
+    near = f"{path}.cnet"
+    return f"did you mean `{near}`?" if Path(near).is_file() else None
 
 
 def read_dump(path: str | os.PathLike[str]) -> str:

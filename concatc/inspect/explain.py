@@ -118,6 +118,8 @@ def explain(joint: Module, split: Module, name: str) -> Explanation:
         title += "; inputs get a gradient where it is asked for"
     if not value.tensor.is_float:
         return Explanation(title, "integers have no gradient", (), 0, ())
+    if value.op is not None and is_op(value.op, "total_loss"):
+        return Explanation(title, "it is the weighted total of the losses: its gradient is 1", (), 0, ())
     if not graph.readers(value):
         return Explanation(title, "no loss depends on it: its gradient is 0", (), 0, ())
     ways = _Ways(graph, value)

@@ -46,8 +46,8 @@ class SoftmaxLoss(Op):
 
     def infer(self, xs: Sequence[TensorType]) -> list[TensorType]:
         x, label = xs
-        check_axis("softmax_loss", self.axis, x)
         check_float("softmax_loss", x)
+        check_axis("softmax_loss", self.axis, x)
         check_labels("softmax_loss", x, label, self.axis)
         return [x.with_shape(())]
 

@@ -164,7 +164,11 @@ class Calls:
         """The state of an optimizer; raises UsageError for what is none."""
         if not isinstance(optimizer, Optimizer):
             raise UsageError(
-                Diagnostic(f"optimizer is a {type(optimizer).__name__}", help="make one: concatc.SGD(lr=0.1)")
+                Diagnostic(
+                    f"optimizer is {'the class' if isinstance(optimizer, type) else 'a'} "
+                    f"{(optimizer if isinstance(optimizer, type) else type(optimizer)).__name__}",
+                    help="make one: concatc.SGD(lr=0.1)",
+                )
             )
         if optimizer not in self.optimizers:
             self.optimizers[optimizer] = OptimizerState(optimizer, self.plans.store)

@@ -18,7 +18,7 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
 from concatc.runtime.index_check import IndexCheck, check_indices
-from concatc.runtime.inputs import MASKED, describe
+from concatc.runtime.inputs import MASKED, class_numbers_help, describe
 from concatc.runtime.signature import Input
 
 
@@ -46,7 +46,8 @@ def convert(array: Array, spec: Input) -> Array:
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind != "f"):
-        raise UsageError(f"`{spec.name}` holds {array.dtype}, but the net takes {describe(spec)}")
+        message = f"`{spec.name}` holds {array.dtype}, but the net takes {describe(spec)}"
+        raise UsageError(Diagnostic(message, help=class_numbers_help(spec, array)))
     converted = array.astype(dtype)
     if dtype.kind != "f" and not np.array_equal(converted, array):
         raise UsageError(f"`{spec.name}` holds numbers that do not fit {dtype.name}")
@@ -76,7 +77,11 @@ class Dataset:
         self.train_rows = np.arange(self.rows - held_rows)
         self.held_rows = np.arange(self.rows - held_rows, self.rows)
         if len(self.train_rows) < self.batch_rows:
-            raise UsageError(f"a batch takes {self.batch_rows} rows, but there are {len(self.train_rows)} to train on")
+            message = f"a batch takes {self.batch_rows} rows, but there are {len(self.train_rows)} to train on"
+            kept = f" ({held_rows} of {self.rows} rows are held out)" if held_rows else ""
+            raise UsageError(
+                Diagnostic(f"{message}{kept}", help="choose a smaller batch by its dims, or give more data")
+            )
 
     def check(self, checks: Iterable[IndexCheck]) -> None:
         """Raise one :class:`UsageError` with every input that holds an index out of range, in whatever row.

@@ -178,4 +178,14 @@ def describe(spec: Input) -> str:
 def _rank_problem(spec: Input, array: Array) -> Diagnostic | None:
     if array.ndim == spec.type.rank:
         return None
-    return Diagnostic(f"input `{spec.name}` has shape {list(array.shape)}, but the net takes {describe(spec)}")
+    message = f"input `{spec.name}` has shape {list(array.shape)}, but the net takes {describe(spec)}"
+    return Diagnostic(message, help=class_numbers_help(spec, array))
+
+
+def class_numbers_help(spec: Input, array: Array) -> str | None:
+    """What to do with rows of zeros and a one, or with a column, where whole numbers are wanted; None for others."""
+    if spec.type.is_float or array.ndim != spec.type.rank + 1:
+        return None
+    if array.shape[-1] == 1:
+        return f"{spec.name}[..., 0] has an axis less"
+    return f"the net takes numbers of classes: {spec.name}.argmax(-1).astype('int32') makes them of one-hot rows"

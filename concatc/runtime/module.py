@@ -495,5 +495,6 @@ def _by_name(inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of a call by input name; raises UsageError where what stands for all of them is no mapping."""
     if inputs is not None and not isinstance(inputs, Mapping):
         message = f"inputs are given by name or as one mapping, not as a {type(inputs).__name__}"
-        raise UsageError(Diagnostic(message, help="write x=array, or {'x': array}"))
+        help = "write optimizer=.." if isinstance(inputs, Optimizer) else "write x=array, or {'x': array}"
+        raise UsageError(Diagnostic(message, help=help))
     return {**(inputs or {}), **arrays}

@@ -58,6 +58,9 @@ _CALLEES = {
     "div": ("divide",),
     "mul": ("multiply",),
     "square": ("sqr",),
+    "msra": ("he", "kaiming", "he_normal", "kaiming_normal"),
+    "xavier": ("glorot", "glorot_uniform", "xavier_uniform"),
+    "gaussian": ("normal", "randn"),
 }
 _CALLEE = {other: name for name, others in _CALLEES.items() for other in others}
 _CALLEE_ADVICE = {
@@ -161,6 +164,6 @@ def name_help(name: str, known: Iterable[str]) -> str | None:
     """What may be meant by an unknown ``name`` where a value is read."""
     if name in ("True", "False"):
         return f"did you mean `{name.lower()}`?"
-    if name in ("None", "null", "nil"):
-        return "there is no empty value: leave the argument out"
+    if name in ("None", "none", "null", "nil"):
+        return "there is no empty value: leave the argument out; `bias=false` leaves out a parameter"
     return did_you_mean(name, [*known, "true", "false"])
