@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_workers_make_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         compiling.begin()
         code = [compiling.submit({**unit.recipe(cache), "key": unit.key}) for unit in units()]
         assert all(each.result(timeout=120) for each in code)
+
+
+def test_nobody_waits_for_numba_where_it_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCATC_WORKERS", "1")
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(workers, "worker_command", lambda host: sleeps)
+    with Workers(host()) as compiling:
+        compiling.begin()
+        while not compiling._processes:
+            time.sleep(0.01)
+    assert compiling._processes[0].poll() is not None
 
 
 def test_what_costs_most_is_begun_first(monkeypatch: pytest.MonkeyPatch) -> None:

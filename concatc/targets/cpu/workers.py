@@ -105,10 +105,9 @@ class Workers:
             self._changed.notify_all()
         for job in left:
             job.made.set_result(None)
-        if error is not None:
-            # Nobody waits for what is being compiled.
-            for process in processes:
-                process.kill()
+        for process in processes:
+            # What was asked for is made, or no longer wanted; it may be importing Numba still.
+            process.kill()
         for thread in self._threads:
             thread.join()
         for process in processes:
@@ -206,10 +205,6 @@ def _asked(process: subprocess.Popen[bytes], text: bytes) -> bytes | None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(OSError):
-        process.stdin.close()  # it reads to the end of its pipe, and ends
+        process.stdin.close()
     process.stdout.close()
-    try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.wait()
