@@ -43,6 +43,12 @@ from concatc.runtime.plan_bounds import plan_index_checks
 from concatc.runtime.source import Dim, Phase
 
 STEPS = ("plan", "loops")  # levels whose main function is a step
+RUN_STEPS = {"cpu": STEPS, "cuda": ("plan",)}  # of these, what a target reads
+
+
+def _run_by(target: str) -> list[str]:
+    """The levels whose dumps a target runs."""
+    return [level for level in LEVELS if level not in STEPS or level in RUN_STEPS.get(target, ())]
 
 
 def level_of(module: Module) -> str:
@@ -78,11 +84,11 @@ class EditedDump(Compilation):
         self._updated = {}
         module = load_dump(text, filename)
         self.level = level_of(module)
-        if self.level in STEPS and options.target != "cpu":
+        if self.level in STEPS and self.level not in RUN_STEPS.get(options.target, ()):
             raise UsageError(
                 Diagnostic(
                     f"{filename} is a dump of the level {self.level}, which the target `{options.target}` does not run",
-                    help=f"--target cpu runs it; `{options.target}` runs dumps of {', '.join(LEVELS[:5])}",
+                    help=f"--target cpu runs it; `{options.target}` runs dumps of {', '.join(_run_by(options.target))}",
                 )
             )
         if self.level not in ("graph", "split"):

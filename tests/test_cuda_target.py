@@ -59,6 +59,22 @@ def test_other_batch_sizes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) ->
     assert net.with_dims(n=4).eval(x=x)["logits"].shape == (4, 5)
 
 
+def test_an_edited_plan_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCATC_CUDA_EMULATOR", "1")
+    net = concatc.compile_source(NET, target="cuda")
+    plan = net.ir("plan")
+    assert plan.count('cnet.relu"') == 1
+    edited = concatc.compile_source(plan.replace('cnet.relu"', 'cnet.tanh"'), filename="edited.mlir", target="cuda")
+    other = concatc.compile_source(NET.replace("relu", "tanh"), target="cuda")
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(6, 9)).astype(np.float32), "label": np.zeros(6, np.int32)}
+    losses = []
+    for run in (net, edited, other):
+        run.init(seed=3)
+        losses.append(float(run.forward(**data)["loss"]))
+    assert losses[1] == losses[2] != losses[0]
+
+
 def test_without_a_device_a_net_is_compiled_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONCATC_CUDA_EMULATOR", raising=False)
     net = concatc.compile_source(NET, target="cuda")
