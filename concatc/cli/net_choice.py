@@ -23,7 +23,6 @@ import click
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
-from concatc.manifest import MANIFEST
 from concatc.options import Options
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
@@ -58,6 +57,10 @@ class NetChoice:
     @property
     def is_written(self) -> bool:
         """Whether it is a directory that ``concatc compile -o`` wrote."""
+        if not self.file.is_dir():
+            return False
+        from concatc.manifest import MANIFEST
+
         return (self.file / MANIFEST).is_file()
 
     def module(self, threads: int | None = None) -> tuple[CompiledModule, Compilation | CachedNet | WrittenModule]:
