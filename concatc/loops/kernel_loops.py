@@ -186,6 +186,8 @@ class LoopWriter:
                 assert item.axis is not None
                 if item.within is None and self._needs_extent(item):
                     self._declare_extent(item, item.axis, item.static)
+                    if item.expected and not item.static:
+                        self.extents[item].attrs["cnet.expected"] = item.axis.extent
                 self._declare_extents(item)
                 continue
             for axis in item.piece.axes:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from concatc.loops.accesses import Accesses, Computed, Place, place_of
 from concatc.loops.cut_axes import cut_loops
+from concatc.loops.expected_channels import expect_channels
 from concatc.loops.expr import Axis, Expr
 from concatc.loops.program import Buffer, Nest, Program, Statement
 from concatc.loops.scratch import assign_scratch
@@ -58,6 +59,7 @@ def arrange(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]] = ())
         _check_overwrite(statements, root, argument, result, reads)
     scratch = assign_scratch(statements, reads)
     cut = cut_loops(root, statements, reads)
+    expect_channels(statements)
     return Arrangement(root, program.arguments, program.results, scratch, [x for x, _ in overwritten], cut)
 
 

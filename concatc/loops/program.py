@@ -107,7 +107,8 @@ class Nest:
     """A loop over a parallel axis, or (without an axis) the kernel itself.
 
     With a ``block`` it runs over blocks of the axis, with ``parts`` over so many parts of it, equal but for one
-    iteration, and the loops inside of it that are ``within`` it over one block or part.
+    iteration, and the loops inside of it that are ``within`` it over one block or part.  Where its extent is
+    ``expected``, tiles fit that of this net, and the code is for any.
     """
 
     axis: Axis | None
@@ -115,6 +116,7 @@ class Nest:
     block: int = 1
     parts: int = 1
     within: Nest | None = None
+    expected: bool = False
     items: list[Nest | Statement] = field(default_factory=list)
 
 

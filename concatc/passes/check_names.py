@@ -12,7 +12,7 @@ from concatc.op import DIALECT
 INTERFACE = ("cnet.kind", "cnet.name")
 PARAMETER = ("cnet.init", "cnet.fan_in", "cnet.lr", "cnet.decay")
 PLACE = (OFFSET, BASE, STRIDES)
-KERNEL = ("cnet.noalias", "cnet.same", "cnet.scratch")  # arguments of functions that are kernels
+KERNEL = ("cnet.noalias", "cnet.same", "cnet.scratch", "cnet.expected")  # arguments of functions that are kernels
 OF_FUNCTIONS = (NET, DIMS, *CHOICES, "cnet.kernel")
 OF_ARGUMENTS = (*INTERFACE, *PARAMETER, DIMS, "cnet.index", *PLACE, *KERNEL)
 OF_RESULTS = (*INTERFACE, "cnet.weight", *PLACE)

@@ -51,7 +51,10 @@ WINDOW = 32  # a fold of at most so many iterations is written out
 
 @dataclass(eq=False)
 class NestAxis:
-    """A loop: its variable, its bounds, and its extent where the code knows it; else perhaps the ``most`` it can be."""
+    """A loop: its variable, its bounds, and its extent where the code knows it; else perhaps the ``most`` it can be.
+
+    ``expected`` is an extent that is not known but that tiles should fit (``cnet.expected`` of a size).
+    """
 
     index: Value
     lower: Value
@@ -59,6 +62,7 @@ class NestAxis:
     extent: int | None
     reduce: bool
     most: int | None = None
+    expected: int | None = None
 
 
 @dataclass(eq=False)
@@ -403,7 +407,11 @@ def _axis(loop: Operation, reduce: bool) -> NestAxis:
     lower, upper, _ = loop.operands[:3]
     low, high = constant_of(lower), constant_of(upper)
     extent = high - low if low is not None and high is not None else None
-    return NestAxis(loop.regions[0].block.args[0], lower, upper, extent, reduce, _most(lower, upper))
+    expected = upper.attrs.get("cnet.expected")
+    return NestAxis(
+        *(loop.regions[0].block.args[0], lower, upper, extent, reduce, _most(lower, upper)),
+        expected=expected if isinstance(expected, int) and expected > 0 else None,
+    )
 
 
 def _most(lower: Value, upper: Value) -> int | None:

@@ -230,7 +230,7 @@ def _extent(axis: NestAxis) -> int:
 
 def _used(axis: NestAxis, step: int) -> float:
     """Which part of the tiles along an axis is used."""
-    known = axis.extent or axis.most
+    known = axis.extent or axis.most or axis.expected
     extents = UNKNOWN_EXTENTS if known is None else (known,)
     return sum(n / (-(-n // step) * step) for n in extents) / len(extents)
 
@@ -287,11 +287,13 @@ class _CostModel:
         per_result = self.per_zipped if self.zipped_in(rows) is not None else self.per_result
         cost = self.step + accumulators * (self.phases.met(rows) + per_result)
         held = vectors = 0
+        # Tiles that fit are chosen among those of fewer sums: what rows share for all lanes takes registers, too.
+        fits = any(axis.expected is not None for axis in rows)
         for each, axes in self.loads:
             count = math.prod(math.ceil(n * axes[axis]) for axis, n in rows.items() if axis in axes)
             apart = self.vector in axes and any(n > 1 and a in axes and self._lies_apart(a) for a, n in rows.items())
             cost += each * count * (FAR if apart else 1.0)
-            held += count if self.vector in axes and count < accumulators else 0
+            held += count if (self.vector in axes or fits) and count < accumulators else 0
             vectors += count if self.vector in axes else 0
         if accumulators + held > self.registers:
             cost *= TIGHT
