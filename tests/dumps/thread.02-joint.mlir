@@ -31,7 +31,7 @@ module @thread {
     %logits.grad = "cnet.softmax_loss_grad"(%logits.use0, %label, %softmax_loss.grad)
         : (!t96x10, !n96, !t) -> !t96x10  // softmax_loss %softmax_loss  thread.cnet:13  3.8 KiB
     %logits.grad.use0, %logits.grad.use1, %logits.grad.use2 = "cnet.split"(%logits.grad)
-        : (!t96x10) -> (!t96x10, !t96x10, !t96x10)  // bias %logits  thread.cnet:13  3 x 3.8 KiB
+        : (!t96x10) -> (!t96x10, !t96x10, !t96x10)  // bias %logits  thread.cnet:11  3 x 3.8 KiB
     %logits.bias.grad = "cnet.sum"(%logits.grad.use0) {axes = [0]} : (!t96x10) -> !t10  // bias %logits  :11
     %logits.weight.grad = "cnet.linear_weight_grad"(%logits.grad.use1, %h)
         : (!t96x10, !t96x128) -> !t10x128  // linear %logits.linear  thread.cnet:11  5 KiB
