@@ -60,7 +60,7 @@ def after_steps(monkeypatch: pytest.MonkeyPatch, steps: int, act: Callable[[], N
     ("output", "message"),
     [
         (".", "cannot write .: it is a directory"),
-        ("gone/w.safetensors", "cannot write gone/w.safetensors: No such file"),
+        ("small.cnet/gone/w", "cannot write small.cnet/gone/w: Not a directory"),
         ("small.cnet/w", "cannot write small.cnet/w: Not a directory"),
     ],
 )
