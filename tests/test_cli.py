@@ -370,6 +370,16 @@ def test_options_that_would_be_ignored(cli: Cli, arguments: tuple[str, ...], mes
     assert (code, out) == (2, "") and err.startswith(f"error: {message}\n")
 
 
+def test_what_is_emitted_is_no_json(cli: Cli) -> None:
+    code, out, _ = cli("compile", "small.cnet", "--emit", "asm", "--json")
+    assert code == 2 and "--json is of what `compile` reports" in json.loads(out)["diagnostics"][0]["message"]
+
+
+def test_momentum_is_of_sgd_alone(cli: Cli) -> None:
+    code, _, err = cli("train", "small.cnet", "--data", "data.npz", "--optimizer", "adam", "--momentum", "0.5")
+    assert (code, err) == (2, "error: --momentum goes with --optimizer sgd\n")
+
+
 def test_compile_reports_both_phases(cli: Cli) -> None:
     lines = cli("compile", "small.cnet")[1].splitlines()
     assert [line.partition(":")[0] for line in lines] == ["net small", "training", "inference"]

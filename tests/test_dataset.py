@@ -133,5 +133,7 @@ def test_what_does_not_fit_is_explained() -> None:
         "concat(a, a, axis=0)", "concat(a, slice(a, axis=0, at=[1])[0], axis=0)"
     )
     assert "`label` takes 4 rows, which is no multiple of a batch of 3" in error_of(odd)
-    with pytest.raises(concatc.UsageError, match="the held-out part is 0 to 1"):
+    empty = "net empty(n = 0) { input a: f32[n, 3]; input label: i32[n]; loss softmax_loss(a, label) }"
+    assert "a batch of no rows trains nothing" in error_of(empty)
+    with pytest.raises(concatc.UsageError, match="the held-out part is from 0 to below 1"):
         dataset(DOUBLED, held_out=1.0)

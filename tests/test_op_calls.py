@@ -333,8 +333,8 @@ def test_wrong_operands(
 @pytest.mark.parametrize(
     ("name", "shape", "attributes", "message"),
     [
-        ("slice", (2, 6), {}, "slice needs one of `sizes`, `at` and `parts`"),
-        ("slice", (2, 6), {"parts": 2, "at": [1]}, "slice needs one of `sizes`, `at` and `parts`"),
+        ("slice", (2, 6), {}, "slice needs one of `sizes`, `at` and `parts`, and has none"),
+        ("slice", (2, 6), {"parts": 2, "at": [1]}, "slice needs one of `sizes`, `at` and `parts`, and has 2"),
         ("slice", (2, 6), {"parts": 4}, "slice: axis 1 of {0}, tensor<2x6xf64>, has 6, which is not 4 equal parts"),
         ("slice", (2, 6), {"parts": 0}, "slice: `parts` must be at least 1, not 0"),
         (

@@ -296,7 +296,7 @@ def test_double_precision() -> None:
 
 def test_unknown_options_are_explained() -> None:
     assert error_of(compile_thread, "cup") == (
-        "error: no target `cup`; there are `cpu`, `reference`\nhelp: did you mean `cpu`?"
+        "error: no target `cup`; there are `cpu`, `cuda`, `reference`\nhelp: did you mean `cpu`?"
     )
     assert "no dtype `f16`" in error_of(compile_thread, dtype="f16")
     assert "no blob `hx`" in error_of(compile_thread, keep=["hx"])

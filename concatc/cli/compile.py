@@ -69,7 +69,7 @@ def command(
     start = time.perf_counter()
     times = Times()
     click.get_current_context().with_resource(listening(times))
-    _check_options(emit, level, blob, plain, dump_ir, output)
+    _check_options(as_json, emit, level, blob, plain, dump_ir, output)
     show_progress()
     compilation = choice.compiled()
     if arch is not None:
@@ -99,7 +99,13 @@ def command(
 
 
 def _check_options(
-    emit: str | None, level: str | None, blob: str | None, plain: bool, dump_ir: Path | None, output: Path | None
+    as_json: bool,
+    emit: str | None,
+    level: str | None,
+    blob: str | None,
+    plain: bool,
+    dump_ir: Path | None,
+    output: Path | None,
 ) -> None:
     """Options without the one that they belong to would be ignored."""
     problems = []
@@ -109,6 +115,8 @@ def _check_options(
         problems.append(Diagnostic("--blob goes with --emit ir and --dump-ir"))
     if plain and emit not in ("ir", "plan", "loops") and dump_ir is None:
         problems.append(Diagnostic("--plain goes with --emit ir|plan|loops and --dump-ir"))
+    if as_json and emit is not None:
+        problems.append(Diagnostic("--json is of what `compile` reports, and --emit prints text instead"))
     phase_given = click.get_current_context().get_parameter_source("phase") is not ParameterSource.DEFAULT
     if phase_given and emit is None:
         problems.append(Diagnostic("--phase goes with --emit"))

@@ -14,12 +14,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from concatc.cli.common import finish, threads_option
 from concatc.cli.data import key_option, read_data
 from concatc.cli.main import INTERRUPTED
 from concatc.cli.net_choice import NetChoice, freeze_option, plan_options, show_checked, takes_net
-from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
 from concatc.files import check_replaceable
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ def command(
     from concatc.runtime.optimizers import SGD, Adam
 
     start = time.perf_counter()
+    given = click.get_current_context().get_parameter_source("momentum") is not ParameterSource.DEFAULT
+    if given and method != "sgd":
+        raise UsageError(Diagnostic("--momentum goes with --optimizer sgd"))
     path = output or choice.file.with_suffix(".safetensors")
     check_replaceable(path)
     module, source = choice.module(threads)

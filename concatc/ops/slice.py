@@ -45,8 +45,9 @@ class Slice(Op):
     ) -> Value | tuple[Value, ...]:
         (x,) = xs
         check_axis("slice", axis, x.tensor)
-        if sum(form is not None for form in (sizes, at, parts)) != 1:
-            raise ShapeError("slice needs one of `sizes`, `at` and `parts`")
+        given = sum(form is not None for form in (sizes, at, parts))
+        if given != 1:
+            raise ShapeError(f"slice needs one of `sizes`, `at` and `parts`, and has {given or 'none'}")
         if at is not None:
             sizes = _sizes_between(at, x.tensor, axis)
         if parts is not None:

@@ -68,11 +68,13 @@ class Dataset:
     def __init__(self, inputs: Mapping[str, Input], arrays: Mapping[str, Array], held_out: float = 0.2) -> None:
         """Take the arrays of a file.  Raises one UsageError with all that does not fit."""
         if not 0.0 <= held_out < 1.0:
-            raise UsageError(f"the held-out part is 0 to 1, not {held_out}")
+            raise UsageError(f"the held-out part is from 0 to below 1, not {held_out}")
         check_names(inputs, arrays)
         self._arrays = matching(inputs, arrays)
         self.rows = _row_count(inputs, self._arrays)
         self.batch_rows, self._slots, self._whole = _slots(inputs, self._arrays, self.rows)
+        if not self.batch_rows:
+            raise UsageError(Diagnostic("a batch of no rows trains nothing", help="choose dims of at least 1"))
         held_rows = round(self.rows * held_out)
         self.train_rows = np.arange(self.rows - held_rows)
         self.held_rows = np.arange(self.rows - held_rows, self.rows)
