@@ -4,7 +4,8 @@
     windows with strides [160 * 64, 64, 8, 1]
 
 Two axes of a value merge if the outer stride is the inner stride times the inner extent wherever the value lies, and
-if every statement runs over them with two neighbouring loops of one kind (or with neither).  Longer loops make vector
+if every statement runs over them with two neighbouring loops of one kind (or with neither), the inner one over all
+elements: a window of 2 x 2 in the corner of an image is no row.  Longer loops make vector
 code of small images, and kernels that differ in rank become one.  The row-major number of an element, which dropout
 counts with, merges as well: ``i2 * n3 + i3`` is ``m``.
 """
@@ -147,7 +148,7 @@ def _mergeable(statement: Statement, uses: _Uses, joined: dict[Buffer, list[bool
     pairs = [(a, b) for a, b in itertools.pairwise([*piece.parallel, *piece.reduce]) if a.kind == b.kind]
     pairs = [pair for pair in pairs if statement.outer not in pair and statement.inner not in pair]
     for buffer, at in uses.accesses:
-        pairs = [pair for pair in pairs if _neighbours_in(at, joined[buffer], pair)]
+        pairs = [pair for pair in pairs if _neighbours_in(at, joined[buffer], buffer.type.shape, pair)]
     while True:
         whole = [pair for pair in pairs if not any(_cuts(run, pair) for run in uses.runs)]
         if whole == pairs:
@@ -155,13 +156,15 @@ def _mergeable(statement: Statement, uses: _Uses, joined: dict[Buffer, list[bool
         pairs = whole
 
 
-def _neighbours_in(at: Sequence[Expr], flags: Sequence[bool], pair: Pair) -> bool:
-    """Whether an access uses both axes of a pair side by side, once, or neither."""
+def _neighbours_in(at: Sequence[Expr], flags: Sequence[bool], shape: Sequence[int], pair: Pair) -> bool:
+    """Whether an access uses both axes of a pair side by side, once, the inner one whole, or neither."""
     a, b = pair
     counts = (at.count(a), at.count(b))
     if counts == (0, 0):
         return True
-    return counts == (1, 1) and any(at[d] == a and at[d + 1] == b and flags[d] for d in range(len(at) - 1))
+    return counts == (1, 1) and any(
+        at[d] == a and at[d + 1] == b and flags[d] and b.extent == shape[d + 1] for d in range(len(at) - 1)
+    )
 
 
 def _cuts(run: Run, pair: Pair) -> bool:
