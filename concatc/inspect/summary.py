@@ -13,7 +13,7 @@ from concatc.diagnostics import Diagnostic, Loc, UsageError
 from concatc.ir.core import Module, Operation
 from concatc.ir.types import TensorType
 from concatc.loops.declaration import BODY
-from concatc.loops.expr import Arith, walk
+from concatc.loops.expr import Arith, nodes
 from concatc.op import is_op, lowered
 from concatc.passes.graph import is_backward, short_name
 
@@ -95,7 +95,7 @@ def flops(op: Operation) -> int:
         return sum(flops(inner) for inner in op.regions[0].block.ops[:-1])
     total = 0
     for piece in lowered(op):
-        arithmetic = sum(isinstance(e, Arith) and e.args[0].dtype in ("f32", "f64") for e in walk(piece.value))
+        arithmetic = sum(isinstance(e, Arith) and e.args[0].dtype in ("f32", "f64") for e in nodes(piece.value))
         folds = piece.combine in ("add", "max")
         total += math.prod(a.extent for a in piece.axes) * (arithmetic + folds)
     return total

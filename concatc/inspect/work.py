@@ -17,7 +17,7 @@ import numpy as np
 from concatc.ir.core import FuncOp, Operation
 from concatc.ir.types import ELEMENT_BYTES, FLOATS
 from concatc.loops.evaluate import ARITHMETIC
-from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, axes_of, children, loads
+from concatc.loops.expr import Arith, Axis, Cast, Const, Expr, Load, Select, Size, axes_of, loads, nodes
 from concatc.loops.packing import is_contraction
 from concatc.loops.pieces import Piece
 from concatc.op import lowered
@@ -75,11 +75,11 @@ def work_of(kernel: FuncOp) -> Work:
 def arithmetic_of(piece: Piece) -> tuple[int, int]:
     """Flops of the contraction that a piece is, if it is one, and all other operations on floats."""
     points = math.prod(a.extent for a in piece.axes)
-    own = sum(isinstance(e, Arith) and e.args[0].dtype in FLOATS for e in _nodes(piece.value))
+    own = sum(isinstance(e, Arith) and e.args[0].dtype in FLOATS for e in nodes(piece.value))
     folds = piece.combine in ("add", "max") and piece.value.dtype in FLOATS and bool(piece.reduce or piece.sequential)
     if not is_contraction(piece) or piece.value.dtype not in FLOATS:
         return 0, points * (own + folds)
-    guards = [e.where for e in _nodes(piece.value) if isinstance(e, Load) and e.where is not None]
+    guards = [e.where for e in nodes(piece.value) if isinstance(e, Load) and e.where is not None]
     useful = points_within(piece.axes, [*guards, *([piece.where] if piece.where is not None else [])])
     return 2 * useful, useful * (own - 1)
 
@@ -123,19 +123,7 @@ def _clauses(guard: Expr) -> Iterator[Expr]:
 
 def _loads(piece: Piece) -> Iterator[Load]:
     for expr in (piece.value, *piece.at, *(e for e in (piece.where, piece.index) if e is not None)):
-        yield from (e for e in _nodes(expr) if isinstance(e, Load))
-
-
-def _nodes(expr: Expr) -> Iterator[Expr]:
-    """The expression and what it is made of, each once: what is shared is computed once."""
-    seen: dict[int, Expr] = {}
-    stack = [expr]
-    while stack:
-        node = stack.pop()
-        if id(node) not in seen:
-            seen[id(node)] = node
-            yield node
-            stack.extend(children(node))
+        yield from (e for e in nodes(expr) if isinstance(e, Load))
 
 
 def _touched(load: Load) -> int:

@@ -341,12 +341,24 @@ def children(expr: Expr) -> tuple[Expr, ...]:
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
-    """The expression and all its subexpressions, outer first."""
+    """The expression and all its subexpressions, outer first; one that is used twice is met twice."""
     stack = [expr]
     while stack:
         node = stack.pop()
         yield node
         stack.extend(reversed(children(node)))
+
+
+def nodes(expr: Expr) -> Iterator[Expr]:
+    """As :func:`walk`, but what several expressions share is met once."""
+    seen: dict[int, Expr] = {}
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen[id(node)] = node
+            yield node
+            stack.extend(reversed(children(node)))
 
 
 def loads(expr: Expr) -> list[Load]:
@@ -356,7 +368,7 @@ def loads(expr: Expr) -> list[Load]:
 
 def axes_of(expr: Expr) -> list[Axis]:
     """The axes that the expression depends on, each once, in order of appearance."""
-    return list(dict.fromkeys(e for e in walk(expr) if isinstance(e, Axis)))
+    return list(dict.fromkeys(e for e in nodes(expr) if isinstance(e, Axis)))
 
 
 def rebuild(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:

@@ -5,9 +5,9 @@
 
 Two axes of a value merge if the outer stride is the inner stride times the inner extent wherever the value lies, and
 if every statement runs over them with two neighbouring loops of one kind (or with neither), the inner one over all
-elements: a window of 2 x 2 in the corner of an image is no row.  Longer loops make vector
-code of small images, and kernels that differ in rank become one.  The row-major number of an element, which dropout
-counts with, merges as well: ``i2 * n3 + i3`` is ``m``.
+elements: a window of 2 x 2 in the corner of an image is no row.  Longer loops make vector code of small images, and
+kernels that differ in rank become one.  The row-major number of an element, which dropout counts with, merges as well:
+``i2 * n3 + i3`` is ``m``.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from concatc.loops.accesses import Accesses, Computed, Place, place_of
 from concatc.loops.cut_axes import cut_loops
 from concatc.loops.expected_channels import expect_channels
 from concatc.loops.expr import Axis, Expr
-from concatc.loops.program import Buffer, Nest, Program, Statement
+from concatc.loops.program import Buffer, Nest, Program, Statement, statements_in
 from concatc.loops.scratch import assign_scratch
 
 
@@ -141,7 +141,7 @@ class _Placer:
                 return path
             if item is base.items[-1]:
                 partly = path
-            if any(made in needed for made in _statements_in(item)):
+            if any(made in needed for made in statements_in(item)):
                 break
         return partly
 
@@ -164,7 +164,7 @@ class _Placer:
                 if nest in writer.path:
                     yield writer, statement, at
         for argument, result in self.overwritten:
-            for other in _statements_in(nest):
+            for other in statements_in(nest):
                 for writer, reader in ((statement, other), (other, statement)):
                     if writer.target is result:
                         yield from ((writer, reader, at) for b, at in self.reads.of(reader) if b is argument)
@@ -174,14 +174,6 @@ class _Placer:
         """Whether the reader's iterations read only what the writer's writes in the same one."""
         mine, theirs = reader.piece.parallel[depth], writer.piece.parallel[depth]
         return any(w == theirs and r == mine for w, r in zip(writer.piece.at, at, strict=True))
-
-
-def _statements_in(item: Nest | Statement) -> Iterator[Statement]:
-    if isinstance(item, Statement):
-        yield item
-        return
-    for inner in item.items:
-        yield from _statements_in(inner)
 
 
 def _delay(statements: list[Statement], argument: Buffer, result: Buffer, reads: Accesses) -> None:
@@ -200,7 +192,7 @@ def _check_overwrite(
     statements: Sequence[Statement], root: Nest, argument: Buffer, result: Buffer, reads: Accesses
 ) -> None:
     """Never a silent alias: what reads the argument does so before it is overwritten, or at the same point."""
-    order = {s: k for k, item in enumerate(root.items) for s in _statements_in(item)}
+    order = {s: k for k, item in enumerate(root.items) for s in statements_in(item)}
     for writer, reader in itertools.product(result.writers, statements):
         for buffer, at in reads.of(reader):
             if buffer is not argument or order[reader] < order[writer]:

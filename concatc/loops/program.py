@@ -8,7 +8,7 @@ A value that one pointwise piece makes is ``inlined``: it is computed where it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -118,6 +118,15 @@ class Nest:
     within: Nest | None = None
     expected: bool = False
     items: list[Nest | Statement] = field(default_factory=list)
+
+
+def statements_in(item: Nest | Statement) -> Iterator[Statement]:
+    """All statements of a nest, in order."""
+    if isinstance(item, Statement):
+        yield item
+        return
+    for inner in item.items:
+        yield from statements_in(inner)
 
 
 def program_of(kernel: FuncOp, pieces_of: PiecesOf) -> Program:

@@ -23,28 +23,10 @@ from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import FLOATS, MemRefType, dense_strides
 
-RESERVED = (
-    *("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "plus", "select", "sqrt"),
-    "tanh",
-    *(
-        "cuda",
-        "div",
-        "quotient",
-        "rem",
-        "np",
-        "f32",
-        "f64",
-        "i8",
-        "i32",
-        "i64",
-        "u8",
-        "u32",
-        "u64",
-        "range",
-        "inf",
-        "nan",
-    ),
-)
+# Functions that every target has; each has some more.
+FUNCTIONS = ("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "select", "sqrt", "tanh")
+_TYPES = ("f32", "f64", "i8", "i32", "i64", "u8", "u32", "u64")
+RESERVED = (*FUNCTIONS, "plus", "div", "quotient", "rem", "cuda", "np", *_TYPES, "range", "inf", "nan")
 _CONSTANT = re.compile(r"[fi]\d\d?_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own
 
@@ -76,6 +58,22 @@ _OPERATORS = {
 _PREDICATES = {"olt": "<", "ole": "<=", "ogt": ">", "oge": ">=", "oeq": "==", "une": "!="}
 _PREDICATES |= {"slt": "<", "sle": "<=", "sgt": ">", "sge": ">=", "eq": "==", "ne": "!="}
 _UNSIGNED_PREDICATES = {"ult": "<", "ule": "<=", "ugt": ">", "uge": ">="}
+
+
+def module_header(doc: str, imports: Sequence[str], intrinsics: str, functions: Sequence[str]) -> str:
+    """The head of a generated module: its docstring, further imports, and the functions it has of ``intrinsics``."""
+    names = "".join(f"    {name},\n" for name in sorted((*FUNCTIONS, *functions)))
+    lines = "\n".join(["import numpy as np", *imports])
+    return f'''"""{doc}"""
+
+{lines}
+
+from {intrinsics} import (
+{names})
+
+f32, f64, i8, i32, i64 = np.float32, np.float64, np.int8, np.int32, np.int64
+u8, u32, u64 = np.uint8, np.uint32, np.uint64
+'''
 
 
 def python_module(header: str, kernels: Sequence[FuncOp], printer: type[FunctionPrinter]) -> tuple[str, dict[str, str]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from llvmlite import ir
 
-from concatc.ir.core import Operation, Value
 from concatc.targets.cpu.nest import Nest, NestAxis
 from concatc.targets.cpu.tile import Tile
 from concatc.targets.cpu.vectors import integers
@@ -59,7 +58,8 @@ def neighbours_of(nest: Nest, tile: Tile) -> NestAxis | None:
     if tile.vector is None or not tile.vector.reduce or nest.total is None:
         return None
     ends = [(store.operands[1], store.operands[2:]) for store in nest.stores]
-    behind = [(load.operands[0], load.operands[1:]) for load in _loads_behind(nest)]
+    stored = [store.operands[0] for store in nest.stores]
+    behind = [(load.operands[0], load.operands[1:]) for load in nest.loads_of(stored)]
     for axis in reversed(nest.parallel):
         if tile.row(axis) not in TOGETHER or tile.row(axis) > tile.lanes:
             continue
@@ -68,25 +68,6 @@ def neighbours_of(nest: Nest, tile: Tile) -> NestAxis | None:
         if all(nest.lane_step(axis, memory, at) in (0, 1) for memory, at in behind):
             return axis
     return None
-
-
-def _loads_behind(nest: Nest) -> list[Operation]:
-    """What is read for the stores, the sum aside."""
-    found: list[Operation] = []
-    seen: set[Value] = set()
-    waiting = [store.operands[0] for store in nest.stores]
-    while waiting:
-        value = waiting.pop()
-        op = value.op
-        if op is None or value in seen or value is nest.total:
-            continue
-        seen.add(value)
-        if op.name == "memref.load":
-            found.append(op)
-        waiting += op.operands
-        if op.name == "scf.if":
-            waiting += [region.block.ops[-1].operands[value.index] for region in op.regions]
-    return found
 
 
 def _summed(builder: Any, vectors: Sequence[Any], element_bytes: int) -> tuple[list[Any], Places]:

@@ -181,9 +181,13 @@ class Nest:
 
     def loads(self) -> list[Operation]:
         """The loads that are made at each point."""
+        return self.loads_of(self.points())
+
+    def loads_of(self, values: Sequence[Value]) -> list[Operation]:
+        """The loads that values are made of, totals aside."""
         found: dict[Operation, None] = {}
         seen: set[Value] = set()
-        stack = self.points()
+        stack = list(values)
         while stack:
             value = stack.pop()
             op = value.op
@@ -407,11 +411,9 @@ def _axis(loop: Operation, reduce: bool) -> NestAxis:
     lower, upper, _ = loop.operands[:3]
     low, high = constant_of(lower), constant_of(upper)
     extent = high - low if low is not None and high is not None else None
-    expected = upper.attrs.get("cnet.expected")
-    return NestAxis(
-        *(loop.regions[0].block.args[0], lower, upper, extent, reduce, _most(lower, upper)),
-        expected=expected if isinstance(expected, int) and expected > 0 else None,
-    )
+    said = upper.attrs.get("cnet.expected")
+    expected = said if isinstance(said, int) and said > 0 else None
+    return NestAxis(loop.regions[0].block.args[0], lower, upper, extent, reduce, _most(lower, upper), expected)
 
 
 def _most(lower: Value, upper: Value) -> int | None:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from concatc.loops.accesses import Accesses
 from concatc.loops.expr import Axis
 from concatc.loops.nests import arrange
-from concatc.loops.program import Buffer, Nest, Program, Statement
+from concatc.loops.program import Buffer, Nest, Program, Statement, statements_in
 from concatc.loops.scratch import assign_scratch
 from concatc.targets.cuda.products import product_of
 
@@ -71,15 +71,6 @@ def device_groups(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]]
     for buffer in scratch:
         buffer.scratch, buffer.blocked = tuple(range(buffer.type.rank)), None  # iterations run side by side
     return groups, scratch
-
-
-def statements_in(item: Nest | Statement) -> Iterator[Statement]:
-    """All statements of a nest, in order."""
-    if isinstance(item, Statement):
-        yield item
-        return
-    for inner in item.items:
-        yield from statements_in(inner)
 
 
 def chain_of(nest: Nest) -> list[Nest]:

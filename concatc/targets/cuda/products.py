@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concatc.ir.types import FLOATS
-from concatc.loops.expr import Arith, Axis, Expr, Load, children
+from concatc.loops.expr import Arith, Axis, Expr, Load, axes_of, nodes
 from concatc.loops.packing import is_contraction
 from concatc.loops.program import Statement
 
@@ -43,7 +43,7 @@ def product_of(statement: Statement) -> Product | None:
         return None
     assert isinstance(piece.value, Arith)
     left, right = piece.value.args
-    in_left, in_right = _axes_in(left), _axes_in(right)
+    in_left, in_right = axes_of(left), axes_of(right)
     rows = tuple(a for a in piece.parallel if a in in_left and a not in in_right)
     columns = tuple(a for a in piece.parallel if a not in rows and a not in in_left)
     batch = tuple(a for a in piece.parallel if a not in rows and a not in columns)
@@ -51,7 +51,7 @@ def product_of(statement: Statement) -> Product | None:
         return None
     guards_left = True
     if piece.where is not None:
-        needed = _axes_in(piece.where)
+        needed = axes_of(piece.where)
         guards_left = all(a in (*batch, *rows, *piece.reduce) for a in needed)
         if not guards_left and not all(a in (*batch, *columns, *piece.reduce) for a in needed):
             return None
@@ -60,24 +60,8 @@ def product_of(statement: Statement) -> Product | None:
 
 def runs_along(factor: Expr, axis: Axis) -> bool:
     """Whether the last index of what a factor loads depends on the axis: neighbours are likely neighbours in memory."""
-    return any(load.at and axis in _axes_in(load.at[-1]) for load in _nodes(factor) if isinstance(load, Load))
+    return any(load.at and axis in axes_of(load.at[-1]) for load in nodes(factor) if isinstance(load, Load))
 
 
 def _numel(axes: Sequence[Axis]) -> int:
     return math.prod(a.extent for a in axes) if axes else 0
-
-
-def _axes_in(expr: Expr) -> dict[Axis, None]:
-    return dict.fromkeys(node for node in _nodes(expr) if isinstance(node, Axis))
-
-
-def _nodes(expr: Expr) -> list[Expr]:
-    # Expressions are graphs: what is shared is visited once.
-    found: dict[int, Expr] = {}
-    stack = [expr]
-    while stack:
-        node = stack.pop()
-        if id(node) not in found:
-            found[id(node)] = node
-            stack.extend(children(node))
-    return list(found.values())

@@ -22,7 +22,7 @@ from concatc.loops.kernel_loops import Frame
 from concatc.loops.program import Nest
 from concatc.loops.scalars import arith_op, least
 from concatc.targets.cuda.device_writer import DeviceWriter
-from concatc.targets.cuda.groups import chain_of, statements_in
+from concatc.targets.cuda.groups import chain_of
 
 LEAST_THREADS, MOST_THREADS = 32, 256
 
@@ -36,7 +36,7 @@ class RowsWriter(DeviceWriter):
     def threads(self) -> int:
         """A power of two, no more than what the widest loop inside keeps busy."""
         widest = LEAST_THREADS
-        for statement in statements_in(self.group.body):
+        for statement in self.group.statements:
             inside = statement.piece.parallel[len(self.group.grid) :]
             folded = () if inside else statement.piece.reduce
             widest = max(widest, math.prod(a.extent for a in (*inside, *folded)))
