@@ -35,11 +35,11 @@ from tests.small_nets import joint
 EXAMPLES = {
     "densenet40": {"n": 2, "depth": 3, "size": 8},
     "inception": {"n": 2, "size": 8, "width": 4},
-    "residual": {"n": 2, "size": 8, "width": 4},
+    "residual": {"n": 2, "size": 8, "width": 4, "depth": 1},
     "siamese": {"n": 4},
     "two_task": {"n": 8, "width": 32},
     "two_tower": {"n": 16, "users": 20, "items": 20},
-    "unet": {"n": 1, "size": 16, "width": 4},
+    "unet": {"n": 1, "size": 16, "width": 4, "levels": 3},
 }
 
 

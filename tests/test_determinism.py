@@ -23,7 +23,7 @@ NETS = {
     "thread.cnet": {},
     "nets/densenet40.cnet": {"n": 2, "depth": 3},
     "nets/two_tower.cnet": {"n": 4},
-    "nets/unet.cnet": {"n": 1},
+    "nets/unet.cnet": {"n": 1, "levels": 2},
 }
 
 

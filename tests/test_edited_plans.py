@@ -31,7 +31,7 @@ EXAMPLE_NETS: dict[str, tuple[str | None, dict[str, int]]] = {
     "nets/siamese.cnet": (None, {}),
     "nets/two_task.cnet": (None, {}),
     "nets/inception.cnet": (None, {}),
-    "nets/residual.cnet": (None, {}),
+    "nets/residual.cnet": (None, {"depth": 1}),
 }
 # Ways of the IR at other levels: what copies labels, indexes rows, recomputes, keeps blobs and has states.
 INDICES = """

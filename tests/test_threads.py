@@ -149,7 +149,7 @@ import concatc
 from concatc.targets.cpu import chunks
 chunks.WORTH = chunks.LEAST = 1
 NET = {net!r}
-net = concatc.compile(NET, dims={{"n": 4, "size": 8}}, threads=3)
+net = concatc.compile(NET, dims={{"n": 4, "size": 8, "depth": 3}}, threads=3)
 rng = np.random.default_rng(0)
 x = {{"image": rng.normal(size=net.signature.inputs["image"].type.shape).astype("f4"),
      "label": np.zeros(4, "i4")}}
@@ -181,7 +181,7 @@ def child(depth):
     return os.waitpid(pid, 0)[1] == 0
 stop = threading.Event()
 def others():
-    other = concatc.compile(NET, dims={"n": 4, "size": 8}, threads=2)
+    other = concatc.compile(NET, dims={"n": 4, "size": 8, "depth": 3}, threads=2)
     while not stop.is_set():
         other.train_step(x)
 thread = threading.Thread(target=others)
@@ -202,7 +202,7 @@ def forever():
         net.train_step(x)
 threading.Thread(target=forever, daemon=True).start()
 for _ in range(3):
-    other = concatc.compile(NET, dims={"n": 4, "size": 8}, threads=2)
+    other = concatc.compile(NET, dims={"n": 4, "size": 8, "depth": 3}, threads=2)
     other.train_step(x)
     del other
 """
