@@ -223,7 +223,7 @@ class CachedNet:
 
         try:
             scaled = from_data(data, lambda: cached.graph, table)
-            if scaled.is_at_home(cached.interface, table):
+            if scaled.is_at_home(cached.interface, table, cached.signature.loss_weights):
                 return scaled
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotScalableError):
             pass  # of another net: found out anew

@@ -54,9 +54,11 @@ class KnownSizes:
 
 
 def known_sizes(
-    graph: ScaledGraph, home: AtHome, interface_at: Callable[[Sequence[int]], Interface], most: Sequence[int]
+    graph: ScaledGraph, home: AtHome, followed_at: Callable[[Sequence[int]], Signature], most: Sequence[int]
 ) -> KnownSizes | None:
     """The sizes up to ``most``, which every op takes; None where the graph must be asked at each.
+
+    ``followed_at`` gives what the net takes and gives at a size as it follows from the slots there.
 
     Small ones are tried: the least that hold, and one more, so that none holds for being even.  Of several dims equal
     sizes are enough: extents have no products of dims (`polynomials.py`), and the samples that the graph was scaled
@@ -66,14 +68,14 @@ def known_sizes(
     here = list(graph.here.values())
     n = 1
     while n <= min(here):
-        if all(_follows(graph, home, interface_at, [n + more] * len(here)) for more in (0, 1)):
+        if all(_follows(graph, home, followed_at, [n + more] * len(here)) for more in (0, 1)):
             return KnownSizes((n,) * len(here), tuple(most))
         n *= 2
     return None
 
 
 def _follows(
-    graph: ScaledGraph, home: AtHome, interface_at: Callable[[Sequence[int]], Interface], sizes: Sequence[int]
+    graph: ScaledGraph, home: AtHome, followed_at: Callable[[Sequence[int]], Signature], sizes: Sequence[int]
 ) -> bool:
     """Whether the graph says what follows from the slots."""
     from concatc.runtime.bounds import index_checks
@@ -81,7 +83,7 @@ def _follows(
 
     try:
         net = graph.at(sizes).main
-        signature = signature_at(home.signature, interface_at(sizes))
+        signature = followed_at(sizes)
         stated = index_checks(net)
     except (ConcatcError, NotScalableError):
         return False
@@ -94,8 +96,8 @@ def _follows(
     )
 
 
-def signature_at(signature: Signature, interface: Interface) -> Signature:
-    """What a net takes and gives where its slots are these."""
+def signature_at(signature: Signature, interface: Interface, loss_weights: Mapping[str, float]) -> Signature:
+    """What a net takes and gives where its slots are these, and so the weights of losses that are made of dims."""
 
     def type_of(kind: str, name: str) -> TensorType:
         slot = interface.slots[interface_key(kind, name)]
@@ -106,6 +108,7 @@ def signature_at(signature: Signature, interface: Interface) -> Signature:
         inputs={name: replace(spec, type=type_of("input", name)) for name, spec in signature.inputs.items()},
         params={name: replace(spec, type=type_of("param", name)) for name, spec in signature.params.items()},
         states={name: replace(spec, type=type_of("state", name)) for name, spec in signature.states.items()},
+        loss_weights={**signature.loss_weights, **loss_weights},
         outputs={name: type_of("output", name) for name in signature.outputs},
         kept={name: type_of("kept", name) for name in signature.kept},
     )

@@ -27,6 +27,7 @@ from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
 from concatc.scaled_graph import ScaledGraph, Sizes
+from concatc.scaled_weights import ScaledWeights
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
@@ -49,17 +50,18 @@ class ScaledPhase:
     slots: ScaledSlots
     layout: Layout
     step: ScaledStep
+    weights: ScaledWeights
     starts: Ints
     known: KnownSizes | None = None
 
-    def is_at_home(self, interface: Interface, table: StepNumbers) -> bool:
-        """Whether slots and table here are these."""
+    def is_at_home(self, interface: Interface, table: StepNumbers, loss_weights: Mapping[str, float]) -> bool:
+        """Whether slots, table and weights of losses here are these."""
         here = list(self.here.values())
         at_here = replace(self.layout.at(here), starts=self.starts)
         slots = self.slots.at(here, at_here)
         if (slots.slots, slots.bases) != (interface.slots, interface.bases):
             return False
-        return self.step.is_at(here, at_here, table)
+        return self.step.is_at(here, at_here, table) and self.weights.are_at(here, loss_weights)
 
     def interface_at(self, sizes: Sequence[int]) -> Interface:
         """Where arguments and results lie."""
@@ -68,6 +70,10 @@ class ScaledPhase:
     def knows(self, dims: Sizes) -> bool:
         """Whether nobody has to look at the graph at these dims."""
         return self.known is not None and self.known.holds([dims[name] for name in self.here])
+
+    def signature_at(self, signature: Signature, sizes: Sequence[int]) -> Signature:
+        """What the net takes and gives, where ``signature`` says it here."""
+        return signature_at(signature, self.interface_at(sizes), self.weights.at(sizes))
 
     @property
     def here(self) -> Sizes:
@@ -111,6 +117,7 @@ class RescaledPhase:
         self._at = {name: source.sizes[name] for name in scaled.here}
         self._sizes = list(self._at.values())
         self._is_known = scaled.knows(self._at)
+        self._loss_weights = scaled.weights.at(self._sizes)  # which may have no value here
         if not self._is_known:
             _ = self.graph, self.interface  # which have no sizes that the numbers of a launch do not hold
 
@@ -123,7 +130,7 @@ class RescaledPhase:
     def signature(self) -> Signature:
         """What the net takes and gives."""
         if self._is_known:
-            return signature_at(self._home.signature, self.interface)
+            return signature_at(self._home.signature, self.interface, self._loss_weights)
         return signature_of(self.graph.main)
 
     @cached_property

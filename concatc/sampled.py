@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from concatc.ir.core import FuncOp, Module
@@ -17,6 +18,7 @@ from concatc.passes.arena import Lifetime, assign_offsets
 from concatc.passes.lower_to_loops import scratch_pieces
 from concatc.rescale import ScaledPhase
 from concatc.scaled_graph import ScaledGraph
+from concatc.scaled_weights import ScaledWeights
 from concatc.targets.cpu.scaled_step import StepSample, scaled_step
 from concatc.targets.cpu.step_table import step_table
 
@@ -87,10 +89,11 @@ def scaled_phase(
         for (dims, phase), blocks, at in zip(samples, plan.blocks, sizes, strict=True)
     ]
     table = step_table(loops)
-    made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), plan.starts)
-    if not made.is_at_home(plan.interface, made.step.table):
+    weights = ScaledWeights.of(graph.here, graph.graph.main, [(dims, phase.graph.main) for dims, phase in samples])
+    made = ScaledPhase(graph, plan.slots, plan.layout, scaled_step(graph.here, table, taken), weights, plan.starts)
+    if not made.is_at_home(plan.interface, made.step.table, home.signature.loss_weights):
         raise NotScalableError("slots or launches that do not follow from the dims")
-    return replace(made, known=known_sizes(graph, home, made.interface_at, sizes[-1]))
+    return replace(made, known=known_sizes(graph, home, partial(made.signature_at, home.signature), sizes[-1]))
 
 
 def _kernels(loops: Module) -> list[FuncOp]:

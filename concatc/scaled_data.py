@@ -19,6 +19,7 @@ from concatc.loops.scaled_layout import Layout
 from concatc.loops.scaled_slots import ScaledSlots
 from concatc.rescale import ScaledPhase
 from concatc.scaled_graph import ScaledGraph
+from concatc.scaled_weights import ScaledWeights
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
 
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from concatc.ir.core import Module
 
 MOST_BLOCKS = 1 << 24
+PARTS = ("slots", "layout", "step", "weights", "starts")
 
 
 def data_of(phase: ScaledPhase) -> dict[str, Any]:
     """A phase as data that JSON takes."""
-    parts = {part: _plain(getattr(phase, part)) for part in ("slots", "layout", "step", "starts")}
+    parts = {part: _plain(getattr(phase, part)) for part in PARTS}
     known = None if phase.known is None else [phase.known.least, phase.known.most]
     return {"graph": {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}, **parts, "known": known}
 
@@ -54,6 +56,7 @@ def from_data(data: Mapping[str, Any], graph: Callable[[], Module], table: StepN
         slots,
         _made(Layout, data["layout"]),
         _made(ScaledStep, {**data["step"], "table": table}),
+        _made(ScaledWeights, data["weights"]),
         _made_of(data["starts"]),
         _known(data["known"], here.values()),
     )
@@ -74,7 +77,7 @@ def _known(data: Any, here: Iterable[int]) -> KnownSizes | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"array": value.ravel().tolist(), "shape": value.shape}
-    if isinstance(value, Polynomials | Layout | ScaledSlots | ScaledStep):
+    if isinstance(value, Polynomials | Layout | ScaledSlots | ScaledStep | ScaledWeights):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "table"}
     return dict(value) if isinstance(value, Mapping) else value
 

@@ -32,7 +32,7 @@ class ScaledGraph:
         found = [(dims, *numbers_of(sample.functions)) for dims, sample in samples]
         if any(r != rest for _, _, r in found):
             raise NotScalableError(
-                "another graph at other sizes, or other numbers in it: a loss weight that is made of dims"
+                "another graph at other sizes, or other numbers in it: an attribute that is no integer and made of dims"
             )
         made = ScaledGraph(here, polynomials(here, [(dims, n) for dims, n, _ in found], numbers), lambda: graph)
         if not made.is_of(graph):

@@ -8,7 +8,7 @@ What is read is confirmed: at the dims of the net it must give the slots and the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from concatc.loops.bases import Interface
@@ -33,8 +33,10 @@ class ScaledStore:
         data = {"reason": phase} if isinstance(phase, str) else data_of(phase)
         self.cache.store(self.key, json.dumps(data).encode(), DATA)
 
-    def load(self, graph: ScaledGraph, interface: Interface, table: StepNumbers) -> ScaledPhase | None:
-        """The phase whose slots and table here are these, or None where it is not known.
+    def load(
+        self, graph: ScaledGraph, interface: Interface, table: StepNumbers, loss_weights: Mapping[str, float]
+    ) -> ScaledPhase | None:
+        """The phase whose slots, table and weights here are these, or None where it is not known.
 
         Raises :class:`NotScalableError` where it is known that there is none.
         """
@@ -45,7 +47,7 @@ class ScaledStore:
             data = json.loads(stored)
             if "reason" not in data:
                 phase = replace(from_data(data, lambda: graph.graph, table), graph=graph)
-                return phase if phase.is_at_home(interface, table) else None
+                return phase if phase.is_at_home(interface, table, loss_weights) else None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return None  # of another form: found out anew
         raise NotScalableError(data["reason"])

@@ -139,7 +139,7 @@ class Scaling:
         graphs = [numbers_of(g.functions) for g in (mine.graph, *(sample.graph for _, sample in samples))]
         store = ScaledStore(self._cache, (phase, self.net.settings, self.here, graphs, mine.interface.slots))
         self.entries[phase] = store.key
-        known = store.load(graph, mine.interface, table)
+        known = store.load(graph, mine.interface, table, mine.signature.loss_weights)
         if known is not None:
             return known
         try:

@@ -252,7 +252,7 @@ class WrittenModule:
                 return None
             table = self.executable(phase, None).table
             scaled = from_data(data, lambda: self._graph(phase), table)
-            if not scaled.is_at_home(written.interface, table):
+            if not scaled.is_at_home(written.interface, table, written.signature.loss_weights):
                 raise ValueError
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, NotScalableError):
             raise self._files.damaged(file, NOT_OF_THIS_NET) from None

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from concatc.diagnostics import Diagnostic, Loc, UsageError, did_you_mean
 from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module, Operation, Use, Value
+from concatc.loss_weights import weight_of
 from concatc.op import is_op
 from concatc.passes.derive_backward import DeriveBackward, depends_on
 from concatc.passes.graph import OUTPUT_GRAD, describe, short_name, split_source
@@ -55,7 +56,7 @@ class GradientGraph:
         self._given = [a.get("cnet.kind") == "output" and a["cnet.name"] in given for a in split.result_attrs]
         for attrs, value in zip(split.result_attrs, split.ret.operands, strict=True):
             if attrs.get("cnet.kind") == "loss":
-                self.ends[split_source(value)] = f"loss {attrs['cnet.name']}, weight {attrs.get('cnet.weight', 1.0)}"
+                self.ends[split_source(value)] = f"loss {attrs['cnet.name']}, weight {weight_of(attrs)}"
         for is_given, attrs, value in zip(self._given, split.result_attrs, split.ret.operands, strict=True):
             if is_given:
                 self.ends.setdefault(split_source(value), f"the gradient of output {attrs['cnet.name']} that is given")

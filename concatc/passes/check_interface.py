@@ -9,6 +9,7 @@ from concatc.initial_values import parse_init
 from concatc.ir.core import Attr, FuncOp, Value
 from concatc.ir.types import TensorType
 from concatc.loops.declaration import BASE, DECLARED, OFFSET, STAGED_IN, STRIDES, net_of
+from concatc.loss_weights import WEIGHT, is_quotient
 from concatc.passes.graph import is_backward
 
 ARGUMENT_KINDS = ("input", "param", "state", "loss_weights", "random", "output_grad")
@@ -18,7 +19,7 @@ OF_ARGUMENT = {"grad": "param", "input_grad": "input", "state": "state"}
 NOUNS = {"param": "parameter", "input": "input", "state": "state"}
 GRADIENTS = ("grad", "input_grad", "kept_grad")
 DIMS = "cnet.dims"
-NUMBERS = ("cnet.weight", "cnet.lr", "cnet.decay")
+NUMBERS = (WEIGHT, "cnet.lr", "cnet.decay")
 
 
 def interface_problems(function: FuncOp) -> Iterator[Diagnostic]:
@@ -111,6 +112,8 @@ def _arguments(function: FuncOp, kind: str) -> dict[str, Value]:
 def _attributes(what: str, kind: Attr, attrs: Mapping[str, Attr]) -> Iterator[str]:
     for key in NUMBERS:
         number = attrs.get(key, 1.0)
+        if key == WEIGHT and is_quotient(number):
+            continue
         if isinstance(number, bool) or not isinstance(number, int | float):
             yield f"`{key}` must be a number, not {number!r}"
     fan_in = attrs.get("cnet.fan_in", 1)

@@ -7,6 +7,7 @@ from typing import cast
 
 from concatc.ir.core import Attr, FuncOp
 from concatc.ir.types import TensorType
+from concatc.loss_weights import weight_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def signature_of(func: FuncOp) -> Signature:
         inputs={n: Input(n, v.tensor, _dims(v.attrs, v.tensor)) for n, v in func.arguments("input").items()},
         params={n: _parameter(n, v.tensor, v.attrs) for n, v in func.arguments("param").items()},
         states={n: State(n, v.tensor, str(v.attrs["cnet.init"])) for n, v in func.arguments("state").items()},
-        loss_weights={str(a["cnet.name"]): float(cast(float, a.get("cnet.weight", 1.0))) for a in losses},
+        loss_weights={str(a["cnet.name"]): weight_of(a) for a in losses},
         outputs={n: v.tensor for n, v in func.returned("output").items()},
         kept={n: v.tensor for n, v in func.returned("kept").items()},
         random=bool(func.arguments("random")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from concatc.frontend.cnet.quotient import Quotient
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
 from concatc.initial_values import Init
 from concatc.ir.core import Value
@@ -65,14 +66,14 @@ def _size(blob: Any, axis: Any) -> Fraction:
         raise FunctionError(f"`axis` must be an integer, not {describe(axis)}")
     if not 0 <= axis < len(shape):
         raise FunctionError(f"{_blob('size', blob).type} has no axis {axis}", f"its axes are 0 to {len(shape) - 1}")
-    return Fraction(shape[int(axis)])
+    return Quotient(shape[int(axis)])
 
 
 def _channels(blob: Any) -> Fraction:
     value = _blob("channels", blob)
     if len(value.shape) < 2:
         raise FunctionError(f"channels lie along axis 1, and {value.type} has no axis 1")
-    return Fraction(value.shape[1])
+    return Quotient(value.shape[1])
 
 
 def _extreme(name: str, choose: Callable[..., Any]) -> Callable[..., Any]:

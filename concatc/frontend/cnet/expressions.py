@@ -11,6 +11,7 @@ from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.build_ast import RESERVED
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run
+from concatc.frontend.cnet.quotient import Quotient
 from concatc.frontend.cnet.repair import LOST
 from concatc.frontend.cnet.values import (
     NumberError,
@@ -23,6 +24,7 @@ from concatc.frontend.cnet.values import (
     is_blob,
 )
 from concatc.ir.core import Value
+from concatc.loss_weights import Terms, is_quotient
 from concatc.op import ShapeError, load_all_ops_once
 
 if TYPE_CHECKING:
@@ -163,7 +165,15 @@ class Expressions:
 
     def number(self, frame: Frame, expr: ast.Expr, what: str) -> float:
         """An expression that must be a number."""
+        return self._float(frame, self.evaluate(frame, expr), expr, what)
+
+    def weight(self, frame: Frame, expr: ast.Expr) -> float | Terms:
+        """The weight of a loss: a number, or what it is the quotient of, where it is made of dims."""
         value = self.evaluate(frame, expr)
+        number = self._float(frame, value, expr, "the weight of a loss")
+        return value.terms if isinstance(value, Quotient) and is_quotient(value.terms) else number
+
+    def _float(self, frame: Frame, value: Any, expr: ast.Expr, what: str) -> float:
         if not is_number(value):
             raise self.run.fail(frame, f"{what} must be a number, not {describe(value)}", expr.loc)
         try:
@@ -209,7 +219,7 @@ class Expressions:
             return not self.condition(frame, expr.operand, "the operand of `not`")
         value = self.evaluate(frame, expr.operand)
         if is_number(value):
-            return -value
+            return arithmetic("-", Fraction(0), value)
         if not is_blob(value):
             raise self.run.fail(frame, f"`-` does not work on {describe(value)}", expr.loc)
         return self._emit(frame, "neg", [(expr.operand, value)], expr.loc, {})

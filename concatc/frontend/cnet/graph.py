@@ -16,6 +16,7 @@ from concatc.frontend.cnet import limits
 from concatc.initial_values import Init
 from concatc.ir.core import Attr, FuncOp, Module, Operation, Value
 from concatc.ir.types import TensorType
+from concatc.loss_weights import WEIGHT, Terms
 from concatc.op import DIALECT, Builder, Op, ShapeError
 
 
@@ -56,11 +57,11 @@ def check_size(type: TensorType) -> None:
 
 @dataclass(frozen=True)
 class LossResult:
-    """A loss: its name, its value (rank 0) and its weight."""
+    """A loss: its name, its value (rank 0) and its weight (`loss_weights.py`)."""
 
     name: str
     value: Value
-    weight: float
+    weight: float | Terms
 
 
 @dataclass
@@ -176,7 +177,7 @@ class Graph:
         if train and self.losses:
             weights, total = self._total()
             results += [
-                (loss.value, {"cnet.kind": "loss", "cnet.name": loss.name, "cnet.weight": loss.weight})
+                (loss.value, {"cnet.kind": "loss", "cnet.name": loss.name, WEIGHT: loss.weight})
                 for loss in self.losses.values()
             ]
             results.append((total, {"cnet.kind": "total", "cnet.name": "loss"}))

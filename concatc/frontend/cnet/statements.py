@@ -14,10 +14,12 @@ from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
 from concatc.frontend.cnet.graph import LossResult
 from concatc.frontend.cnet.names import all_bound_names, bound_names, holds_bad, holds_return, is_misplaced
+from concatc.frontend.cnet.quotient import of_dim
 from concatc.frontend.cnet.values import NumberError, Pairs, Range, as_float, describe, is_blob
 from concatc.initial_values import XAVIER, Init, constant
 from concatc.ir.core import Value
 from concatc.ir.types import FLOATS, INTEGERS, TensorType
+from concatc.loss_weights import Terms
 from concatc.op import ShapeError
 
 DTYPES = (*FLOATS, *INTEGERS)
@@ -63,7 +65,7 @@ class Statements:
         for formal in frame.names.definition.formals:
             name = formal.name.text
             try:
-                values[name] = self._dim(frame, formal, dims)
+                values[name] = of_dim(self._dim(frame, formal, dims))
             except Poisoned:
                 values[name] = POISON
             frame.scopes[0].names[name] = values[name]
@@ -333,9 +335,9 @@ class Statements:
         start = len(self.run.graph.func.ops)
         name = statement.name.text if statement.name else frame.names.losses[statement.uid]
         value = self.expressions.evaluate(frame, statement.value)
-        weight = 1.0
+        weight: float | Terms = 1.0
         if statement.weight is not None:
-            weight = self.expressions.number(frame, statement.weight, "the weight of a loss")
+            weight = self.expressions.weight(frame, statement.weight)
         if not is_blob(value):
             raise self.run.fail(frame, f"a loss is a blob of one element, not {describe(value)}", statement.value.loc)
         first = next(iter(self.run.graph.losses.values()), None)

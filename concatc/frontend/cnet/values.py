@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from concatc.frontend.cnet import limits
+from concatc.frontend.cnet.quotient import quotient
 from concatc.initial_values import Init
 from concatc.ir.core import Value
 
@@ -172,7 +173,7 @@ def arithmetic(operator: str, left: Fraction, right: Fraction) -> Fraction:
         "%": lambda: left % right,
     }[operator]()
     _check_bits(result.numerator.bit_length() + result.denominator.bit_length())
-    return result
+    return quotient(operator, left, right) or result
 
 
 def compare(operator: str, left: Any, right: Any) -> bool:
