@@ -15,6 +15,7 @@ from concatc.ir.core import FuncOp, Module
 from concatc.ir.parser import parse_module
 from concatc.ir.types import I1, INDEX, NUMPY_DTYPES, MemRefType
 from concatc.loops.cuts import Cut, Stretch, cutting_of
+from concatc.loops.leading_digit import leads
 from concatc.targets.cpu.chunks import Share, shared_part, shares_of
 from concatc.targets.cpu.step import Row, StepNumbers, StepTable
 from concatc.targets.cpu.step_table import step_table
@@ -64,6 +65,30 @@ def test_winograd_has_the_same_bits(name: str, cut_small: None) -> None:
         nets = [concatc.CompiledModule(compiled._source, threads) for threads in (1, 2, 5)]
         first, *others = [results(net, arrays_of(net, case), True) for net in nets]
         assert all(other == first for other in others)
+
+
+def test_winograd_of_one_image_has_the_same_bits(cut_small: None) -> None:
+    """Alone and among others: blocks of tiles are stretches of their own, or stand in a loop over images."""
+    found: dict[int, list[bytes]] = {}
+    x = np.random.default_rng(0).normal(size=(2, 32, 24, 24)).astype("f4")
+    for n in (1, 2):
+        compiled = concatc.compile_source(ONE_IMAGE, dims={"n": n}, precision="high")
+        assert "winograd" in compiled.ir("kernels")
+        for threads in (1, 2, 5):
+            net = concatc.CompiledModule(compiled._source, threads)
+            net.init(seed=0)
+            found.setdefault(n, []).append(net.eval({"x": x[:n]})["z"][:1].tobytes())
+    assert len({*found[1], *found[2]}) == 1
+
+
+ONE_IMAGE = """
+net one(n = 1) {
+    input x: f32[n, 32, 24, 24]
+    y = x |> relu |> conv(32, kernel=3, pad=1) |> relu
+    z = y + conv(y, 32, kernel=3, pad=1)
+    output z
+}
+"""
 
 
 # -- chunks in any order -----------------------------------------------------------------------------------------------
@@ -199,6 +224,49 @@ def test_a_stretch_whose_iterations_store_one_element_is_run_by_one_thread() -> 
 @pytest.mark.parametrize("before", ["%m", "%c1"])
 def test_stretches_that_do_not_lie_one_behind_the_other_are_not_cut(before: str) -> None:
     assert cutting(before=before) is None
+
+
+def test_an_index_of_which_the_loop_is_the_leading_digit_belongs_to_its_iteration() -> None:
+    assert leading("%c0 to %c2", "%c5") == [True, False]
+    assert leading("%c1 to %c3", "%c5") == [True, False]
+    # Digits that reach into the next one, and loops without constant bounds.
+    assert leading("%c0 to %c3", "%c5") == [False, False]
+    assert leading("%c0 to %c2", "%c2") == [False, False]
+    assert leading("%c0 to %n", "%c5") == [False, False]
+
+
+def leading(inner: str, step: str) -> list[bool]:
+    """Whether ``i * step + k + 2 * j`` belongs to an iteration of ``i``, of ``j``; ``k`` in 0 .. 3."""
+    (function,) = parse_module(DIGITS.format(inner=inner, step=step)).functions
+    loops = [op for op in function.walk() if op.name == "scf.for"]
+    (store,) = (op for op in function.walk() if op.name == "memref.store")
+    return [leads(loop.regions[0].block.args[0], store.operands[2]) for loop in loops[:2]]
+
+
+DIGITS = """
+module {{
+func.func private @k(%begin: index, %end: index, %n: index, %y: memref<?xf32>) attributes {{cnet.kernel}} {{
+  %c0 = arith.constant 0 : index
+  %c1 = arith.constant 1 : index
+  %c2 = arith.constant 2 : index
+  %c3 = arith.constant 3 : index
+  %c5 = arith.constant 5 : index
+  %v = arith.constant 0.0 : f32
+  scf.for %i = %begin to %end step %c1 {{
+    scf.for %j = {inner} step %c1 {{
+      scf.for %k = %c0 to %c3 step %c1 {{
+        %a = arith.muli %i, {step} : index
+        %b = arith.muli %c2, %j : index
+        %ab = arith.addi %a, %b : index
+        %at = arith.addi %ab, %k : index
+        memref.store %v, %y[%at] : memref<?xf32>
+      }}
+    }}
+  }}
+  func.return
+}}
+}}
+"""
 
 
 def test_what_a_result_takes_from_a_stretch_before_may_not_be_private() -> None:

@@ -18,6 +18,7 @@ from concatc.compiler import Options, compile_net
 from concatc.diagnostics import ConcatcError, UsageError
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import TensorType
+from concatc.loops.cuts import cutting_of
 from concatc.loops.program import ALGORITHM
 from concatc.loops.winograd_algorithms import ALGORITHMS, F2, F4, Algorithm, Matrix
 from concatc.op import Builder, load_all_ops
@@ -96,9 +97,12 @@ CASES = [
     Case("conv", ((2, 3, 8, 8), (5, 3, 3, 3)), 0, conv((1, 1)), 27),
     Case("conv_odd", ((3, 2, 7, 5), (18, 2, 3, 3)), 0, conv((1, 1)), 18),
     Case("conv_no_pad", ((1, 3, 9, 7), (4, 3, 3, 3)), 0, conv((0, 0)), 27),
+    Case("conv_one_image", ((1, 2, 40, 6), (17, 2, 3, 3)), 0, conv((1, 1)), 18),
+    Case("conv_one_image_blocks", ((1, 17, 33, 21), (16, 17, 3, 3)), 0, conv((1, 1)), 153),
     Case("conv_other_pads", ((2, 2, 5, 6), (3, 2, 3, 3)), 0, conv((2, 0)), 18),
     Case("conv_blocks", ((2, 17, 33, 21), (16, 17, 3, 3)), 0, conv((1, 1)), 153),
     Case("input_grad", ((2, 3, 7, 6), (3, 17, 3, 3)), 0, input_grad((7, 6), (1, 1)), 27),
+    Case("input_grad_one_image", ((1, 3, 7, 6), (3, 17, 3, 3)), 0, input_grad((7, 6), (1, 1)), 27),
     Case("input_grad_no_pad", ((2, 3, 5, 4), (3, 4, 3, 3)), 0, input_grad((7, 6), (0, 0)), 27),
     Case("weight_grad", ((3, 4, 7, 6), (3, 17, 7, 6)), 1, weight_grad((1, 1)), 126),
     Case("weight_grad_no_pad", ((2, 4, 6, 5), (2, 5, 8, 7)), 1, weight_grad((0, 0)), 60),
@@ -159,6 +163,15 @@ def test_errors_are_those_that_precision_promises(name: str, tmp_path: Any) -> N
     direct, small, large = errors
     assert small < direct
     assert large < (direct if case.packed else 3 * direct)
+
+
+def test_threads_share_the_blocks_of_one_image() -> None:
+    """Filters, packing, blocks of tiles and what stands behind are stretches, of which none is left to one thread."""
+    (case,) = (case for case in CASES if case.name == "conv_one_image_blocks")
+    plan, _ = launch_of(case.kernel("f32", F2), gap=3)
+    (function,) = [f for f in lower_to_loops(plan).functions[1:] if f.declared is None]
+    found = cutting_of(function)
+    assert found is not None and [stretch.alone for stretch in found.cut.stretches] == [False] * 5
 
 
 def test_scratch_holds_one_image_whatever_the_batch() -> None:

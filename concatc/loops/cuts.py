@@ -30,6 +30,7 @@ from typing import Any
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.loops.chunk_work import Term, distance, work_of
+from concatc.loops.leading_digit import leads
 from concatc.loops.slices import Sliced, Slicing, slices_of
 from concatc.loops.stretches import Extent, Loops, constant_of, loop_of, part_of, stretches_of
 
@@ -315,10 +316,11 @@ class _Reader:
 def _is_of(index: Value, loop: Operation) -> bool:
     """Whether an index takes values in one iteration of the loop that it takes in no other.
 
-    It is the loop's variable, or runs over that one's block, ``i * 8 .. min(i * 8 + 8, n)``, or part.
+    It is the loop's variable, or its leading digit is, or it runs over that one's block, ``i * 8 .. min(i * 8 + 8,
+    n)``, or part.
     """
     variable = loop.regions[0].block.args[0]
-    if index is variable:
+    if leads(variable, index):
         return True
     inner = loop_of(index)
     if inner is None or index is not inner.regions[0].block.args[0]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from concatc.loops.accesses import Accesses
-from concatc.loops.expr import Axis, loads
+from concatc.loops.expr import Axis, Const, Expr, loads, rebuild
 from concatc.loops.program import Program, Statement
 from concatc.loops.sums_in_turn import sum_in_turn
 
@@ -64,6 +64,31 @@ def put_outside(statement: Statement, axis: Axis) -> None:
     others = tuple(a for a in statement.piece.axes if a is not axis)
     statement.piece = replace(statement.piece, axes=(axis, *others))
     statement.outer = axis
+
+
+def leave_outer_loop(program: Program) -> bool:
+    """Take statements out of an outer loop of one iteration again; False where sums add up in it."""
+    inside = [s for s in program.statements if s.outer is not None]
+    if any(s.repeated or s.clears for s in inside):
+        return False
+    first = Const(0, "index")
+    for statement in inside:
+        by: dict[Expr, Expr] = {axis: first for axis in (statement.outer,) if axis is not None}
+        piece = statement.piece
+
+        def only(expr: Expr, by: dict[Expr, Expr] = by) -> Expr:
+            return rebuild(expr, by.get)
+
+        statement.piece = replace(
+            piece,
+            axes=tuple(axis for axis in piece.axes if axis is not statement.outer),
+            at=tuple(only(index) for index in piece.at),
+            value=only(piece.value),
+            where=only(piece.where) if piece.where is not None else None,
+            index=only(piece.index) if piece.index is not None else None,
+        )
+        statement.outer = None
+    return True
 
 
 def _is_inside(statement: Statement, fold: Statement, dim: int) -> bool:

@@ -12,8 +12,10 @@
         y[o, i, j] = z[i, j, o]                                                        planar again
 
 Channels lie in the lanes of vectors, so tiles need no shuffles and images may be of any size; packing transposes in
-registers.  Prologues run where an image is packed, epilogues read the planar result.  The gradient of the image is the
-same over flipped filters.  The gradient of the weight is summed over tiles and images, and transformed once:
+registers.  A kernel of one image has no loop over images: packing, blocks and what stands behind are loops of their
+own, which threads share (`cut_axes.py`).  Prologues run where an image is packed, epilogues read the planar result.
+The gradient of the image is the same over flipped filters.  The gradient of the weight is summed over tiles and images,
+and transformed once:
 
     s[xi, c, o] += d[xi, t, c] * (A dy At)[xi, t, o]                                    over n, t
     dw = Gt s G
@@ -27,7 +29,7 @@ from itertools import chain
 
 from concatc.ir.types import ELEMENT_BYTES, TensorType
 from concatc.loops.expr import Axis, Const, Expr, Load, Ref, all_of, rebuild, walk
-from concatc.loops.outer_loop import share_outer_loop
+from concatc.loops.outer_loop import leave_outer_loop, share_outer_loop
 from concatc.loops.pieces import Piece, pointwise
 from concatc.loops.program import Buffer, Program, Statement
 from concatc.loops.sliding import Windows, WindowSums, window_sums_of, windows_of
@@ -70,12 +72,15 @@ class _Tiled:
         self.name = fold.target.name
         self.dtype = fold.target.type.dtype
         self.planes = algorithm.tile**2
+        self.one_image = False
         self._place = program.statements.index(fold)
 
     def convolve(self, found: Windows) -> None:
         """Forward, or the gradient of the image."""
+        if found.image.extent == 1:
+            self.one_image = leave_outer_loop(self.program)
         n, o, c = (
-            Axis("n", found.image.extent),
+            self._image(found.image.extent),
             Axis("o", found.channel.extent),
             Axis("c", found.reduce.extent, "reduce"),
         )
@@ -83,14 +88,14 @@ class _Tiled:
         filters = self._filters(found)
         packed = self._packed(found.x, found.low, TAPS - 1)
         inputs = self._transformed(packed, self.algorithm.inputs, self.algorithm.tile, "tiles")
-        products = self._buffer((self.planes, n.extent, tiles.blocks, tiles.pitch, o.extent), "products")
+        products = self._buffer((self.planes, found.image.extent, tiles.blocks, tiles.pitch, o.extent), "products")
         block, xi, t = Axis("block", tiles.blocks), Axis("xi", self.planes), Axis("t", tiles.count)
         d, u = Ref("operand", 0, inputs.type), Ref("operand", 1, filters.type)
         value = d[xi, n, block, t, c] * u[xi, c, o]
-        self._becomes((n, block, xi, t, o, c), products, (xi, n, block, t, o), value, (inputs, filters))
+        self._becomes((*_axes(n), block, xi, t, o, c), products, (xi, n, block, t, o), value, (inputs, filters))
         planar = self._planar(self._results(products), found.rows[1].extent)
         self._read_behind(target, planar, lambda x, at: x[at[0], at[1], at[2] * target.type.shape[3] + at[3]])
-        if target.results:
+        if target.results and not self.one_image:
             (store,) = target.writers
             store.outer = store.piece.axes[0]
 
@@ -150,9 +155,9 @@ class _Tiled:
     def _packed(self, load: Load, low: tuple[int, int], beyond: int) -> Buffer:
         """``p[n, u, v, c]``: the image from ``low`` on, as far as tiles reach, and 0 outside."""
         source = self.fold.buffer(load.ref)
-        n, c = (Axis(name, extent) for name, extent in zip("nc", load.ref.shape, strict=False))
+        n, c = self._image(load.ref.shape[0]), Axis("c", load.ref.shape[1])
         u, v = Axis("u", self.tiles.height + beyond), Axis("v", self.tiles.width + beyond)
-        packed = self._buffer((n.extent, u.extent, v.extent, c.extent), "packed", source.name)
+        packed = self._buffer((load.ref.shape[0], u.extent, v.extent, c.extent), "packed", source.name)
         places = (u + low[0], v + low[1])
         by: dict[Expr, Expr] = dict(zip(load.at[2:], places, strict=True))
         guard = rebuild(load.where, by.get) if load.where is not None else None
@@ -161,53 +166,61 @@ class _Tiled:
         over = [place < size for place, start, axis, size in ends if start + axis.extent > size]
         guard = all_of(guard, *(condition for condition in over if condition not in known))
         x = Ref("operand", 0, load.ref.type)
-        piece = Piece(Ref("result", 0, packed.type), (n, c, u, v), (n, u, v, c), x.load((n, c, *places), guard))
+        axes = (u, c, v) if self.one_image else (*_axes(n), c, u, v)
+        piece = Piece(Ref("result", 0, packed.type), axes, (n, u, v, c), x.load((n, c, *places), guard))
         self._add(piece, packed, source, outer=n)
         return packed
 
     def _transformed(self, packed: Buffer, matrix: Matrix, reach: int, suffix: str) -> Buffer:
         """``matrix p matrix^T`` of each tile, which reads ``reach`` rows and columns: ``[xi, n, block, tile, c]``."""
         tiles, size = self.tiles, len(matrix)
-        n, c = Axis("n", packed.type.shape[0]), Axis("c", packed.type.shape[3])
+        n, c = self._image(packed.type.shape[0]), Axis("c", packed.type.shape[3])
         b, i, j = Axis("block", tiles.blocks), Axis("ti", tiles.rows), Axis("tj", tiles.columns)
         top, left = b * tiles.block_height + i * tiles.outputs, j * tiles.outputs
         p = Ref("operand", 0, packed.type)
         tile = self._square(reach, lambda r, q: p[n, top + r, left + q, c])
-        made = self._buffer((size * size, n.extent, tiles.blocks, tiles.pitch, c.extent), suffix, packed.name)
+        shape = (size * size, packed.type.shape[0], tiles.blocks, tiles.pitch, c.extent)
+        made = self._buffer(shape, suffix, packed.name)
         for k, element in enumerate(chain(*transform(matrix, tile))):
             at = (Const(k, "index"), n, b, i * tiles.columns + j, c)
-            piece = Piece(Ref("result", 0, made.type), (n, b, i, j, c), at, element)
+            piece = Piece(Ref("result", 0, made.type), (*_axes(n), b, i, j, c), at, element)
             self._add(piece, made, packed, outer=n, inner=b, first=k == 0)
         return made
 
     def _results(self, products: Buffer) -> Buffer:
         """``At m A`` of each tile, side by side: ``[n, block, i, j, o]``."""
         tiles, size = self.tiles, self.algorithm.tile
-        n, o = Axis("n", products.type.shape[1]), Axis("o", products.type.shape[4])
+        n, o = self._image(products.type.shape[1]), Axis("o", products.type.shape[4])
         b, i, j = Axis("block", tiles.blocks), Axis("ti", tiles.rows), Axis("tj", tiles.columns)
         m = Ref("operand", 0, products.type)
         tile = self._square(size, lambda r, q: m[r * size + q, n, b, i * tiles.columns + j, o])
-        made = self._buffer((n.extent, tiles.blocks, tiles.block_height, tiles.width, o.extent), "results")
+        shape = (products.type.shape[1], tiles.blocks, tiles.block_height, tiles.width, o.extent)
+        made = self._buffer(shape, "results")
         for r, row in enumerate(transform(self.algorithm.results, tile)):
             for q, element in enumerate(row):
                 at = (n, b, i * tiles.outputs + r, j * tiles.outputs + q, o)
-                piece = Piece(Ref("result", 0, made.type), (n, b, i, j, o), at, element)
+                piece = Piece(Ref("result", 0, made.type), (*_axes(n), b, i, j, o), at, element)
                 self._add(piece, made, products, outer=n, inner=b, first=r + q == 0)
         return made
 
     def _planar(self, results: Buffer, width: int) -> Buffer:
         """``[n, o, i * width + j]``: planar, in whole blocks of rows."""
-        names = ("n", "block", "i", "j", "o")
-        n, block, i, _, o = (Axis(name, extent) for name, extent in zip(names, results.type.shape, strict=True))
+        images, *extents = results.type.shape
+        n = self._image(images)
+        block, i, _, o = (Axis(name, extent) for name, extent in zip(("block", *"ijo"), extents, strict=True))
         j = Axis("j", width)
-        made = self._buffer((n.extent, o.extent, block.extent * i.extent * width), "planar")
+        made = self._buffer((images, o.extent, block.extent * i.extent * width), "planar")
         x = Ref("operand", 0, results.type)
         at = (n, o, (block * i.extent + i) * width + j)
-        piece = Piece(Ref("result", 0, made.type), (n, block, o, i, j), at, x[n, block, i, j, o])
+        piece = Piece(Ref("result", 0, made.type), (*_axes(n), block, o, i, j), at, x[n, block, i, j, o])
         self._add(piece, made, results, outer=n, inner=block)
         return made
 
     # -- statements --------------------------------------------------------------------------------------------------
+    def _image(self, extent: int) -> Axis | Const:
+        """The loop over images, or the only one."""
+        return Const(0, "index") if self.one_image else Axis("n", extent)
+
     def _buffer(self, shape: Sequence[int], suffix: str, name: str | None = None) -> Buffer:
         return Buffer(TensorType(tuple(shape), self.dtype), f"{name or self.name}_{suffix}")
 
@@ -220,12 +233,13 @@ class _Tiled:
         piece: Piece,
         target: Buffer,
         source: Buffer,
-        outer: Axis | None = None,
+        outer: Axis | Const | None = None,
         inner: Axis | None = None,
         first: bool = True,
     ) -> None:
         """A statement before the ones behind the fold; all but the ``first`` of a transform share its loops."""
         refs = {("operand", 0): source, ("result", 0): target}
+        outer = outer if isinstance(outer, Axis) else None
         # Channels and tiles are part of the code: which tile of registers is best depends on them.
         static = [axis for axis in piece.axes if axis is not outer]
         statement = Statement(piece, target, refs, static=static, outer=outer, inner=inner, apart=first)
@@ -242,6 +256,8 @@ class _Tiled:
         fold.refs = {("operand", k): source for k, source in enumerate(sources)}
         fold.refs["result", 0] = target
         fold.outer, fold.inner, fold.static = axes[0], axes[1], list(axes[1:])
+        if self.one_image:
+            fold.outer, fold.inner, fold.static = None, axes[0], list(axes)
         fold.target, target.writers = target, [fold]
         self._place = self.program.statements.index(fold) + 1
 
@@ -254,3 +270,8 @@ class _Tiled:
         self.program.statements.insert(self._place, store)
         behind = self.program.statements[self._place :]
         next(s for s in behind if s.target.results or not s.target.inlined).apart = True
+
+
+def _axes(n: Axis | Const) -> tuple[Axis, ...]:
+    """The axis of the loop over images, if there is one."""
+    return (n,) if isinstance(n, Axis) else ()
