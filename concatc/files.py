@@ -57,15 +57,23 @@ def make_folder_of(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A new empty file to fill; when the block ends well, it is renamed to ``path``, and else it is removed.
 
-    Raises :class:`UsageError` for what the system says against it.
+    Raises :class:`UsageError` for what the system says against it.  What it says against another file, which the block
+    reads or writes on the way, is the block's to tell, and passes as it is.
     """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a directory")
     make_folder_of(path.resolve())
+    of_another: OSError | None = None
     try:
         with _poured_into(path) if _is_special(path) else _renamed_to(path.resolve()) as part:
-            yield part
+            try:
+                yield part
+            except OSError as error:
+                of_another = error if error.filename not in (None, str(part), os.fsencode(part), part) else None
+                raise
     except OSError as error:
+        if error is of_another:
+            raise
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 

@@ -20,7 +20,7 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.ir.levels import LEVELS
 from concatc.runtime.source import PHASES, Dim
 
-FORMAT = 6  # another one where rows of tables, records of calls, symbols of code or other sizes change
+FORMAT = 7  # another one where rows of tables, records of calls, symbols of code or other sizes change
 MANIFEST, INIT = "manifest.json", "__init__.py"
 NET, STEP, SIZES, KERNELS = "net.json", "step.jsonl", "sizes.json", "kernels.py"
 MAX_MANIFEST_BYTES = 1 << 20

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 import concatc
 from concatc.cli.main import exit_code
@@ -101,3 +103,30 @@ def test_every_command_makes_missing_folders(tmp_path: Path, monkeypatch: pytest
         assert Path(written).is_file()
     concatc.compile("f.cnet").save("13/14/w.safetensors")
     assert Path("13/14/w.safetensors").is_file()
+
+
+def test_errors_of_other_files_are_told_as_they_are(tmp_path: Path) -> None:
+    path, other = tmp_path / "x", tmp_path / "other"
+    with pytest.raises(FileNotFoundError, match="other"), replacing(path) as part:
+        part.write_bytes(other.read_bytes())
+    with pytest.raises(UsageError, match=r"cannot write .*x: No space left on device"), replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a write says, without a name
+    with pytest.raises(UsageError, match=r"cannot write .*x: Is a directory"), replacing(path) as part:
+        part.unlink()
+        part.mkdir()
+        part.write_text("new")
+    assert not path.exists()
+
+
+def test_a_disk_that_is_full_when_weights_are_saved_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    net = concatc.compile_source("net f(n = 2) { input x: f32[n, 3]; output linear(x, 2) as y }", target="reference")
+    net.init(seed=0)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(UsageError, match=r"cannot write .*w\.safetensors: I/O error: No space left on device"):
+        net.save(tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -298,6 +298,11 @@ def in_line(number: int, edit: Callable[[str], str]) -> Callable[[str], str]:
     return change
 
 
+def in_all_launches(text: str, change: Callable[[Any], None]) -> str:
+    head, *lines = text.splitlines()
+    return "\n".join([head, *(in_json(change)(line) for line in lines)]) + "\n"
+
+
 WRONG_TABLES = [
     (lambda text: "", "it is empty"),
     (in_line(2, lambda line: line[:-1]), "line 3: it is no JSON"),
@@ -323,6 +328,12 @@ WRONG_TABLES = [
     (in_line(1, at(5, 0, 2, value=1 << 30)), "1073741824 are not all in"),
     (in_line(1, at(5, 0, 3, value=0.5)), "line 2: not a window"),
     (in_line(1, at(6, value=["4"])), "line 2: not windows and sizes"),
+    (in_line(0, at("takes", value=[])), "line 1: what kernels take is how many sizes"),
+    (in_line(0, in_json(lambda d: d["takes"].update({k: [0] for k in d["takes"]}))), "line 1: what kernels take is"),
+    (in_line(0, at("takes", value={})), "line 2: the kernel"),
+    (lambda text: in_all_launches(text, lambda launch: launch[5].clear()), "takes other windows and sizes"),
+    (lambda text: in_all_launches(text, lambda launch: launch[5].pop()), "takes other windows and sizes"),
+    (lambda text: in_all_launches(text, lambda launch: launch[5][0].pop()), "takes other windows and sizes"),
 ]
 
 

@@ -34,13 +34,17 @@ class LoadReport:
 
 def save(path: Path, net: str, store: Store, optimizer: OptimizerState | None) -> None:
     """Write a file beside ``path``, then rename it."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     tensors = dict(_tensors(store, optimizer))
     if optimizer is not None:
         tensors[STEPS] = np.array([optimizer.steps], np.int64)
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"format": "concatc", "version": VERSION, "net": net})
+        try:
+            save_file(tensors, part, metadata={"format": "concatc", "version": VERSION, "net": net})
+        except SafetensorError as error:  # a full disk is none of the OSErrors
+            raise UsageError(f"cannot write {path}: {error}") from None
 
 
 def load(

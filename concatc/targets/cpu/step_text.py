@@ -1,10 +1,12 @@
 """The table of a step as text, and back: one launch a line, so that a table is read without being held as text.
 
-    {"bases": [["inputs", 196672], ["arena", 326080]], "symbols": {"k0_relu": "k0_relu"}, "cuts": {}}
+    {"bases": [["inputs", 196672], ["arena", 326080]], "symbols": {"k0_relu": "k0_relu"},
+        "takes": {"k0_relu": [2, 7, 7]}, "cuts": {}}
     ["k0_relu", "forward", 0, 0, 8, [[0, 0, 196608, 6144, 256, 16, 1], [1, 64, 196672, 6144, 256, 16, 1]], [24, 16]]
 
-The first line names the bases with their bytes, the symbol of each kernel in the object code, and how kernels may be
-cut for several threads, the fields of each :class:`Stretch` in order.  A launch is its
+The first line names the bases with their bytes, the symbol of each kernel in the object code, what it takes (how many
+sizes, and the length of each window), and under ``cuts`` how kernels may be cut for several threads, the fields of each
+:class:`Stretch` in order.  A launch is its
 kernel, its phase, its ``add`` bits, where its chunk begins and ends, its windows and its sizes; a window is the number
 of its base, where it begins and ends there in bytes, and its strides in elements.
 """
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from concatc.loops.cuts import Cut
-from concatc.targets.cpu.step import PHASES, StepNumbers, StepTable
+from concatc.targets.cpu.step import PHASES, Row, StepNumbers, StepTable
 
 LARGEST = (1 << 62) - 1
 
@@ -33,14 +35,24 @@ class TableError(Exception):
 def table_text(table: StepTable, symbols: Mapping[str, str], grains: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """The lines of a table."""
     cuts = {kernel: cut.with_grains(grains.get(kernel, ())).data() for kernel, cut in table.cuts.items()}
-    yield json.dumps({"bases": table.bases, "symbols": dict(symbols), "cuts": cuts}) + "\n"
+    takes = {row.kernel: _form(_windows(row), row.sizes) for row in table.rows}
+    yield json.dumps({"bases": table.bases, "symbols": dict(symbols), "takes": takes, "cuts": cuts}) + "\n"
     for row in table.rows:
-        stops = [*row.starts[1:], len(row.windows)]
-        windows = [
-            [*row.windows[at : at + 2], end, *row.windows[at + 2 : stop]]
-            for at, stop, end in zip(row.starts, stops, row.ends, strict=True)
-        ]
+        windows = _windows(row)
         yield json.dumps([row.kernel, row.phase, row.add, row.begin, row.end, windows, row.sizes]) + "\n"
+
+
+def _windows(row: Row) -> list[list[int]]:
+    stops = [*row.starts[1:], len(row.windows)]
+    return [
+        [*row.windows[at : at + 2], end, *row.windows[at + 2 : stop]]
+        for at, stop, end in zip(row.starts, stops, row.ends, strict=True)
+    ]
+
+
+def _form(windows: Sequence[Any], sizes: Sequence[Any]) -> list[int]:
+    """What a kernel takes: how many sizes, and the length of each window."""
+    return [len(sizes), *(len(window) if isinstance(window, list) else 0 for window in windows)]
 
 
 def read_table(lines: Iterable[str | bytes]) -> tuple[StepNumbers, dict[str, str]]:
@@ -75,11 +87,11 @@ class _Reader:
 
     bases: list[tuple[str, int]]
     symbols: dict[str, str]
+    takes: dict[str, list[int]]
     cuts: dict[str, Cut]
 
     def __post_init__(self) -> None:
         self._names = {kernel: kernel for kernel in self.symbols}  # one text for all launches of a kernel
-        self._forms: dict[str, list[int]] = {}
         self._kernels: list[str] = []
         self._phases: list[str] = []
         self._numbers, self._at, self._rest = array("q"), array("q"), array("q")
@@ -87,17 +99,19 @@ class _Reader:
     @staticmethod
     def of(data: Any) -> _Reader:
         """The first line."""
-        if not isinstance(data, dict) or set(data) != {"bases", "symbols", "cuts"}:
+        if not isinstance(data, dict) or set(data) != {"bases", "symbols", "takes", "cuts"}:
             raise _WrongError("not the bases, symbols and cuts of a table")
-        bases, symbols, cuts = data["bases"], data["symbols"], data["cuts"]
+        bases, symbols, takes, cuts = data["bases"], data["symbols"], data["takes"], data["cuts"]
         if not isinstance(bases, list) or not all(_is_base(base) for base in bases):
             raise _WrongError("bases are names, each with its bytes")
         if not isinstance(symbols, dict) or not all(isinstance(symbol, str) for symbol in symbols.values()):
             raise _WrongError("symbols are a name for each kernel")
         if not isinstance(cuts, dict) or not all(map(_is_cut, cuts.values())):
             raise _WrongError("cuts are what each thread has of its own, and how much is done, for kernels")
+        if not isinstance(takes, dict) or not all(map(_is_form, takes.values())):
+            raise _WrongError("what kernels take is how many sizes, and the length of each window")
         made = {kernel: Cut.of(cut) for kernel, cut in cuts.items()}
-        return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols, made)
+        return _Reader([(name, size_bytes) for name, size_bytes in bases], symbols, takes, made)
 
     def add(self, data: Any) -> None:
         """A launch."""
@@ -112,8 +126,7 @@ class _Reader:
             raise _WrongError("what is added, or where the chunk begins and ends, is wrong")
         if not isinstance(windows, list) or not isinstance(sizes, list) or not all(map(_is_size, sizes)):
             raise _WrongError("not windows and sizes")
-        form = [len(sizes), *(len(window) if isinstance(window, list) else 0 for window in windows)]
-        if self._forms.setdefault(kernel, form) != form:
+        if self.takes.get(kernel) != _form(windows, sizes):
             raise _WrongError(f"the kernel {kernel} takes other windows and sizes")
         self._at.append(len(self._numbers))
         for window in windows:
@@ -173,6 +186,11 @@ def _is_integer(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return _is_integer(value) and value >= 0
+
+
+def _is_form(value: Any) -> bool:
+    """Whether there is a window at least: what a kernel writes."""
+    return isinstance(value, list) and len(value) > 1 and all(map(_is_size, value))
 
 
 def _is_cut(value: Any) -> bool:

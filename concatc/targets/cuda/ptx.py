@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from concatc.diagnostics import UsageError
+from concatc.diagnostics import Diagnostic, UsageError
 from concatc.targets.cuda.arch import Arch
-from concatc.targets.cuda.launches import GpuModule
+from concatc.targets.cuda.launches import GpuLaunch, GpuModule
 
 EXTRA = "pip install 'concatc[cuda]'"
 _NUMBA_TYPES = {"f32": "float32", "f64": "float64", "i1": "boolean", "i8": "int8", "i32": "int32", "i64": "int64"}
@@ -48,7 +48,7 @@ def ptx_of(module: GpuModule, arch: Arch) -> dict[str, str]:
         path.write_text(module.source, encoding="utf-8")
         namespace: dict[str, Any] = {"__name__": "concatc_kernels", "__file__": str(path)}
         exec(compile(module.source, str(path), "exec"), namespace)
-        blocks = {launch.kernel: launch.block for launch in module.launches}
+        blocks = largest_blocks(module.launches)
         made: dict[str, str] = {}
         for name, parameters in module.signatures.items():
             types = [_numba_type(numba, parameter) for parameter in parameters]
@@ -63,6 +63,14 @@ def ptx_of(module: GpuModule, arch: Arch) -> dict[str, str]:
             )
             made[name] = _with_entry(text if isinstance(text, str) else text.decode(), name)
     return made
+
+
+def largest_blocks(launches: Iterable[GpuLaunch]) -> dict[str, int]:
+    """The threads of the largest block that each kernel is launched with: its code must fit that many."""
+    found: dict[str, int] = {}
+    for launch in launches:
+        found[launch.kernel] = max(launch.block, found.get(launch.kernel, 0))
+    return found
 
 
 def _numba_type(numba: Any, parameter: str) -> Any:
@@ -89,7 +97,7 @@ def cubin_of(ptx: str, arch: Arch) -> tuple[bytes, str]:
         source, target = Path(directory) / "kernel.ptx", Path(directory) / "kernel.cubin"
         source.write_text(ptx, encoding="utf-8")
         command = [ptxas(), f"-arch={arch}", "-v", "--warn-on-spills", str(source), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = _run(command)
         if done.returncode:
             raise UsageError(f"ptxas refuses a kernel for {arch}: {done.stderr.strip()}")
         return target.read_bytes(), done.stderr
@@ -101,7 +109,22 @@ def sass_of(cubin: bytes) -> str:
         path = Path(directory) / "kernel.cubin"
         path.write_bytes(cubin)
         command = [tool("nvdisasm", "nvidia-cuda-nvdisasm"), str(path)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True).stdout
+        done = _run(command)
+        if done.returncode:
+            raise UsageError(f"nvdisasm refuses device code: {done.stderr.strip()}")
+        return done.stdout
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program of the toolkit on one kernel; raises :class:`UsageError` where it does not start or end."""
+    name = Path(command[0]).name
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        help = "try again when the machine is less busy, or with another version of the CUDA toolkit first on the path"
+        raise UsageError(Diagnostic(f"{name} took more than {_SECONDS} s for one kernel", help=help)) from None
+    except OSError as error:
+        raise UsageError(f"cannot run {command[0]}: {error.strerror or error}") from None
 
 
 def ptxas() -> str:
