@@ -12,6 +12,7 @@ import pytest
 import concatc
 from concatc.cli.main import exit_code
 from concatc.targets.cuda.arch import Arch
+from concatc.targets.cuda.device import cuda_driver
 from concatc.targets.cuda.ptx import faults_in_report, faults_of
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +78,11 @@ def test_an_edited_plan_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_device_a_net_is_compiled_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONCATC_CUDA_EMULATOR", raising=False)
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
+    cuda_driver.cuda_driver.cache_clear()
     net = concatc.compile_source(NET, target="cuda")
     assert "def k0_linear" in net.kernels
-    with pytest.raises(concatc.UsageError, match="does not run nets yet\nhelp: CONCATC_CUDA_EMULATOR=1"):
+    with pytest.raises(concatc.UsageError, match=r"no NVIDIA driver .*\nhelp: CONCATC_CUDA_EMULATOR=1"):
         net.eval(x=np.ones((6, 9), np.float32))
 
 

@@ -193,13 +193,18 @@ class Calls:
     @contextmanager
     def kept_as_it_is(self, update: OptimizerState | None) -> Iterator[None]:
         """Steps in here leave parameters, states, an optimizer's state and the number of steps as they were."""
-        bases = [self.plans.store.bases["params"], self.plans.store.bases["states"]]
+        store = self.plans.store
+        bases = [store.bases["params"], store.bases["states"]]
+        store.before_read("params", "states")
+        if update is not None:
+            store.memory.before_read(update.base)
         before = [base.copy() for base in bases]
         held = (update.steps, update.base.copy()) if update is not None else None
         steps = self.generations.steps
         try:
             yield
         finally:
+            store.before_write("params", "states")
             for base, values in zip(bases, before, strict=True):
                 base[...] = values
             self.generations.steps = steps

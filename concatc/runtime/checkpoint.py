@@ -37,6 +37,7 @@ def save(path: Path, net: str, store: Store, optimizer: OptimizerState | None) -
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    _before_read(store, optimizer)
     tensors = dict(_tensors(store, optimizer))
     if optimizer is not None:
         tensors[STEPS] = np.array([optimizer.steps], np.int64)
@@ -64,6 +65,10 @@ def load(
                 steps = int(file.get_tensor(STEPS)[0])
                 if steps < 0:
                     raise UsageError(f"`{STEPS}` is {steps} in {path}, but counts steps")
+            _before_read(store, optimizer)  # names that the file does not hold stay as they are
+            store.before_write("params", "states")
+            if optimizer is not None:
+                store.memory.before_write(optimizer.base)
             for name, to in names.items():
                 if to in wanted:
                     wanted[to][...] = file.get_tensor(name)
@@ -76,6 +81,12 @@ def load(
     except SafetensorError as error:
         raise UsageError(f"{path} is no safetensors file: {error}") from None
     return report
+
+
+def _before_read(store: Store, optimizer: OptimizerState | None) -> None:
+    store.before_read("params", "states")
+    if optimizer is not None:
+        store.memory.before_read(optimizer.base)
 
 
 def _tensors(store: Store, optimizer: OptimizerState | None) -> dict[str, Array]:

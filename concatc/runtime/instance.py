@@ -142,6 +142,8 @@ class Instance:
 
     def write_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""
+        if any(check.kind == "state" for check in self.checks):
+            self._store.before_read("states")
         check_indices(self.checks, {"input": arrays, "state": self._store.states})
         self._claim()
         if self.interface.staged:
@@ -149,17 +151,18 @@ class Instance:
             own = self._bases["outputs"]
             arrays = {name: a.copy() if np.may_share_memory(a, own) else a for name, a in arrays.items()}
         for name, array in arrays.items():
-            self._view("input", name)[...] = array
+            self._to_write("input", name)[...] = array
 
     def write(self, kind: str, name: str, value: object) -> None:
         """Set an argument that is no input (weights of losses, random state), where the net has it."""
         if interface_key(kind, name) in self.interface.slots:
             self._claim()
-            self._view(kind, name)[...] = value
+            self._to_write(kind, name)[...] = value
 
     def read(self, kind: str, name: str) -> Array:
         """A view of a result; lives until the next run of this phase."""
         self._claim()
+        self._before_read(kind, name)
         return self._view(kind, name)
 
     def group(self, kind: str) -> dict[str, Array]:
@@ -167,6 +170,8 @@ class Instance:
         self._claim()
         if kind not in self._groups:
             self._groups[kind] = {name: self._view(kind, name) for name in self.names(kind)}
+        for name in self._groups[kind]:
+            self._before_read(kind, name)
         return self._groups[kind]
 
     def losses(self) -> dict[str, float]:
@@ -177,6 +182,16 @@ class Instance:
         """The arguments and results of a kind."""
         prefix = f"{kind}:"
         return [key.removeprefix(prefix) for key in self.interface.slots if key.startswith(prefix)]
+
+    def _before_read(self, kind: str, name: str) -> None:
+        slot = self.interface.slots[interface_key(kind, name)]
+        self._pool.memory.before_read(self._bases[slot.base], slot)
+
+    def _to_write(self, kind: str, name: str) -> Array:
+        """The view of a slot that is going to be written, all of it."""
+        slot = self.interface.slots[interface_key(kind, name)]
+        self._pool.memory.before_write(self._bases[slot.base], slot)
+        return self._view(kind, name)
 
     def _view(self, kind: str, name: str) -> Array:
         key = interface_key(kind, name)

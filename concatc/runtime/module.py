@@ -169,7 +169,8 @@ class CompiledModule:
     def params(self) -> Tensors:
         """The parameters by path: live views in language layout, ``net.params["fc.weight"][...] = w``."""
         self._ready()
-        return Tensors("parameter", self._store.params, self._generations.parameters_changed, self._handing_out)
+        given = functools.partial(self._handing_out, "param")
+        return Tensors("parameter", self._store.lent("param"), self._generations.parameters_changed, given)
 
     @property
     def grads(self) -> Tensors:
@@ -180,13 +181,14 @@ class CompiledModule:
             for name, parameter in self.signature.params.items()
             if parameter.lr == 0.0 and name not in self._store.grads
         }
-        return Tensors("gradient of a parameter", self._store.grads, absent=frozen)
+        return Tensors("gradient of a parameter", self._store.lent("grad"), absent=frozen)
 
     @property
     def states(self) -> Tensors:
         """The states (running statistics) by path: live views."""
         self._ready()
-        return Tensors("state", self._store.states, self._generations.parameters_changed, self._handing_out)
+        given = functools.partial(self._handing_out, "state")
+        return Tensors("state", self._store.lent("state"), self._generations.parameters_changed, given)
 
     @property
     def blobs(self) -> Blobs:
@@ -318,7 +320,7 @@ class CompiledModule:
     @property
     def kernels(self) -> str:
         """The generated kernels of the training phase, as source text."""
-        return self._plans.instance("train", self._source).build(None).text("kernels")
+        return self._source.executable("train", None).text("kernels")
 
     @property
     def memory(self) -> MemoryReport:
@@ -443,7 +445,8 @@ class CompiledModule:
 
     def _gradients(self, instance: Instance) -> dict[str, Array]:
         inputs = {name: instance.read("input_grad", name) for name in instance.names("input_grad")}
-        return {**self._store.grads, **inputs}
+        self._store.before_read("grads")
+        return {**self._store.lent("grad"), **inputs}
 
     def _blob(self, name: str) -> Blob:
         instance = self._generations.last
@@ -477,8 +480,8 @@ class CompiledModule:
             raise UsageError(Diagnostic(f"net {self.name} has no outputs{where}", help="add `output NAME` to the net"))
 
     @_one_at_a_time
-    def _handing_out(self, name: str, array: Array) -> None:
-        self._generations.watch.add(name, array)
+    def _handing_out(self, kind: str, what: str, name: str) -> None:
+        self._generations.watch.add(what, self._store.views(kind)[name], lambda: self._store.fetch(kind, name))
 
 
 def _handed_out(name: str, view: Array, copy: bool) -> Array:

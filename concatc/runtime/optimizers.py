@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from concatc.diagnostics import UsageError
 from concatc.ir.core import FuncOp, Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES, TensorType
-from concatc.loops.memory import Array, allocate_all, view
+from concatc.loops.memory import Array, view
 from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
 from concatc.runtime.store import Store
 
@@ -239,7 +239,8 @@ class OptimizerState:
         first_slot = len(self._ranges) * HYPER * ELEMENT_BYTES["f64"]
         self._slot_starts = {s: first_slot + k * params_bytes for k, s in enumerate(optimizer.live_slots)}
         needed = {"slots": first_slot + len(self._slot_starts) * params_bytes}
-        self.base = allocate_all(needed, "the optimizer's state")["slots"]
+        self.memory = store.memory
+        self.base = self.memory.allocate_all(needed, "the optimizer's state")["slots"]
         self._hyper = [view(self.base, self._hyper_window(k)) for k in range(len(self._ranges))]
         self.slots = {slot: self._slot_views(store, start) for slot, start in self._slot_starts.items()}
 
@@ -247,12 +248,14 @@ class OptimizerState:
         """As before the first step."""
         self.steps = 0
         self._written = -1
+        self.memory.before_write(self.base)
         self.base[...] = 0
 
     def set_back(self, steps: int, values: Array) -> None:
         """As it was after that many steps, when ``values`` was a copy of ``base``."""
         self.steps = steps
         self._written = -1
+        self.memory.before_write(self.base)
         self.base[...] = values
 
     @property
@@ -266,7 +269,8 @@ class OptimizerState:
         optimizer = self._optimizer
         if self._is_steady and self._written == optimizer.changes:
             return
-        for r, scalars in zip(self._ranges, self._hyper, strict=True):
+        for k, (r, scalars) in enumerate(zip(self._ranges, self._hyper, strict=True)):
+            self.memory.before_write(self.base, self._hyper_window(k))
             values = optimizer.hyper(self.steps + 1, r.lr, r.decay)
             scalars[: len(values)] = values
         self._written = optimizer.changes

@@ -23,15 +23,16 @@ class Plans:
 
     def __init__(self, source: Source, threads: int) -> None:
         self.threads = threads
+        self.memory = source.target.memory()
         self.bases = [source]  # what was compiled: the net as it was, and at other dims
         self.instances: dict[tuple[Phase, tuple[tuple[str, Dim], ...]], Instance] = {}
-        self.pools: dict[Phase, Pool] = {phase: Pool() for phase in PHASES}
+        self.pools: dict[Phase, Pool] = {phase: Pool(self.memory) for phase in PHASES}
 
     @cached_property
     def store(self) -> Store:
         """The parameters; their memory is taken when they are first asked for."""
         train = self.bases[0].phase("train")
-        return Store(train.signature, train.interface)
+        return Store(train.signature, train.interface, self.memory)
 
     def instance(self, phase: Phase, source: Source) -> Instance:
         """A phase at the dims of a source."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from concatc.loops.memory import Array, allocate, allocate_all, check_free
+from concatc.loops.memory import Array, allocate, allocate_all
+from concatc.targets.memory import HOST, Memory
 
 BLOCKS = "inputs, outputs and arena"
 THREADS = "threads"  # what each of several threads has of its own
@@ -13,7 +14,8 @@ THREADS = "threads"  # what each of several threads has of its own
 class Pool:
     """Blocks by name that grow to the largest plan that ran; only one plan of a phase is live at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory = HOST) -> None:
+        self.memory = memory
         self.bases: dict[str, Array] = {}
         self.version = 0
         self._threads = allocate(0)
@@ -25,14 +27,14 @@ class Pool:
         """
         grown = self._grown(size_bytes)
         if grown:
-            self.bases.update(allocate_all(grown, BLOCKS))
+            self.bases.update(self.memory.allocate_all(grown, BLOCKS))
             self.version += 1
 
     def check_free(self, size_bytes: Mapping[str, int], why: str) -> None:
         """Raise :class:`UsageError` where :meth:`reserve` would find no memory; ``why`` says what needs it."""
         grown = self._grown(size_bytes)
         if grown:
-            check_free(grown, BLOCKS, (why,))
+            self.memory.check_free(grown, BLOCKS, (why,))
 
     def _grown(self, size_bytes: Mapping[str, int]) -> dict[str, int]:
         return {name: n for name, n in size_bytes.items() if name not in self.bases or self.bases[name].nbytes < n}

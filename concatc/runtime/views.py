@@ -32,11 +32,11 @@ class Tensors(Mapping[str, Array]):
         what: str,
         views: Mapping[str, Array],
         changed: Callable[[], None] | None = None,
-        given: Callable[[str, Array], None] | None = None,
+        given: Callable[[str, str], None] | None = None,
         absent: Mapping[str, Diagnostic] | None = None,
     ) -> None:
         self._what = what
-        self._views = dict(views)
+        self._views = views
         self._changed = changed
         self._given = given
         self._absent = absent or {}
@@ -44,7 +44,7 @@ class Tensors(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         view = self._find(name)
         if self._given is not None:
-            self._given(f"{self._what} `{name}`", view)
+            self._given(f"{self._what} `{name}`", name)
         return view
 
     def __setitem__(self, name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from concatc.ir.core import Module
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
 from concatc.targets.call import CallSpec, NativeCall
+from concatc.targets.memory import Memory
 
 
 class Lowered(Protocol):
@@ -155,6 +156,10 @@ class Target(Protocol):
 
         ``meanwhile`` is called once, while other processes compile if there are any.
         """
+        ...
+
+    def memory(self) -> Memory:
+        """Where the bases of one net are to lie."""
         ...
 
     def peaks(self, again: bool = False) -> Peaks:

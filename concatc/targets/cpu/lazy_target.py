@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from concatc.targets import Executable, Lowered, Peaks
+from concatc.targets.memory import HOST, HostMemory
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class LazyCpuTarget:
         from concatc.targets.cpu.target import CpuTarget
 
         return CpuTarget().build(lowered, meanwhile)
+
+    def memory(self) -> HostMemory:
+        """See :class:`concatc.targets.Target`."""
+        return HOST
 
     def peaks(self, again: bool = False) -> Peaks:
         """What the machine can do."""

@@ -26,6 +26,7 @@ from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
 from concatc.targets.cpu.units import NumbaUnit, SumUnit, Unit, grains_of, units_of
 from concatc.targets.cpu.workers import Workers
+from concatc.targets.memory import HOST, HostMemory
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class CpuTarget:
             names = CodeNames(tuple(unit.key for unit in generated.units), code.symbols)
             table = StepNumbers.of(step_table(loops)).with_grains(code.grains)
             return CpuExecutable(table, loaded, generated.text, names)
+
+    def memory(self) -> HostMemory:
+        """See :class:`concatc.targets.Target`."""
+        return HOST
 
     def peaks(self, again: bool = False) -> Peaks:
         """See :class:`concatc.targets.Target`."""

@@ -2,32 +2,32 @@
 
     plan -> Numba-CUDA source, launches -> PTX -> cubin, sass      everything that needs no GPU
 
-It runs on the emulator of the source (``CONCATC_CUDA_EMULATOR=1``): launches on a device are not there yet.
+It runs on the first NVIDIA device, or on the emulator of the source (``CONCATC_CUDA_EMULATOR=1``); see ``device/``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from concatc.diagnostics import Diagnostic, UsageError
-from concatc.loops.memory import Array, allocate
+from concatc.loops.memory import Array
 from concatc.stages import stage
 from concatc.targets import Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.cuda.arch import Arch
-from concatc.targets.cuda.emulator.program import Program
-from concatc.targets.cuda.emulator.run import run_launch
+from concatc.targets.cuda.device.call import DeviceCall
+from concatc.targets.cuda.device.choice import chosen_driver
+from concatc.targets.cuda.device.memory import DeviceMemory, Mirror
+from concatc.targets.cuda.device.step import DeviceStep
 from concatc.targets.cuda.kernels import gpu_module
-from concatc.targets.cuda.launches import SCRATCH, GpuModule
+from concatc.targets.cuda.launches import GpuModule
 
-EMULATOR = "CONCATC_CUDA_EMULATOR"
 ARCHES = ("sm_80", "sm_90")
+STEP = ("forward", "backward", "update")
 TEXTS = ("kernels", "launches", "ptx", "sass")
 
 
@@ -46,9 +46,18 @@ class CudaTarget:
         with stage("emit"):
             return CudaExecutable(gpu_module(lowered.plan), self.arches)
 
+    def memory(self) -> DeviceMemory:
+        """See :class:`concatc.targets.Target`."""
+        return DeviceMemory(chosen_driver)
+
     def peaks(self, again: bool = False) -> Peaks:
         """See :class:`concatc.targets.Target`."""
-        raise UsageError(_no_device("it cannot be measured"))
+        raise UsageError(
+            Diagnostic(
+                "what a device can do is not measured: the target `cuda` has no roofline",
+                help="nsys and ncu profile its kernels, which have the names of `--emit kernels`",
+            )
+        )
 
 
 @dataclass(eq=False)
@@ -57,34 +66,30 @@ class CudaExecutable:
 
     module: GpuModule
     arches: tuple[str, ...]
-    _scratch: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._scratch = allocate(self.module.bases.get(SCRATCH, 0))
-
-    @cached_property
-    def _program(self) -> Program:
-        return Program(self.module.source)
+    _step: DeviceStep | None = None
 
     def thread_bytes(self, threads: int) -> int:
         """Threads of the host have no memory of their own."""
         return 0
 
     def run(self, bases: Mapping[str, Array], phase: str, threads: int = 1) -> None:
-        """Run the launches of a phase on the emulator; see :class:`concatc.targets.Executable`.
+        """Put the launches of a phase on the device's stream; see :class:`concatc.targets.Executable`.
 
-        Raises :class:`UsageError` where the emulator is not asked for.
+        The bases are of a :class:`DeviceMemory`, which waits for the device where their arrays are read.
         """
-        if os.environ.get(EMULATOR) != "1":
-            raise UsageError(_no_device("it does not run nets yet"))
-        memory = {**bases, SCRATCH: self._scratch}
-        for launch in self.module.launches:
-            if phase in ("step", launch.phase):
-                run_launch(self._program, launch, memory, self.module.signatures[launch.kernel])
+        self._on(bases).run(bases, STEP if phase == "step" else (phase,))
 
     def run_timed(self, bases: Mapping[str, Array], phase: str, clock: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """See :class:`concatc.targets.Executable`."""
-        raise UsageError(_no_device("its launches cannot be timed"))
+        """See :class:`concatc.targets.Executable`; the device's own clock is read, whatever ``clock`` is."""
+        taken = self._on(bases).timed(bases, STEP if phase == "step" else (phase,))
+        return np.array([0, *(ms * 1e6 for ms in taken)]).astype(np.int64)
+
+    def _on(self, bases: Mapping[str, Array]) -> DeviceStep:
+        """The launches on the device that these bases lie on."""
+        memory = _memory_of(bases)
+        if self._step is None or self._step.memory is not memory:
+            self._step = DeviceStep(self.module, memory)
+        return self._step
 
     @property
     def launches(self) -> tuple[tuple[str, str], ...]:
@@ -96,8 +101,13 @@ class CudaExecutable:
         return (0.0,) * len(self.module.launches)
 
     def native_call(self, bases: Mapping[str, Array], spec: CallSpec, threads: int = 1) -> NativeCall | None:
-        """There is none."""
-        return None
+        """See :class:`concatc.targets.Executable`.
+
+        There is none where indices lie in states, which the device writes.
+        """
+        if any(bounds.window not in spec.inputs.values() for bounds in spec.bounds):
+            return None
+        return DeviceCall(self._on(bases), _memory_of(bases), bases, spec)
 
     def text(self, what: str) -> str:
         """``kernels`` (the source), ``launches``, ``ptx`` or ``sass``; see :class:`concatc.targets.Executable`."""
@@ -130,8 +140,7 @@ class CudaExecutable:
         return ptx_of(self.module, Arch.of(arch))
 
 
-def _no_device(what: str) -> Diagnostic:
-    return Diagnostic(
-        f"the target `cuda` makes kernels, launches and device code; {what}",
-        help=f"{EMULATOR}=1 runs its kernels on an emulator (slowly); --target cpu runs nets",
-    )
+def _memory_of(bases: Mapping[str, Array]) -> DeviceMemory:
+    found = [base.memory for base in bases.values() if isinstance(base, Mirror)]
+    assert found, "bases of this target come from its memory()"
+    return found[0]

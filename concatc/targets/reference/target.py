@@ -16,6 +16,7 @@ from concatc.loops.plan import Plan
 from concatc.passes.graph import OUTPUT_GRAD
 from concatc.targets import Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
+from concatc.targets.memory import HOST, HostMemory
 from concatc.targets.reference.interpreter import run_function
 
 NO_LAUNCHES = Diagnostic(
@@ -35,6 +36,10 @@ class ReferenceTarget:
         """Nothing is compiled."""
         meanwhile()
         return ReferenceExecutable(lowered)
+
+    def memory(self) -> HostMemory:
+        """See :class:`concatc.targets.Target`."""
+        return HOST
 
     def peaks(self, again: bool = False) -> Peaks:
         """See :class:`concatc.targets.Target`."""

@@ -1,0 +1,1 @@
+"""Running device code: the driver, memory on a device, a step as one graph."""
