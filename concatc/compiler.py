@@ -5,6 +5,7 @@ text  --frontend-->  graph  --`lowering.py`-->  .., plan, loops  --target-->  ex
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -22,9 +23,10 @@ from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.freeze import freeze
 from concatc.rescale import ScaledPhase, rescaled
 from concatc.runtime.source import Dim, Phase, Source, Update
+from concatc.sampling import LEAST_OPS, followed, found_in, recipe_of
 from concatc.scaling import Scaling
 from concatc.stages import stage
-from concatc.targets import Executable, Target
+from concatc.targets import Aside, Executable, Target
 
 
 def target_named(name: str) -> Target:
@@ -112,7 +114,8 @@ class Compilation:
         if key not in self._executables:
             with collector_paused():  # between passes, too: it would visit all that they made
                 lowered = self._phase_with(phase, update)
-                self._executables[key] = self.target.build(lowered, lambda: self.scaled(phase))
+                build = self.target.build
+                self._executables[key] = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:
@@ -163,10 +166,23 @@ class Compilation:
 
     def look_at(self, dims: Mapping[str, Dim]) -> Compilation:
         """The same net at other dims, without what is shown and checked on the way."""
-        quiet = replace(
-            self.options, dims=dict(dims), verify_each=False, verify_plan=False, print_after=(), print_after_all=False
+        return Compilation(self.text, self.filename, replace(self._quiet, dims=dict(dims)), self.files)
+
+    @property
+    def _quiet(self) -> Options:
+        return replace(
+            self.options, dims=self.dims, verify_each=False, verify_plan=False, print_after=(), print_after_all=False
         )
-        return Compilation(self.text, self.filename, quiet, self.files)
+
+    def _ask(self, phase: Phase, ask: Aside) -> None:
+        """Have another process look at the net at large batches, where that takes long and there is one."""
+        if self.options.max_memory is not None or len(self.phase(phase).graph.main.body.ops) < LEAST_OPS:
+            return
+        if not self.scaling.names or self.scaling.knows(phase):
+            return
+        asked = ask(__name__, recipe_of(self.text, self.files, self._quiet, phase, self.scaling.here))
+        if asked is not None:
+            self.scaling.asked[phase] = lambda: found_in(asked())
 
     def _load(self, phase: Phase) -> tuple[Module, list[Diagnostic]]:
         with stage("imports"):
@@ -205,6 +221,11 @@ class Compilation:
                     problems.append(Diagnostic(f"{what} `{name}` is {found}", graph.main.loc))
         if problems:
             raise ConcatcError(problems, {self.filename: self.text})
+
+
+def answer(recipe: Mapping[str, Any]) -> bytes:
+    """What another process asks this one: see `sampling.py`."""
+    return json.dumps(followed(recipe, Compilation)).encode()
 
 
 def compile_to_run(text: str, filename: str, options: Options, files: SourceFiles | None = None) -> Compilation:

@@ -10,6 +10,7 @@ from concatc.loops.polynomials import NotScalableError, Polynomials, polynomials
 
 if TYPE_CHECKING:
     from concatc.ir.core import Module
+    from concatc.ir.numbers import Numbered
 
 Sizes = Mapping[str, int]
 OTHER_SIZES = "sizes that do not follow from the dims"
@@ -24,17 +25,17 @@ class ScaledGraph:
         self._made = made
 
     @staticmethod
-    def of(here: Sizes, graph: Module, samples: Sequence[tuple[Sizes, Module]]) -> ScaledGraph:
+    def of(here: Sizes, graph: Module, samples: Sequence[tuple[Sizes, Numbered]]) -> ScaledGraph:
         """Raises :class:`NotScalableError` where the samples are other graphs."""
-        from concatc.ir.numbers import numbers_of
+        from concatc.ir.numbers import Numbered
 
-        numbers, rest = numbers_of(graph.functions)
-        found = [(dims, *numbers_of(sample.functions)) for dims, sample in samples]
-        if any(r != rest for _, _, r in found):
+        mine = Numbered.of(graph.functions)
+        if any(sample.rest != mine.rest for _, sample in samples):
             raise NotScalableError(
                 "another graph at other sizes, or other numbers in it: an attribute that is no integer and made of dims"
             )
-        made = ScaledGraph(here, polynomials(here, [(dims, n) for dims, n, _ in found], numbers), lambda: graph)
+        numbers = polynomials(here, [(dims, sample.numbers) for dims, sample in samples], mine.numbers)
+        made = ScaledGraph(here, numbers, lambda: graph)
         if not made.is_of(graph):
             raise NotScalableError(OTHER_SIZES)
         return made

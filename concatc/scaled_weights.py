@@ -26,12 +26,12 @@ class ScaledWeights:
     terms: Polynomials
 
     @staticmethod
-    def of(here: Sizes, net: FuncOp, samples: Sequence[tuple[Sizes, FuncOp]]) -> ScaledWeights:
-        """Raises :class:`NotScalableError`."""
-        found, sampled = _made_of_dims(net), [(dims, _made_of_dims(sample)) for dims, sample in samples]
-        if any(list(sample) != list(found) for _, sample in sampled):
+    def of(here: Sizes, net: FuncOp, samples: Sequence[tuple[Sizes, Mapping[str, Terms]]]) -> ScaledWeights:
+        """Of samples there are the weights that are :func:`made_of_dims`.  Raises :class:`NotScalableError`."""
+        found = made_of_dims(net)
+        if any(list(sample) != list(found) for _, sample in samples):
             raise NotScalableError("other weights of losses at other sizes")
-        numbers = [(dims, _flat(sample)) for dims, sample in sampled]
+        numbers = [(dims, _flat(sample)) for dims, sample in samples]
         return ScaledWeights(tuple(found), polynomials(here, numbers, _flat(found), must="equal"))
 
     def at(self, sizes: Sequence[int]) -> dict[str, float]:
@@ -47,7 +47,8 @@ class ScaledWeights:
         return self.at(here).items() <= weights.items()
 
 
-def _made_of_dims(net: FuncOp) -> dict[str, Terms]:
+def made_of_dims(net: FuncOp) -> dict[str, Terms]:
+    """The two integers whose quotient the weight of a loss is, by loss, where it is made of dims."""
     losses = {str(attrs["cnet.name"]): attrs for attrs in net.result_attrs if attrs.get("cnet.kind") == "loss"}
     return {name: cast(Terms, attrs[WEIGHT]) for name, attrs in losses.items() if is_quotient(attrs.get(WEIGHT))}
 

@@ -3,21 +3,22 @@
     net at n = 64: graph, plan, loops          ->   `rescale.ScaledPhase`, or why there is none
     net at n = 67108859: graph, plan, loops
 
-Nothing is compiled at the large batch, and no memory is taken.  With two batch sizes (`x`, `y`) the net is looked at
+That look is no shorter than planning the net, so another process may take it meanwhile (`sampling.py`).  Nothing is
+compiled at the large batch, and no memory is taken.  With two batch sizes (`x`, `y`) the net is looked at
 three more times: with each of them large, and with both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError
 from concatc.ir.core import Module
-from concatc.ir.numbers import numbers_of
+from concatc.ir.numbers import digest_of
 from concatc.known_sizes import AtHome
 from concatc.loops.bases import Interface
 from concatc.loops.declaration import plain_declaration
@@ -27,7 +28,7 @@ from concatc.loops.scaled_plan import ScaledPlan
 from concatc.rescale import ScaledPhase
 from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Dim, Phase
-from concatc.sampled import SampledPhase, scaled_phase, scaled_plan
+from concatc.sampled import PhaseSample, SampledPhase, SampleHere, scaled_phase, scaled_plan
 from concatc.scaled_graph import ScaledGraph, Sizes
 from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
@@ -39,6 +40,8 @@ from concatc.targets.cpu.step_table import step_table
 # made is taken.  Odd, so that no half of one is an integer.
 LARGE = ((67108859, 67108837), (8388593, 8388587), (1048573, 1048571))
 MOST_DIMS = 2
+Samples = Sequence[tuple[Sizes, PhaseSample]]
+L = TypeVar("L")
 
 
 class LookedAtPhase(SampledPhase, AtHome, Protocol):
@@ -96,6 +99,9 @@ class Scaling:
         self.entries: dict[Phase, str] = {}  # where the cache holds how a phase follows
         self._phases: dict[Phase, ScaledPhase | None] = {}
         self._plans: dict[Phase, ScaledPlan] = {}
+        self._found: dict[Phase, tuple[str, Samples]] = {}
+        # What another process finds out, which ends in None where it does not.
+        self.asked: dict[Phase, Callable[[], tuple[str, Samples] | None]] = {}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +114,10 @@ class Scaling:
     def here(self) -> dict[str, int]:
         """Their values."""
         return {name: n for name in self.names if isinstance(n := self.net.dims[name], int)}
+
+    def knows(self, phase: Phase) -> bool:
+        """Whether the net was looked at for a phase."""
+        return phase in self._phases or phase in self._found
 
     def phase(self, phase: Phase) -> ScaledPhase | None:
         """The phase at any batch size; None where it must be compiled for each, and :attr:`reasons` says why."""
@@ -125,18 +135,18 @@ class Scaling:
         if phase not in self._plans:
             mine = self.net.phase(phase)
             plan = replace(mine.net_plan, net=_plain(mine.net_plan))
-            self._plans[phase] = scaled_plan(self.here, plan, mine.interface, self._samples(phase))
+            self._plans[phase] = scaled_plan(self.here, plan, mine.interface, self._samples(phase)[1])
         return self._plans[phase]
 
     def _scaled(self, phase: Phase) -> ScaledPhase:
         if not self.names:
             raise NotScalableError("no dim is the first axis of an input")
-        mine, samples = self.net.phase(phase), self._samples(phase)
-        if any(net.decisions(phase) != self.net.decisions(phase) for _, net in self.looked_at):
+        mine, (decisions, samples) = self.net.phase(phase), self._samples(phase)
+        if decisions != decisions_of(phase, [self.net] * len(samples)):
             raise NotScalableError("the net decides something by its batch size")
         graph = ScaledGraph.of(self.here, mine.graph, [(dims, sample.graph) for dims, sample in samples])
         table = StepNumbers.of(step_table(mine.net_loops))
-        graphs = [numbers_of(g.functions) for g in (mine.graph, *(sample.graph for _, sample in samples))]
+        graphs = [graph.numbers.at(list(self.here.values())).tolist(), *(sample.graph for _, sample in samples)]
         store = ScaledStore(self._cache, (phase, self.net.settings, self.here, graphs, mine.interface.slots))
         self.entries[phase] = store.key
         known = store.load(graph, mine.interface, table, mine.signature.loss_weights)
@@ -150,25 +160,45 @@ class Scaling:
         store.save(made)
         return made
 
-    def _samples(self, phase: Phase) -> list[tuple[Sizes, SampledPhase]]:
-        return [(dims, net.phase(phase)) for dims, net in self.looked_at]
+    def _samples(self, phase: Phase) -> tuple[str, Samples]:
+        if phase not in self._found:
+            asked = self.asked.pop(phase, None)
+            self._found[phase] = (asked() if asked is not None else None) or samples_of(phase, self.looked_at)
+        return self._found[phase]
 
     @cached_property
     def looked_at(self) -> list[tuple[Sizes, LookedAt]]:
         """The net at large values of each dim alone, and of all where there are several."""
-        for values in LARGE[:-1]:
-            try:
-                return self._at(values)
-            except ConcatcError:
-                continue  # it has a tensor that is too large
-        return self._at(LARGE[-1])
+        return at_large(self.here, lambda dims: self.net.look_at({**self.net.dims, **dims}))
 
-    def _at(self, values: Sequence[int]) -> list[tuple[Sizes, LookedAt]]:
-        large = dict(zip(self.names, values, strict=False))
-        choices = [{**self.here, name: large[name]} for name in self.names]
-        if len(self.names) > 1:
+
+def at_large(here: Mapping[str, int], look_at: Callable[[Mapping[str, int]], L]) -> list[tuple[Sizes, L]]:
+    """A net at large values of each of its batch sizes alone, and of all where there are several."""
+
+    def look(values: Sequence[int]) -> list[tuple[Sizes, L]]:
+        large = dict(zip(here, values, strict=False))
+        choices = [{**here, name: large[name]} for name in here]
+        if len(here) > 1:
             choices.append(large)
-        return [(dims, self.net.look_at({**self.net.dims, **dims})) for dims in choices]
+        return [(dims, look_at(dims)) for dims in choices]
+
+    for values in LARGE[:-1]:
+        try:
+            return look(values)
+        except ConcatcError:
+            continue  # it has a tensor that is too large
+    return look(LARGE[-1])
+
+
+def samples_of(phase: Phase, looked_at: Sequence[tuple[Sizes, LookedAt]]) -> tuple[str, Samples]:
+    """What decided when these nets were made, and what they say of a phase."""
+    samples: Samples = [(dims, SampleHere(net.phase(phase))) for dims, net in looked_at]
+    return decisions_of(phase, [net for _, net in looked_at]), samples
+
+
+def decisions_of(phase: Phase, nets: Sequence[LookedAt]) -> str:
+    """A digest of the numbers that decided something when a phase of each of these was made."""
+    return digest_of([net.decisions(phase) for net in nets])
 
 
 def _plain(plan: Plan) -> Any:

@@ -46,6 +46,8 @@ FLOORS: dict[str, float] = {
     "concatc.sampled": 5.65,
     "concatc.scaled_store": 5.65,
     "concatc.scaling": 5.7,
+    "concatc.sample_data": 5.7,
+    "concatc.sampling": 5.75,
     "concatc.options": 5.5,
     "concatc.lowering": 5.9,
     "concatc.compiler": 6,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
@@ -13,14 +14,23 @@ SOURCE_BYTES = 250_000  # of one file: some seconds of parsing
 
 
 class SourceFiles:
-    """The files that a net imports, each as it was when it was read first: all phases and sizes are of one text."""
+    """The files that a net imports, each as it was when it was read first: all phases and sizes are of one text.
 
-    def __init__(self, filename: str) -> None:
+    ``texts`` are those that another process has read.
+    """
+
+    def __init__(self, filename: str, texts: Mapping[str, str] | None = None) -> None:
+        self.filename = filename
         self.name = Path(filename).name
         self.main = Path(filename).resolve()
         self.root = Path(filename).parent.resolve()
         self._targets: dict[Path, Path] = {}
-        self._data: dict[Path, bytes] = {}
+        self._data = {Path(target): text.encode() for target, text in (texts or {}).items()}
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What was read, by where it lies; it must be text."""
+        return {str(target): data.decode() for target, data in self._data.items()}
 
     def target(self, path: Path) -> Path:
         """Where a path leads."""

@@ -7,7 +7,9 @@ Integers are extents of types and integers in attributes; floats, texts, names a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from concatc.ir.core import Attr, Block, FuncOp, Operation, Region, Value
 from concatc.ir.types import TensorType, Type
@@ -26,6 +28,25 @@ def numbers_of(functions: Iterable[FuncOp]) -> tuple[list[int], list[object]]:
     for function in functions:
         walk.function(function)
     return numbers, rest
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """The integers of functions, in order, and a digest of the rest."""
+
+    numbers: list[int]
+    rest: str
+
+    @staticmethod
+    def of(functions: Iterable[FuncOp]) -> Numbered:
+        """Those of some functions."""
+        numbers, rest = numbers_of(functions)
+        return Numbered(numbers, digest_of(rest))
+
+
+def digest_of(rest: object) -> str:
+    """A digest of plain data, equal where the data is: of another process's, too."""
+    return hashlib.sha256(repr(rest).encode()).hexdigest()
 
 
 def with_numbers(functions: Iterable[FuncOp], numbers: Iterable[int]) -> list[FuncOp]:

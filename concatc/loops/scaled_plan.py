@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from concatc.ir.core import FuncOp
-from concatc.ir.numbers import numbers_of, with_numbers
+from concatc.ir.numbers import digest_of, numbers_of, with_numbers
 from concatc.loops.bases import Interface
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Segment, Window
 from concatc.loops.polynomials import Ints, NotScalableError, polynomials
@@ -30,11 +30,33 @@ SCRATCH = "i8"  # the element type of scratch
 
 @dataclass(frozen=True)
 class PlanSample:
-    """A net at one choice of dims: its plan without reuse, and where its arguments and results lie."""
+    """What a plan without reuse at one choice of dims says of others, as data.
 
-    dims: Sizes
-    plan: Plan
+    ``interface`` is where its arguments and results lie, ``scratch_blocks`` are the blocks of scratch that is used, and
+    ``ends`` the block of each window of the arena and where it ends there (:func:`_ends_of`).
+    """
+
     interface: Interface
+    blocks: Blocks
+    numbers: PlanNumbers
+    scratch_blocks: tuple[int, ...]
+    ends: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(plan: Plan, interface: Interface, scratch: ScratchOf) -> PlanSample:
+        """That of a plan; ``scratch`` gives the bytes of the scratch buffers of a kernel.
+
+        Raises :class:`NotScalableError` where scratch is not made of these.
+        """
+        blocks = blocks_of(plan, interface)
+        in_use = [x.scratch for x in plan.launches if x.scratch is not None and 0 not in x.scratch.shape]
+        return PlanSample(
+            interface,
+            blocks,
+            _numbers_of(plan, blocks, scratch),
+            tuple(blocks.of(window)[0] for window in in_use),
+            tuple(_ends_of(plan, blocks.of, scratch)),
+        )
 
 
 class ScaledPlan:
@@ -50,7 +72,7 @@ class ScaledPlan:
         here: Sizes,
         plan: Plan,
         interface: Interface,
-        samples: Sequence[PlanSample],
+        samples: Sequence[tuple[Sizes, PlanSample]],
         scratch: ScratchOf,
         place: Placing,
     ) -> None:
@@ -58,20 +80,19 @@ class ScaledPlan:
         self.plan = plan
         self.interface = interface
         self.samples = samples
-        self.blocks = [blocks_of(s.plan, s.interface) for s in samples]
+        self.blocks = [sample.blocks for _, sample in samples]
         if not all(blocks.is_like(self.blocks[0]) for blocks in self.blocks):
             raise NotScalableError("other blocks of memory at other sizes")
-        found = [_numbers_of(s.plan, blocks, scratch) for s, blocks in zip(samples, self.blocks, strict=True)]
+        found = [sample.numbers for _, sample in samples]
         mine = _numbers_of(plan, None, scratch)  # places of windows are offsets
         if any(f.rest != mine.rest or f.blocks != found[0].blocks for f in found):
             raise NotScalableError("other launches, windows or kernels at other sizes")
         self.window_blocks, self.window_places = found[0].blocks, found[0].places
         self.scratch_of, self.scratch_first = scratch, found[0].scratch_first
-        self.numbers = polynomials(
-            here, [(s.dims, f.numbers) for s, f in zip(samples, found, strict=True)], mine.numbers
-        )
+        self.numbers = polynomials(here, [(dims, sample.numbers.numbers) for dims, sample in samples], mine.numbers)
         self.scratch, self.scratch_here, self.place = [f.scratch for f in found], mine.scratch, place
-        self.slots = ScaledSlots.of(here, interface, [(s.dims, s.interface) for s in samples], self.blocks)
+        interfaces = [(dims, sample.interface) for dims, sample in samples]
+        self.slots = ScaledSlots.of(here, interface, interfaces, self.blocks)
         self.starts = self._starts(mine.numbers)
         self.layout = self._layout()
 
@@ -141,15 +162,12 @@ class ScaledPlan:
         return starts
 
     def _layout(self) -> Layout:
-        in_use = [
-            x.scratch for x in self.samples[0].plan.launches if x.scratch is not None and 0 not in x.scratch.shape
-        ]
-        scratch = [self.blocks[0].of(window)[0] for window in in_use]
-        ends = [list(_ends_of(s.plan, b.of, self.scratch_of)) for s, b in zip(self.samples, self.blocks, strict=True)]
+        scratch = self.samples[0][1].scratch_blocks
+        ends = [sample.ends for _, sample in self.samples]
         order, below = put_order(self.blocks[0], self._large_starts(ends[-1]), scratch)
         keys = list(dict.fromkeys(zip(*ends, strict=True)))  # windows that end alike at all samples
         ends_here = self._ends_here(ends)
-        columns = [(s.dims, [key[k][1] for key in keys]) for k, s in enumerate(self.samples)]
+        columns = [(dims, [key[k][1] for key in keys]) for k, (dims, _) in enumerate(self.samples)]
         block_of_slot = {key: k for k, key in enumerate(self.blocks[0].keys) if key}
         layout = Layout(
             tuple((base, key, block_of_slot.get(key, -1)) for base, key in self.slots.moving),
@@ -161,7 +179,7 @@ class ScaledPlan:
             gaps_of(self.blocks[0], scratch),
             polynomials(
                 self.here,
-                [(s.dims, used) for s, used in zip(self.samples, self.scratch, strict=True)],
+                [(dims, used) for (dims, _), used in zip(self.samples, self.scratch, strict=True)],
                 self.scratch_here,
                 must="suffice",
             ),
@@ -194,59 +212,59 @@ def _rewritten(launch: Launch, window: Callable[[Window, bool], Window]) -> Laun
     return replace(launch, reads=reads, writes=writes, scratch=scratch)
 
 
-@dataclass
-class _Numbers:
-    """The integers of a plan; where of those windows have their place, and in which block; and the rest.
+@dataclass(frozen=True)
+class PlanNumbers:
+    """The integers of a plan; where of those windows have their place, and in which block; and a digest of the rest.
 
     Of scratch buffers, whose sum is no polynomial since each is aligned, there are the bytes of each, apart.
     """
 
+    rest: str
     numbers: list[int] = field(default_factory=list)
     scratch: list[int] = field(default_factory=list)
     scratch_first: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
-    rest: list[object] = field(default_factory=list)
 
 
-def _numbers_of(plan: Plan, blocks: Blocks | None, scratch: ScratchOf) -> _Numbers:
+def _numbers_of(plan: Plan, blocks: Blocks | None, scratch: ScratchOf) -> PlanNumbers:
     """In the order in which :meth:`ScaledPlan.at` takes them; without blocks a place is an offset."""
-    found = _Numbers(rest=[plan.name, list(plan.bases)])
+    found = PlanNumbers("")
+    rest: list[object] = [plan.name, list(plan.bases)]
 
     def add(window: Window, is_scratch: bool = False) -> None:
         empty = 0 in window.shape
         block, place = blocks.of(window) if blocks is not None else (-1, 0 if empty else window.offset_bytes)
         found.places.append(len(found.numbers))
         found.blocks.append(block)
-        found.numbers += [place, *window.shape, *window.strides] if not is_scratch else [place]
-        found.rest.append((window.base, len(window.shape), window.dtype, empty))
+        found.numbers.extend([place, *window.shape, *window.strides] if not is_scratch else [place])
+        rest.append((window.base, len(window.shape), window.dtype, empty))
 
     def add_scratch(window: Window, buffers: Sequence[int]) -> None:
         if window.shape != (sum(map(aligned, buffers)),):
             raise NotScalableError("scratch of another size than its buffers")
         add(window, is_scratch=True)
         found.numbers.append(len(buffers))
-        found.scratch_first += [len(found.scratch)] * len(buffers)
-        found.scratch += buffers
+        found.scratch_first.extend([len(found.scratch)] * len(buffers))
+        found.scratch.extend(buffers)
 
     for launch in plan.launches:
         counts = len(launch.reads), len(launch.writes), launch.scratch is None
-        found.rest.append((launch.kernel, launch.phase, launch.add, counts))
+        rest.append((launch.kernel, launch.phase, launch.add, counts))
         for window in (*launch.reads, *launch.writes):
             add(window)
         if launch.scratch is not None:
             add_scratch(launch.scratch, scratch(plan.kernels[launch.kernel]))
     for key, segments in plan.values.items():
-        found.rest.append((key, len(segments)))
+        rest.append((key, len(segments)))
         for segment in segments:
-            found.numbers += segment.start
+            found.numbers.extend(segment.start)
             add(segment.window)
-    found.rest += [(remark.message, remark.kind) for remark in plan.remarks]
-    found.numbers += [remark.bytes for remark in plan.remarks]
-    numbers, rest = numbers_of(_functions_of(plan))
-    found.numbers += numbers
-    found.rest += rest
-    return found
+    rest += [(remark.message, remark.kind) for remark in plan.remarks]
+    found.numbers.extend(remark.bytes for remark in plan.remarks)
+    numbers, other = numbers_of(_functions_of(plan))
+    found.numbers.extend(numbers)
+    return replace(found, rest=digest_of([rest, other]))
 
 
 def _functions_of(plan: Plan) -> list[FuncOp]:

@@ -86,6 +86,14 @@ class Peaks:
         return (total - both) / at.read + both / at.copy
 
 
+class Aside(Protocol):
+    """Has another process do something beside."""
+
+    def __call__(self, module: str, recipe: Mapping[str, Any]) -> Callable[[], bytes | None] | None:
+        """What ``answer(recipe)`` of a module gives, when it is called; None where no process does it."""
+        ...
+
+
 class Executable(Protocol):
     """A compiled net.  ``bases[name]`` is a contiguous ``uint8`` array aligned to 64 bytes (see ``loops/plan.py``)."""
 
@@ -151,10 +159,16 @@ class Target(Protocol):
         """Whether it runs the plan and needs an arena; the reference runs the joint graph and needs none."""
         ...
 
-    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> Executable:
+    def build(
+        self,
+        lowered: Lowered,
+        meanwhile: Callable[[], object] = lambda: None,
+        first: Callable[[Aside], object] = lambda ask: None,
+    ) -> Executable:
         """Generate, compile and load the code of a net.
 
-        ``meanwhile`` is called once, while other processes compile if there are any.
+        ``first`` is called before levels are made, where other processes can do something else; ``meanwhile`` is called
+        once, while other processes compile if there are any.
         """
         ...
 

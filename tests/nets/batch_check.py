@@ -10,7 +10,7 @@ import numpy as np
 from concatc.compiler import Compilation, Options, compile_net
 from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module
-from concatc.ir.numbers import numbers_of
+from concatc.ir.numbers import Numbered, numbers_of
 from concatc.ir.printer import print_module
 from concatc.loops.bases import Interface, argument_key, result_keys
 from concatc.loops.plan import Plan
@@ -71,7 +71,7 @@ class BatchNet:
     def _kernels_at(self, dims: Mapping[str, int]) -> FuncOp:
         assert self.scaled is not None
         here = self.scaled.here
-        samples = [(at, _kernels(phase)) for at, phase in _samples(self.base)]
+        samples = [(at, Numbered.of(_kernels(phase).functions)) for at, phase in _samples(self.base)]
         return ScaledGraph.of(here, _kernels(self.base.phase("train")), samples).at([dims[n] for n in here]).main
 
     def _same_table(self, rescaled: RescaledPhase) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from concatc.targets import Executable, Lowered, Peaks
+from concatc.targets import Aside, Executable, Lowered, Peaks
 from concatc.targets.memory import HOST, HostMemory
 
 
@@ -17,11 +17,16 @@ class LazyCpuTarget:
     runs_plan: bool = True
     serves_sizes: bool = True
 
-    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> Executable:
+    def build(
+        self,
+        lowered: Lowered,
+        meanwhile: Callable[[], object] = lambda: None,
+        first: Callable[[Aside], object] = lambda ask: None,
+    ) -> Executable:
         """Compile a net from its loops."""
         from concatc.targets.cpu.target import CpuTarget
 
-        return CpuTarget().build(lowered, meanwhile)
+        return CpuTarget().build(lowered, meanwhile, first)
 
     def memory(self) -> HostMemory:
         """See :class:`concatc.targets.Target`."""

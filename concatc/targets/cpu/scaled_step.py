@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from concatc.ir.numbers import digest_of
 from concatc.loops.plan import Launch
 from concatc.loops.polynomials import NotScalableError, Polynomials, polynomials
 from concatc.loops.scaled_layout import Addresses, Blocks
@@ -52,50 +53,72 @@ class ScaledStep:
 
 @dataclass(frozen=True)
 class StepSample:
-    """The table of a plan without reuse, the extents and chunks of outermost loops, the launches, their blocks, and
-    where scratch buffers start.
+    """What the table of a plan without reuse says of other sizes, as data.
+
+    ``rest`` is a digest of what is no number of a size.  ``numbers`` are those of all rows, offsets as places in
+    ``blocks``, the blocks of all windows; ``extents`` and ``chunks`` those of the outermost loops; ``own_bytes`` the
+    bytes of the last window of which threads have copies.
     """
 
-    dims: Mapping[str, int]
-    table: StepTable
-    chunked: Sequence[tuple[int, int]]
-    launches: Sequence[Launch]
-    blocks: Blocks
-    scratch: Ints
+    rest: str
+    numbers: list[int]
+    blocks: list[int]
+    extents: list[int]
+    chunks: list[int]
+    own_bytes: list[int]
+
+    @staticmethod
+    def of(
+        table: StepTable, chunked: Sequence[tuple[int, int]], launches: Sequence[Launch], blocks: Blocks
+    ) -> StepSample:
+        """That of a table of these launches, with the extents and chunks of their outermost loops."""
+        found = [_in_blocks(table, blocks, row, launch) for row, launch in zip(table.rows, launches, strict=True)]
+        return StepSample(
+            _rest_of(table),
+            [n for row, _ in found for n in row],
+            [block for _, of_row in found for block in of_row],
+            [extent for extent, _ in chunked],
+            [chunk for _, chunk in chunked],
+            [row.own_bytes(table.cuts.get(row.kernel)) for row in table.rows],
+        )
 
 
-def scaled_step(here: Mapping[str, int], table: StepTable, samples: Sequence[StepSample]) -> ScaledStep:
-    """The table at any sizes; raises :class:`NotScalableError` where the samples are not one table."""
-    columns: list[tuple[Mapping[str, int], list[int]]] = []
-    blocks: list[list[int]] = []
-    fixed = [_fixed(row) for row in table.rows]
-    for sample in samples:
-        rows = sample.table.rows
-        if [_fixed(row) for row in rows] != fixed or sample.table.cuts != table.cuts:
-            raise NotScalableError("other launches at other sizes")
-        buffers = iter(sample.scratch.tolist())
-        found = [_in_blocks(sample, row, launch, buffers) for row, launch in zip(rows, sample.launches, strict=True)]
-        if next(buffers, None) is not None:
-            raise NotScalableError("scratch buffers that kernels do not have")
-        numbers = [n for row, _ in found for n in row]
-        own = [row.own_bytes(table.cuts.get(row.kernel)) for row in rows]
-        columns.append((sample.dims, [*numbers, *(n for n, _ in sample.chunked), *own]))
-        blocks.append([block for _, of_row in found for block in of_row])
-    if any(b != blocks[0] for b in blocks):
+def scaled_step(
+    here: Mapping[str, int],
+    table: StepTable,
+    launches: Sequence[Launch],
+    samples: Sequence[tuple[Mapping[str, int], StepSample, Ints]],
+) -> ScaledStep:
+    """The table of some launches at any sizes; samples are given with where their scratch buffers start.
+
+    Raises :class:`NotScalableError` where the samples are not one table.
+    """
+    rest = _rest_of(table)
+    if any(sample.rest != rest for _, sample, _ in samples):
+        raise NotScalableError("other launches at other sizes")
+    blocks, chunks = samples[0][1].blocks, samples[0][1].chunks
+    if any(sample.blocks != blocks for _, sample, _ in samples):
         raise NotScalableError("windows lie in other blocks at other sizes")
-    chunks = [[chunk for _, chunk in sample.chunked] for sample in samples]
-    if any(c != chunks[0] for c in chunks):
+    if any(sample.chunks != chunks for _, sample, _ in samples):
         raise NotScalableError("other chunks at other sizes")
     here_numbers = StepNumbers.of(table)
     begins = here_numbers.windows_at.tolist()
     offsets = [begin + at + 1 for begin, row in zip(begins, table.rows, strict=True) for at in row.starts]
     scratch = [
         begin + at + 1
-        for begin, row, launch in zip(begins, table.rows, samples[0].launches, strict=True)
+        for begin, row, launch in zip(begins, table.rows, launches, strict=True)
         for at in row.starts[len(launch.reads) + len(launch.writes) :]
         if launch.scratch is not None
     ]
-    in_block = np.array(blocks[0], np.int64)
+    columns: list[tuple[Mapping[str, int], list[int]]] = []
+    for dims, sample, buffers in samples:
+        if len(buffers) != len(scratch):
+            raise NotScalableError("scratch buffers that kernels do not have")
+        numbers = list(sample.numbers)
+        for at, start in zip(scratch, buffers.tolist(), strict=True):
+            numbers[at] -= start
+        columns.append((dims, [*numbers, *sample.extents, *sample.own_bytes]))
+    in_block = np.array(blocks, np.int64)
     moving = in_block >= 0
     return ScaledStep(
         here_numbers,
@@ -103,8 +126,13 @@ def scaled_step(here: Mapping[str, int], table: StepTable, samples: Sequence[Ste
         np.array(offsets, np.int64)[moving],
         in_block[moving],
         np.array(scratch, np.int64),
-        np.array(chunks[0], np.int64),
+        np.array(chunks, np.int64),
     )
+
+
+def _rest_of(table: StepTable) -> str:
+    cuts = [(name, cut.data()) for name, cut in sorted(table.cuts.items())]
+    return digest_of(([_fixed(row) for row in table.rows], cuts))
 
 
 def _fixed(row: Row) -> tuple[object, ...]:
@@ -112,16 +140,13 @@ def _fixed(row: Row) -> tuple[object, ...]:
     return row.kernel, row.phase, row.add, row.begin, row.starts, bases, len(row.windows), len(row.sizes)
 
 
-def _in_blocks(sample: StepSample, row: Row, launch: Launch, buffers: Iterator[int]) -> tuple[list[int], list[int]]:
+def _in_blocks(table: StepTable, blocks: Blocks, row: Row, launch: Launch) -> tuple[list[int], list[int]]:
     """The numbers of a row, offsets as places in blocks, and the block of each window."""
-    numbers, blocks = [*row.windows, *row.sizes], []
+    numbers, found = [*row.windows, *row.sizes], []
     windows = [*launch.reads, *launch.writes]
     for k, at in enumerate(row.starts):
         is_empty = 0 in windows[k].shape if k < len(windows) else launch.scratch is None
-        base, offset = sample.table.bases[row.windows[at]][0], row.windows[at + 1]
-        block, place = (-1, offset) if is_empty else sample.blocks.of_byte(base, offset)
-        if k >= len(windows) and not is_empty:
-            place -= next(buffers, 0)
-        numbers[at + 1] = place
-        blocks.append(block)
-    return numbers, blocks
+        base, offset = table.bases[row.windows[at]][0], row.windows[at + 1]
+        block, numbers[at + 1] = (-1, offset) if is_empty else blocks.of_byte(base, offset)
+        found.append(block)
+    return numbers, found

@@ -4,11 +4,13 @@
       stdin    bytes of a recipe (u64), recipe, ..        stdout    status (u8: 0 done), bytes (u64), object code, ..
 
 Loops are read, LLVM IR is generated and compiled here, so the process that compiles a net has no part in it; with the
-kind ``numba`` Numba's front end, too.  A recipe says the key that its unit must have.
+kind ``numba`` Numba's front end, too.  A recipe says the key that its unit must have.  With the kind ``aside`` it is no
+unit: who asks names a module of a floor above, which answers.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 import sys
@@ -31,6 +33,8 @@ def followed(recipe: dict[str, Any], host: Host) -> bytes:
 
         numba_context()
         return b""
+    if recipe["kind"] == "aside":
+        return bytes(importlib.import_module(recipe["module"]).answer(recipe))
     unit, cache = unit_from(recipe, host)
     if unit.key != recipe["key"]:
         raise ValueError("the recipe of another unit")

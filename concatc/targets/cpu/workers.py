@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ VARIABLE = "CONCATC_WORKERS"
 MOST = 16
 # What is started before it is known how much there is to do.
 EARLY = 2
-PACKAGES = ("concatc", "llvmlite", "numpy", "numba")
+PACKAGES = ("concatc", "llvmlite", "numpy", "numba", "lark")
 
 
 def worker_count() -> int:
@@ -75,6 +75,10 @@ class _Job:
     @property
     def is_for_numba(self) -> bool:
         return self.recipe["kind"] in ("numba", "import numba")
+
+    def is_for(self, is_first: bool) -> bool:
+        """Whether the first worker takes it, which has Numba and is needed for that, or one of the others."""
+        return not self.is_for_numba if not is_first else self.recipe["kind"] != "aside"
 
 
 class Workers:
@@ -119,6 +123,12 @@ class Workers:
             self.submit({"kind": "import numba"})
             while self._start_thread() and len(self._threads) < min(EARLY, self.most):
                 pass
+
+    def aside(self, module: str, recipe: Mapping[str, Any]) -> Callable[[], bytes | None] | None:
+        """See :class:`concatc.targets.Aside`: what takes seconds, and is begun before there are units."""
+        if len(self._threads) < EARLY:
+            return None
+        return self.submit({**recipe, "kind": "aside", "module": module}, float("inf")).result
 
     @property
     def is_begun(self) -> bool:
@@ -165,7 +175,7 @@ class Workers:
             self._idle += 1
             try:
                 while not self._is_closed:
-                    mine = [job for job in self._jobs if is_first or not job.is_for_numba]
+                    mine = [job for job in self._jobs if job.is_for(is_first)]
                     if mine:
                         job = min(mine)
                         self._jobs.remove(job)

@@ -16,7 +16,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.loops.memory import Array
 from concatc.stages import stage
-from concatc.targets import Lowered, Peaks
+from concatc.targets import Aside, Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.device.call import DeviceCall
@@ -41,7 +41,12 @@ class CudaTarget:
     runs_plan: bool = True
     serves_sizes: bool = False
 
-    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> CudaExecutable:
+    def build(
+        self,
+        lowered: Lowered,
+        meanwhile: Callable[[], object] = lambda: None,
+        first: Callable[[Aside], object] = lambda ask: None,
+    ) -> CudaExecutable:
         """Generate the source and the launches; what is compiled of them is compiled when it is asked for."""
         with stage("emit"):
             return CudaExecutable(gpu_module(lowered.plan), self.arches)

@@ -14,7 +14,7 @@ from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.memory import Array, view
 from concatc.loops.plan import Plan
 from concatc.passes.graph import OUTPUT_GRAD
-from concatc.targets import Lowered, Peaks
+from concatc.targets import Aside, Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.memory import HOST, HostMemory
 from concatc.targets.reference.interpreter import run_function
@@ -32,7 +32,12 @@ class ReferenceTarget:
     runs_plan: bool = False
     serves_sizes: bool = False
 
-    def build(self, lowered: Lowered, meanwhile: Callable[[], object] = lambda: None) -> ReferenceExecutable:
+    def build(
+        self,
+        lowered: Lowered,
+        meanwhile: Callable[[], object] = lambda: None,
+        first: Callable[[Aside], object] = lambda ask: None,
+    ) -> ReferenceExecutable:
         """Nothing is compiled."""
         meanwhile()
         return ReferenceExecutable(lowered)
