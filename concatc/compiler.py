@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.frontend.source import SourceFiles
-from concatc.in_portions import in_portions
 from concatc.ir.core import Attr, Module
 from concatc.loops.bases import Interface
 from concatc.loops.scaled_plan import ScaledPlan
@@ -30,16 +29,16 @@ from concatc.stages import stage
 from concatc.targets import Aside, Executable, Target
 
 
-def target_named(name: str) -> Target:
-    """The target of that name; its code is imported when it is asked for."""
-    if name == "reference":
+def target_of(options: Options) -> Target:
+    """The target that options ask for; its code is imported when it is asked for."""
+    if options.target == "reference":
         from concatc.targets.reference.target import ReferenceTarget
 
         return ReferenceTarget()
-    if name == "cuda":
+    if options.target == "cuda":
         from concatc.targets.cuda.target import CudaTarget
 
-        return CudaTarget()
+        return CudaTarget(precision=options.precision)
     from concatc.targets.cpu.target import CpuTarget
 
     return CpuTarget()
@@ -79,7 +78,7 @@ class Compilation:
     @cached_property
     def target(self) -> Target:
         """What runs it."""
-        return target_named(self.options.target)
+        return target_of(self.options)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -116,8 +115,7 @@ class Compilation:
             with collector_paused():  # between passes, too: it would visit all that they made
                 lowered = self._phase_with(phase, update)
                 build = self.target.build
-                code = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
-                self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: lowered.interface)
+                self._executables[key] = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:

@@ -152,10 +152,12 @@ class EditedDump(Compilation):
 
 def _check_settled(filename: str, level: str, options: Options) -> None:
     """What is recomputed, and what keeps a budget, is chosen before the levels behind split; algorithms in kernels."""
+    # Device kernels follow it whatever a dump holds.
+    is_chosen = options.target != "cuda" and level in ("kernels", *STEPS)
     asked = {
         "a memory budget": options.max_memory is not None,
         "--recompute": options.recompute != Options().recompute,
-        "--precision": options.precision != Options().precision and level in ("kernels", *STEPS),
+        "--precision": options.precision != Options().precision and is_chosen,
     }
     for what, is_asked in asked.items():
         if is_asked:
@@ -309,12 +311,9 @@ def _of_declaration(options: Options) -> Options:
 
 def _check_level(name: str, first: str) -> None:
     if LEVELS.index(name) < LEVELS.index(first):
-        found = f"of the level {first}; it has no {name} graph"
-        if first == "optimized":  # `level_of`: whether a graph was simplified cannot be told
-            found = "that has a backward half (joint or optimized); the graph that this was made of is not in it"
         raise UsageError(
             Diagnostic(
-                f"the net was read from a dump {found}",
+                f"the net was read from a dump of the level {first}; it has no {name} graph",
                 help="take the .cnet file that it was made of, or its dump 00-graph.mlir",
             )
         )

@@ -28,7 +28,8 @@ class Options:
     ones); ``freeze`` names parameters, or paths above them, that are not trained.
     ``recompute`` is what the backward pass may compute again rather than keep.
     ``precision`` says by which algorithms convolutions may be computed (`choose_algorithms`): what sums the products as
-    written (``exact``), what keeps its error (``high``), or what is off by some ten times as much (``fast``).
+    written (``exact``), what keeps its error (``high``), or what is off by some ten times as much (``fast``).  On
+    ``cuda`` it chooses how products are computed: in f32, by three products of tf32, by one (docs/TARGET_CUDA.md).
     ``max_memory`` is a budget in bytes for the plan of each phase, parameters, gradients and what an optimizer holds
     included; it is met by more recomputation and other orders (`fit_budget`), or it is an error.
     ``verify_each`` checks the IR after every pass, and the plan; ``verify_plan`` checks every plan, tries a small one

@@ -65,6 +65,32 @@ def kernel(x, y, n):
     cuda.syncthreads()
     y[cuda.blockIdx.x * 64 + lane] = tile[63 - lane]
 """
+# The same, copied behind the threads' backs.
+COPIED = """
+def kernel(x, y, n):
+    tile = cuda.shared.array(64, f32)
+    lane = cuda.threadIdx.x
+    copy_async(tile, lane, x, cuda.blockIdx.x * 64 + lane, lane < n)
+    commit_copies()
+    wait_for_copies()
+    cuda.syncthreads()
+    y[cuda.blockIdx.x * 64 + lane] = tile[63 - lane]
+"""
+# c = a @ b of one warp, row-major 16 x 8 and 8 x 8, `a` and `b` one behind the other; no part of a row goes through
+# the numbers that kernels are generated with.
+MATMUL = """
+def kernel(x, y, n):
+    t = cuda.threadIdx.x
+    row = div(t, 4)
+    r = rem(t, 4)
+    a = (x[row * 8 + r], x[row * 8 + 64 + r], x[row * 8 + r + 4], x[row * 8 + 64 + r + 4])
+    b = (x[128 + r * 8 + row], x[128 + r * 8 + 32 + row])
+    c = mma(tf32(a), tf32(b), (f32_0, f32_0, f32_0, f32_0))
+    y[row * 8 + r * 2] = c[0]
+    y[row * 8 + r * 2 + 1] = c[1]
+    y[row * 8 + r * 2 + 64] = c[2]
+    y[row * 8 + r * 2 + 65] = c[3]
+"""
 
 
 def run(source: str, x: np.ndarray, y_shape: int, *numbers: int, grid: int = 3, block: int = 64) -> np.ndarray:
@@ -107,6 +133,27 @@ def test_shuffles() -> None:
 def test_shared_memory() -> None:
     x = data(192)
     np.testing.assert_array_equal(run(REVERSED, x, 192, 192), x.reshape(3, 64)[:, ::-1].reshape(-1))
+
+
+@pytest.mark.parametrize("there", [64, 20, 0])
+def test_copies(there: int) -> None:
+    x = data(192)
+    copied = np.where(np.arange(64) < there, x.reshape(3, 64), 0)
+    np.testing.assert_array_equal(run(COPIED, x, 192, there), copied[:, ::-1].reshape(-1))
+
+
+def test_tensor_cores() -> None:
+    """Factors of 10 bits are exact; others are rounded to the nearest, to one part in 2048."""
+    x = np.random.default_rng(0).integers(-1023, 1024, 192).astype(np.float32)
+    want = x[:128].reshape(16, 8) @ x[128:].reshape(8, 8)
+    np.testing.assert_array_equal(run(MATMUL, x, 128, 0, grid=1, block=32).reshape(16, 8), want)
+    odd = x + np.float32(0.499)
+    near = np.abs(odd[:128]).reshape(16, 8) @ np.abs(odd[128:]).reshape(8, 8) / 1024
+    got = run(MATMUL, odd, 128, 0, grid=1, block=32).reshape(16, 8)
+    assert (np.abs(got - odd[:128].reshape(16, 8) @ odd[128:].reshape(8, 8)) <= near).all()
+    assert np.isnan(
+        run(MATMUL, np.where(np.arange(192) == 5, np.float32(np.nan), x), 128, 0, grid=1, block=32)[:8]
+    ).all()
 
 
 def test_many_blocks_run_in_parts() -> None:
@@ -189,6 +236,34 @@ FAULTS = {
     "a shuffle that some threads miss": (
         "shuffle",
         planted(WARPS, "        total = total + cuda", "        if i != 37:\n            total = total + cuda"),
+    ),
+    "a copy that nobody waits for": ("copy", planted(COPIED, "    wait_for_copies()\n", "")),
+    "a wait for a copy that is in no group": ("copy", planted(COPIED, "    commit_copies()\n", "")),
+    "a store to what is being copied": (
+        "copy",
+        planted(COPIED, "    wait_for", "    tile[lane] = f32_0\n    wait_for"),
+    ),
+    "a kernel that ends before its copies": (
+        "copy",
+        planted(COPIED, "    y[", "    copy_async(tile, lane, x, 0, lane < 0)\n    y[").replace(
+            "tile[63 - lane]", "x[lane]"
+        ),
+    ),
+    "a barrier behind a copy is missing": ("race", planted(COPIED, "    cuda.syncthreads()\n", "")),
+    "copies to one place": ("race", planted(COPIED, "tile, lane, x", "tile, 0, x")),
+    "a copy of one element too many": ("bounds", planted(COPIED, "* 64 + lane, lane < n", "* 65 + lane, lane < n")),
+    "a product of half a warp": (
+        "warp",
+        planted(
+            WARPS,
+            "    y[i] = total",
+            "    a = (f32_0, f32_0, f32_0, f32_0)\n    if i < 48:\n        a = "
+            "mma(a, (f32_0, f32_0), a)\n    y[i] = a[0]",
+        ),
+    ),
+    "a factor that is not rounded": (
+        "types",
+        planted(WARPS, "    y[i] = total", "    a = (total, total, total, total)\n    a = mma(a, (f32_0, f32_0), a)"),
     ),
     "an index beyond 32 bits": ("overflow", planted(POINTS, "x[i]", "x[div(i + 2147483647, 3)]")),
     "the end of a loop beyond 32 bits": ("overflow", planted(POINTS, ", n, ", ", i32(n * 100000000), ")),

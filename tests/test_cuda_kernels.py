@@ -8,6 +8,7 @@ import pytest
 
 from concatc.compiler import Compilation, Options
 from concatc.ir.types import ELEMENT_BYTES
+from concatc.options import Precision
 from concatc.targets.cuda.kernels import gpu_module
 from concatc.targets.cuda.launches import GpuModule, Pointer
 from tests.example_nets import CASES, NETS, Case
@@ -23,14 +24,21 @@ net rows(n = 40, c = 100) {
 """
 
 
-def modules_of(text: str, name: str, dims: dict[str, int], dtype: str = "f32", phase: str = "train") -> GpuModule:
+def modules_of(
+    text: str,
+    name: str,
+    dims: dict[str, int],
+    dtype: str = "f32",
+    phase: str = "train",
+    precision: Precision = "high",
+) -> GpuModule:
     compilation = Compilation(text, name, Options(dims=dims, dtype=dtype))
-    return gpu_module(compilation.phase("train" if phase == "train" else "infer").plan)
+    return gpu_module(compilation.phase("train" if phase == "train" else "infer").plan, precision)
 
 
-def module_of(case: Case, dtype: str = "f32") -> GpuModule:
+def module_of(case: Case, dtype: str = "f32", precision: Precision = "high") -> GpuModule:
     path = NETS / f"{case.name}.cnet"
-    return modules_of(path.read_text(), str(path), case.dims, dtype)
+    return modules_of(path.read_text(), str(path), case.dims, dtype, precision=precision)
 
 
 def functions_in(source: str) -> dict[str, str]:
@@ -80,7 +88,8 @@ def test_a_row_is_shared_by_a_block() -> None:
     lines = [line.strip() for line in text.splitlines()]
     assert "for row in range(i32(block), i32(n_r0), i32(blocks)):" in lines
     assert "for term in range(thread, n_c, 128):" in lines
-    assert sum("maximum(" in line for line in lines) == 1 + 7  # one a term, one a step of the tree
+    assert text.count("maximum(") == 1 + 5 + 3  # one a term, one a shuffle, one a warp
+    assert text.count("shfl_xor_sync(") == 2 * 5
 
 
 def test_kernels_hold_no_atomic_operation() -> None:

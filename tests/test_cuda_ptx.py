@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from concatc.options import Precision
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.launches import GpuModule
 from concatc.targets.cuda.ptx import cubin_of, faults_in_report, faults_of, ptx_of
@@ -33,6 +34,16 @@ def test_other_architectures_and_types(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
     assert faults(module_of(case), Arch(8, 0)) == {}
     assert faults(module_of(case, "f64"), Arch(9, 0), wide=True) == {}
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_other_precisions(precision: Precision) -> None:
+    """``siamese`` has all: convolutions, their gradients, linear layers.  Each instruction is one of the device's."""
+    module = module_of(next(case for case in CASES if case.name == "siamese"), precision=precision)
+    assert faults(module, Arch(9, 0)) == {}
+    texts = ptx_of(module, Arch(9, 0)).values()
+    assert any("mma.sync.aligned.m16n8k8" in text for text in texts) == (precision == "fast")
+    assert any("cp.async.ca.shared.global" in text for text in texts)
 
 
 def test_one_source_makes_the_same_ptx_each_time() -> None:

@@ -147,7 +147,8 @@ def _cuda_for(compilation: Compilation, names: str) -> Target:
     from concatc.targets.cuda.arch import Arch
     from concatc.targets.cuda.target import CudaTarget
 
-    return CudaTarget(tuple(str(Arch.of(name.strip())) for name in names.split(",")))
+    arches = tuple(str(Arch.of(name.strip())) for name in names.split(","))
+    return CudaTarget(arches, compilation.options.precision)
 
 
 def _write_cubins(compilation: Compilation, phase: str, directory: Path) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from concatc.diagnostics import Diagnostic, UsageError
-from concatc.frontend.source import is_dump, read, read_dump
+from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
 from concatc.options import Options
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
@@ -90,7 +90,7 @@ class NetChoice:
 
     def _made(self, make: Callable[[str, str, Options], Made]) -> Made | Compilation:
         filename = os.fspath(self.file)
-        if is_dump(self.file):
+        if self.file.suffix == DUMP_SUFFIX:
             from concatc.edited import EditedDump
 
             return EditedDump(read_dump(self.file), filename, self.options)
@@ -148,7 +148,7 @@ plan_options = all_of(
         type=click.Choice(("exact", "high", "fast")),
         default="high",
         show_default=True,
-        help="By which algorithms convolutions may be computed: as written, as exactly, or with larger errors.",
+        help="By which algorithms products may be computed: as written, as exactly, or with larger errors.",
     ),
     click.option(
         "--max-memory",

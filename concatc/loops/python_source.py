@@ -26,7 +26,8 @@ from concatc.ir.types import FLOATS, MemRefType, dense_strides
 # Functions that every target has; each has some more.
 FUNCTIONS = ("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "select", "sqrt", "tanh")
 _TYPES = ("f32", "f64", "i8", "i32", "i64", "u8", "u32", "u64")
-RESERVED = (*FUNCTIONS, "plus", "div", "quotient", "rem", "cuda", "np", *_TYPES, "range", "inf", "nan")
+_WARPS = ("commit_copies", "copy_async", "mma", "tf32", "tf32_rest", "vector_sum", "wait_for_copies")
+RESERVED = (*FUNCTIONS, *_WARPS, "plus", "div", "quotient", "rem", "cuda", "np", *_TYPES, "range", "inf", "nan")
 _CONSTANT = re.compile(r"[fi]\d\d?_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own
 
@@ -277,6 +278,10 @@ class FunctionPrinter:
 
     # -- expressions -----------------------------------------------------------------------------------------------
     def _element(self, memory: Value, at: Sequence[Value]) -> str:
+        return f"{self._use(memory)}[{self._offset(memory, at)}]"
+
+    def _offset(self, memory: Value, at: Sequence[Value]) -> str:
+        """The place of an element behind a pointer."""
         assert isinstance(memory.type, MemRefType)
         name = self._use(memory)
         known = known_strides(memory.type)
@@ -291,7 +296,7 @@ class FunctionPrinter:
                 continue
             factor = f"{name}_s{d}" if stride is None else str(stride)
             terms.append(f"{self._use(index, _PRODUCT)} * {factor}")
-        return f"{name}[{' + '.join(terms) or '0'}]"
+        return " + ".join(terms) or "0"
 
     def _constant(self, value: object, result: Value) -> Text:
         type = str(result.type)

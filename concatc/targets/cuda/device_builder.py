@@ -3,16 +3,32 @@
 %t = gpu.thread_id      %b = gpu.block_id      %g = gpu.grid_dim
 %s = memref.alloca : memref<256xf32>           shared by the threads of a block
 gpu.barrier                                    of the threads of a block
+%w = gpu.shuffle xor %v, 16                    what thread ^ 16 of the warp has
+nvgpu.device_async_copy %x[%i], %s[%p], %there : memref<?xf32>, memref<256xf32>      0 where it is not there
+nvgpu.device_async_create_group, nvgpu.device_async_wait
+%v = vector.from_elements %a, %b, %c, %d : vector<4xf32>        %d2 = nvgpu.mma.sync(%v, %w, %d) : vector<4xf32>
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from concatc.ir.core import Operation, Value
-from concatc.ir.types import INDEX, MemRefType
+from concatc.ir.types import INDEX, MemRefType, ScalarType, Type
 from concatc.loops.loop_builder import LoopBuilder
 from concatc.loops.scalars import arith_op
+
+
+@dataclass(frozen=True, slots=True)
+class VectorType(Type):
+    """Some numbers that a thread holds: its share of a matrix that the threads of a warp hold together."""
+
+    numel: int
+    dtype: str = "f32"
+
+    def __str__(self) -> str:
+        return f"vector<{self.numel}x{self.dtype}>"
 
 
 class DeviceBuilder(LoopBuilder):
@@ -45,12 +61,51 @@ class DeviceBuilder(LoopBuilder):
             for key in [k for k in scope.made if isinstance(k, tuple) and k[0] == "load"]:
                 del scope.made[key]
 
+    def shuffle(self, value: Value, across: int) -> Value:
+        """What the thread of the warp whose number differs in one bit has."""
+        return self.pure("gpu.shuffle", [value], value.type, "other", {"mode": "xor", "offset": across})
+
+    def copy(self, shared: Value, place: Value, memory: Value, at: Sequence[Value], there: Value) -> None:
+        """Begin to copy an element to shared memory, or a 0 where it is not ``there``."""
+        self._append(Operation("nvgpu.device_async_copy", [shared, place, memory, *at, there]))
+
+    def commit_copies(self) -> None:
+        """Make a group of the copies that this thread has begun."""
+        self._append(Operation("nvgpu.device_async_create_group"))
+
+    def wait_for_copies(self) -> None:
+        """Wait for all groups of this thread; other threads see what was copied behind a barrier."""
+        self._append(Operation("nvgpu.device_async_wait"))
+
+    # -- what tensor cores take ------------------------------------------------------------------------------------
+    def vector(self, values: Sequence[Value], hint: str) -> Value:
+        """Some numbers of this thread as one value."""
+        dtype = values[0].type
+        assert isinstance(dtype, ScalarType)
+        return self.pure("vector.from_elements", values, VectorType(len(values), dtype.name), hint)
+
+    def element(self, vector: Value, position: int) -> Value:
+        """One of the numbers."""
+        assert isinstance(vector.type, VectorType)
+        dtype = ScalarType(vector.type.dtype)
+        return self.pure("vector.extract", [vector], dtype, attributes={"position": position})
+
     def product(self, factors: Sequence[Value]) -> Value:
         """The product of indices."""
         total = self.index(1)
         for k, factor in enumerate(factors):
             total = factor if k == 0 else arith_op(self, "mul", [total, factor])
         return total
+
+    def dot(self, indices: Sequence[Value], strides: Sequence[int]) -> Value:
+        """The sum of indices, each by its stride; what is 0 is left out."""
+        total: Value | None = None
+        for index, stride in zip(indices, strides, strict=True):
+            if index is self.index(0):
+                continue
+            scaled = index if stride == 1 else arith_op(self, "mul", [index, self.index(stride)])
+            total = scaled if total is None else arith_op(self, "add", [total, scaled])
+        return self.index(0) if total is None else total
 
     def unravel(self, linear: Value, extents: Sequence[Value]) -> list[Value]:
         """The indices of the element that has the row-major number ``linear``."""

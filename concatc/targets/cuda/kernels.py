@@ -19,14 +19,16 @@ from concatc.ir.core import FuncOp, Value
 from concatc.ir.types import INDEX, MemRefType, TensorType
 from concatc.loops.kernel_loops import lay_out, memref_of, merged_window
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Window
-from concatc.loops.program import Buffer, program_of
+from concatc.loops.program import Buffer, Statement, program_of
 from concatc.loops.python_source import dynamic_strides, python_module
 from concatc.loops.structure import structure_of
 from concatc.op import lowered
+from concatc.passes.choose_algorithms import Precision
 from concatc.targets.cuda.cuda_source import HEADER, CudaPrinter
 from concatc.targets.cuda.device_writer import DeviceWriter
 from concatc.targets.cuda.groups import Group, device_groups
 from concatc.targets.cuda.launches import SCRATCH, Argument, GpuLaunch, GpuModule, Pointer
+from concatc.targets.cuda.mma_tiles import FastTilesWriter, HighTilesWriter
 from concatc.targets.cuda.rows import RowsWriter
 from concatc.targets.cuda.scatter import ClearWriter, ScatterWriter
 from concatc.targets.cuda.tiles import TilesWriter
@@ -38,17 +40,21 @@ WRITERS: dict[str, type[DeviceWriter]] = {
     "clear": ClearWriter,
     "scatter": ScatterWriter,
 }
+# Products of f32 that may run on tensor cores.
+TENSOR_CORES: dict[Precision, type[DeviceWriter]] = {"high": HighTilesWriter, "fast": FastTilesWriter}
 # A grid-stride loop needs no more blocks than a device holds at once; this is several times as many.
 MOST_BLOCKS = 4096
 MOST_POINTS = (1 << 31) - MOST_BLOCKS * 256  # what counts in 32 bits, and one step beyond
 
 
-def gpu_module(plan: Plan) -> GpuModule:
+def gpu_module(plan: Plan, precision: Precision = "high") -> GpuModule:
     """The device kernels and launches of a plan; of one plan they are always the same.
 
+    ``precision`` says how products of f32 are computed: in f32 (``exact``), on tensor cores with the error of f32
+    (``high``), or on tensor cores with factors rounded to tf32 (``fast``).
     Raises :class:`ConcatcError` where a kernel has more points than 32 bits count.
     """
-    generator = _Generator(plan)
+    generator = _Generator(plan, precision)
     launches = [made for launch in plan.launches for made in generator.launches(launch)]
     source, names = python_module(HEADER, generator.functions, CudaPrinter)
     bases = {name: base.size_bytes for name, base in plan.bases.items()}
@@ -70,8 +76,9 @@ class _Part:
 
 
 class _Generator:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, precision: Precision) -> None:
         self.plan = plan
+        self.precision = precision
         self.functions: list[FuncOp] = []
         self.scratch_bytes = 0
         self._parts: dict[object, tuple[list[_Part], list[list[bool]], list[TensorType]]] = {}
@@ -127,11 +134,17 @@ class _Generator:
                 raise ConcatcError(Diagnostic(f"@{launch.kernel} has more points than 32 bits count", launch.loc))
             function = FuncOp("", loc=kernel.loc, private=True)
             arguments = [argument for argument, _ in overwritten]
-            writer = WRITERS[group.kind](group, program, (memrefs, scratch, seen), arguments, function)
+            writer = self._writer_of(group)(group, program, (memrefs, scratch, seen), arguments, function)
             writer.write(kernel)
             numbers = _leave_out_unread(function, writer.sizes, writer.scalars)
             parts.append(_Part(self._shared(function, launch.kernel), writer.grid, writer.threads, numbers))
         return parts, joined, [buffer.type for buffer in scratch]
+
+    def _writer_of(self, group: Group) -> type[DeviceWriter]:
+        is_f32 = all(s.piece.target.dtype == "f32" for s in group.body.items[:1] if isinstance(s, Statement))
+        if group.kind == "tiles" and is_f32:
+            return TENSOR_CORES.get(self.precision, WRITERS["tiles"])
+        return WRITERS[group.kind]
 
     def _shared(self, function: FuncOp, kernel: str) -> FuncOp:
         """The function of this text."""

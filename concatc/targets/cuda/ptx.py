@@ -24,6 +24,8 @@ from concatc.targets.cuda.launches import GpuLaunch, GpuModule
 
 EXTRA = "pip install 'concatc[cuda]'"
 _NUMBA_TYPES = {"f32": "float32", "f64": "float64", "i1": "boolean", "i8": "int8", "i32": "int32", "i64": "int64"}
+_TENSOR_CORES = 8  # the first architectures whose tensor cores know tf32
+_THREADS = 384  # of a multiprocessor at least: up to 168 registers each
 _SECONDS = 120  # what ptxas may take for one kernel
 
 
@@ -39,7 +41,12 @@ def require_compiler() -> Any:
 
 
 def ptx_of(module: GpuModule, arch: Arch) -> dict[str, str]:
-    """The PTX of each kernel of a module, by its name, which is also the name of its entry."""
+    """The PTX of each kernel of a module, by its name, which is also the name of its entry.
+
+    Raises :class:`UsageError` where the architecture lacks what the kernels use.
+    """
+    if arch.major < _TENSOR_CORES and "mma(" in module.source:
+        raise UsageError(Diagnostic(f"{arch} has no tensor cores for tf32", help="--precision exact uses none"))
     cuda = require_compiler()
     numba = importlib.import_module("numba")
     with tempfile.TemporaryDirectory() as directory:
@@ -59,7 +66,7 @@ def ptx_of(module: GpuModule, arch: Arch) -> dict[str, str]:
                 device=False,
                 abi="numba",
                 output="ptx",
-                launch_bounds=blocks.get(name, 256),
+                launch_bounds=_bounds(blocks.get(name, 256)),
             )
             made[name] = _with_entry(text if isinstance(text, str) else text.decode(), name)
     return made
@@ -71,6 +78,11 @@ def largest_blocks(launches: Iterable[GpuLaunch]) -> dict[str, int]:
     for launch in launches:
         found[launch.kernel] = max(launch.block, found.get(launch.kernel, 0))
     return found
+
+
+def _bounds(threads: int) -> tuple[int, int]:
+    """The threads of a block, and how many blocks a multiprocessor is to hold: registers are what is left for each."""
+    return threads, max(1, _THREADS // threads)
 
 
 def _numba_type(numba: Any, parameter: str) -> Any:

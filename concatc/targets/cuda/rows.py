@@ -2,8 +2,8 @@
 
     for row = block to n step blocks:                  all threads of a block are at one row
         for k = thread to K step threads: acc += x     each thread folds every 256th term
-        sums[thread] = acc
-        barrier;  if thread < 128: sums[thread] += sums[thread + 128];  barrier;  ..  64, 32, .. 1
+        acc += acc of thread ^ 16;  ^ 8, .. ^ 1        all threads of a warp hold the warp's sum, by shuffles
+        sums[warp] = acc;  barrier;  sums[0] + sums[1] + ..        where there is more than one warp
         for c = thread to C step threads: y = ..       elements of the row
         if thread == 0: total = ..                     what there is one of a row
 
@@ -24,7 +24,8 @@ from concatc.loops.scalars import arith_op, least
 from concatc.targets.cuda.device_writer import DeviceWriter
 from concatc.targets.cuda.groups import chain_of
 
-LEAST_THREADS, MOST_THREADS = 32, 256
+WARP = 32
+LEAST_THREADS, MOST_THREADS = WARP, 256
 
 
 class RowsWriter(DeviceWriter):
@@ -117,23 +118,26 @@ class RowsWriter(DeviceWriter):
                 frame.axes[axis] = index
                 self.extent_of[index] = axis.extent
             loop.yielded = self._fold_step(frame, loop.carried)
-        shared = b.shared(dtype, self.threads, "partial")
-        b.store(loop.results[0], shared, [b.thread])
-        b.barrier()
-        step = self.threads // 2
+        total = self._over_warp(loop.results[0], piece.combine)
+        return total if self.threads == WARP else self._over_warps(total, piece.combine)
+
+    def _over_warp(self, value: Value, combine: str) -> Value:
+        """What the threads of a warp have, combined: the same bits in all of them."""
+        step = WARP // 2
         while step:
-            self._combine_halves(shared, piece.combine, step)
+            value = arith_op(self.b, combine, [value, self.b.shuffle(value, step)])
             step //= 2
+        return value
+
+    def _over_warps(self, value: Value, combine: str) -> Value:
+        """What the warps of a block have, combined in their order."""
+        b, warps = self.b, self.threads // WARP
+        shared = b.shared(str(value.type), warps, "partial")
+        lane, warp = (arith_op(b, op, [b.thread, b.index(WARP)]) for op in ("rem", "floordiv"))
+        b.branch(arith_op(b, "eq", [lane, b.index(0)]), lambda: b.store(value, shared, [warp]))
+        b.barrier()
         total = b.load(shared, [b.index(0)], "total")
+        for k in range(1, warps):
+            total = arith_op(b, combine, [total, b.load(shared, [b.index(k)], "other")])
         b.barrier()
         return total
-
-    def _combine_halves(self, shared: Value, combine: str, step: int) -> None:
-        b = self.b
-
-        def add() -> None:
-            other = b.load(shared, [arith_op(b, "add", [b.thread, b.index(step)])], "other")
-            b.store(arith_op(b, combine, [b.load(shared, [b.thread], "mine"), other]), shared, [b.thread])
-
-        b.branch(arith_op(b, "lt", [b.thread, b.index(step)]), add)
-        b.barrier()

@@ -15,6 +15,7 @@ import numpy as np
 
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.loops.memory import Array
+from concatc.passes.choose_algorithms import Precision
 from concatc.stages import stage
 from concatc.targets import Aside, Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
@@ -33,9 +34,13 @@ TEXTS = ("kernels", "launches", "ptx", "sass")
 
 @dataclass(frozen=True)
 class CudaTarget:
-    """Device kernels for the architectures ``arches``, which PTX and device code are made for."""
+    """Device kernels for the architectures ``arches``, which PTX and device code are made for.
+
+    ``precision`` says how products are computed; see :func:`concatc.targets.cuda.kernels.gpu_module`.
+    """
 
     arches: tuple[str, ...] = ARCHES
+    precision: Precision = "high"
 
     name: str = "cuda"
     runs_plan: bool = True
@@ -49,7 +54,7 @@ class CudaTarget:
     ) -> CudaExecutable:
         """Generate the source and the launches; what is compiled of them is compiled when it is asked for."""
         with stage("emit"):
-            return CudaExecutable(gpu_module(lowered.plan), self.arches)
+            return CudaExecutable(gpu_module(lowered.plan, self.precision), self.arches)
 
     def memory(self) -> DeviceMemory:
         """See :class:`concatc.targets.Target`."""

@@ -1,37 +1,35 @@
-"""Kernels of a block a tile of a product: 64 rows by 64 columns, 16 terms at a time through shared memory.
+"""Kernels of a block a tile of a product: 64 rows by 64 columns, some terms at a time through shared memory.
 
     for tile = block to tiles step blocks:
+        fetch terms 0 to 15
         for k0 = 0 to K step 16:
-            a[16][64] = left,  b[16][64] = right       evaluated once an element, 0 beyond the ends
-            barrier
+            wait for what was fetched;  barrier
+            fetch terms k0 + 16 to k0 + 31 into the other stage
             for k in 16: acc[4][4] += a[k][4 rows] * b[k][4 columns]        in registers
-            barrier
         c[64][64] = acc;  barrier
         for element of c: y = epilogue(c)              threads along what lies side by side
 
-Terms are added in their order, in the element type: the order does not depend on the grid.
+A stage holds some terms of all rows and of all columns (`tile_sides.py`).  Terms are added in their order, in the
+element type: the order does not depend on the grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from concatc.ir.core import Value
-from concatc.ir.types import ELEMENT_BYTES, ScalarType
-from concatc.loops.expr import Axis, Expr
+from concatc.ir.types import ScalarType
+from concatc.loops.expr import Axis
 from concatc.loops.kernel_loops import Frame
-from concatc.loops.program import Nest, Statement
 from concatc.loops.scalars import arith_op
-from concatc.targets.cuda.device_writer import DeviceWriter
-from concatc.targets.cuda.products import Product, product_of, runs_along
+from concatc.targets.cuda.tile_sides import STAGES, TILE, SidesWriter
 
-TILE, SIDE = 64, 16  # a tile's rows and columns, threads along each side of the tile
-TERM_BYTES = 64  # of each row, at a time: 16 terms of f32, 8 of f64, so that all fits in 48 KiB
+SIDE = 16  # threads along each side of the tile
 EACH = TILE // SIDE
-ROW = TILE + 1  # elements of shared memory from one term to the next: threads along terms meet different banks
+TILE_ROW = TILE + 4  # elements from one row of the tile to the next: threads that store meet different banks
 
 
-class TilesWriter(DeviceWriter):
+class TilesWriter(SidesWriter):
     """Writes a group that is a product, and what is made of each element of it."""
 
     total: Value | None = None
@@ -45,175 +43,122 @@ class TilesWriter(DeviceWriter):
     def grid(self) -> int:
         """A block a tile."""
         numels = [1, 1, 1]
-        for k, axes in enumerate((self._product.batch, self._product.rows, self._product.columns)):
+        for k, axes in enumerate((self.product.batch, self.product.rows, self.product.columns)):
             for axis in axes:
                 numels[k] *= axis.extent
         return numels[0] * -(-numels[1] // TILE) * -(-numels[2] // TILE)
 
-    @property
-    def _statement_of(self) -> Statement:
-        first = self.group.body.items[0]
-        assert isinstance(first, Statement)
-        return first
-
-    @property
-    def _product(self) -> Product:
-        product = product_of(self._statement_of)
-        assert product is not None
-        return product
-
     def _emit(self) -> None:
-        b, product = self.b, self._product
-        self.shared = [b.shared(self._dtype, self._at_once * ROW, name) for name in ("left", "right")]
-        self.tile = b.shared(self._dtype, TILE * TILE, "tile")
+        b, product = self.b, self.product
+        self.tile = b.shared(self.dtype, TILE * TILE_ROW, "tile")
         columns, rows = (self._tiles_of(axes) for axes in (product.columns, product.rows))
-        batch = b.product([self._extent(a) for a in product.batch])
+        batch = self._numel(product.batch)
         with b.loop(b.block, b.product([batch, rows, columns]), "tile", step=b.grid_dim) as loop:
-            number, row, column = b.unravel(loop.index, [batch, rows, columns])
-            at = dict(zip(product.batch, b.unravel(number, [self._extent(a) for a in product.batch]), strict=True))
-            first_row, first_column = (arith_op(b, "mul", [v, b.index(TILE)]) for v in (row, column))
-            self._accumulate(at, first_row, first_column)
+            number, *numbers = b.unravel(loop.index, [batch, rows, columns])
+            row, column = (arith_op(b, "mul", [v, b.index(TILE)]) for v in numbers)
+            at = self._indices(product.batch, number)
+            self._accumulate(at, row, column)
             b.barrier()
-            self._epilogue(at, first_row, first_column)
-            b.barrier()
-
-    # -- extents -------------------------------------------------------------------------------------------------------
-    @property
-    def _at_once(self) -> int:
-        """How many terms are in shared memory at a time."""
-        return TERM_BYTES // ELEMENT_BYTES[self._dtype]
-
-    @property
-    def _dtype(self) -> str:
-        return self._statement_of.piece.target.dtype
-
-    def _extent(self, axis: Axis) -> Value:
-        statement = self._statement_of
-        if axis in statement.piece.parallel:
-            return self.extents[self._nest_of(axis)]
-        return self.extents[statement, axis]
-
-    def _nest_of(self, axis: Axis) -> Nest:
-        return self.group.grid[self._statement_of.piece.parallel.index(axis)]
-
-    def _numel(self, axes: Sequence[Axis]) -> Value:
-        return self.b.product([self._extent(a) for a in axes])
+            self._epilogue(at, row, column)
 
     def _tiles_of(self, axes: Sequence[Axis]) -> Value:
         b = self.b
         return arith_op(b, "floordiv", [arith_op(b, "add", [self._numel(axes), b.index(TILE - 1)]), b.index(TILE)])
 
     # -- the product ---------------------------------------------------------------------------------------------------
-    def _accumulate(self, at: dict[Axis, Value], first_row: Value, first_column: Value) -> None:
+    def _accumulate(self, at: dict[Axis, Value], row: Value, column: Value) -> None:
         """Leave the tile of the product in shared memory."""
-        b, product = self.b, self._product
-        zero = b.constant(0.0, ScalarType(self._dtype))
-        across, along = (
-            arith_op(b, "floordiv", [b.thread, b.index(SIDE)]),
-            arith_op(b, "rem", [b.thread, b.index(SIDE)]),
-        )
-        carried = [zero] * (EACH * EACH)
-        with b.loop(b.index(0), self._numel(product.terms), "first", carried, step=b.index(self._at_once)) as loop:
-            for k, (factor, axes, first) in enumerate(
-                ((product.left, product.rows, first_row), (product.right, product.columns, first_column))
-            ):
-                guarded = product.guards_left == (k == 0)
-                self._fill(self.shared[k], factor, (axes, first, loop.index), at, guarded)
+        b, terms = self.b, self._numel(self.product.terms)
+        at_once = b.index(self.at_once)
+
+        def fetch(term: Value, stage: Value) -> None:
+            for side, start in zip(self.sides, (row, column), strict=True):
+                self._fetch(side, at, (start, term), stage)
+            b.commit_copies()
+
+        fetch(b.index(0), b.index(0))
+        with b.loop(b.index(0), terms, "first", self._zeros(), step=at_once) as loop:
+            stage = arith_op(b, "rem", [arith_op(b, "floordiv", [loop.index, at_once]), b.index(STAGES)])
+            following = arith_op(b, "add", [loop.index, at_once])
+            other = arith_op(b, "sub", [b.index(STAGES - 1), stage])
+            b.wait_for_copies()
             b.barrier()
-            with b.loop(b.index(0), b.index(self._at_once), "k", loop.carried) as inner:
-                base = arith_op(b, "mul", [inner.index, b.index(ROW)])
-                sides = []
-                for shared, start in zip(self.shared, (across, along), strict=True):
-                    first = arith_op(b, "add", [base, start])
-                    places = [arith_op(b, "add", [first, b.index(SIDE * j)]) for j in range(EACH)]
-                    sides.append([b.load(shared, [place], shared.name) for place in places])
-                factors = [(left, right) for left in sides[0] for right in sides[1]]
-                inner.yielded = [
-                    arith_op(b, "add", [total, arith_op(b, "mul", [left, right])])
-                    for total, (left, right) in zip(inner.carried, factors, strict=True)
-                ]
-            b.barrier()
-            loop.yielded = inner.results
-        start = arith_op(b, "add", [arith_op(b, "mul", [across, b.index(TILE)]), along])
-        for k, total in enumerate(loop.results):
-            place = b.index(k // EACH * SIDE * TILE + k % EACH * SIDE)
-            b.store(total, self.tile, [arith_op(b, "add", [start, place])])
+            b.branch(arith_op(b, "lt", [following, terms]), lambda: fetch(following, other))
+            loop.yielded = self._multiply(loop.carried, stage)
+        for place, total in self._elements(loop.results):
+            b.store(total, self.tile, [place])
 
-    def _fill(
-        self,
-        shared: Value,
-        factor: Expr,
-        place: tuple[Sequence[Axis], Value, Value],
-        batch: dict[Axis, Value],
-        guarded: bool,
-    ) -> None:
-        """Evaluate a factor at the rows or columns from ``first`` on and at the terms from ``term`` on."""
-        b, (axes, first, term), terms = self.b, place, self._product.terms
-        statement = self._statement_of
-        along_terms = runs_along(factor, terms[-1]) and not runs_along(factor, axes[-1])
-        with b.loop(b.thread, b.index(TILE * self._at_once), "element", step=b.index(self.threads)) as loop:
-            inner = b.index(self._at_once if along_terms else TILE)
-            outer_index = arith_op(b, "floordiv", [loop.index, inner])
-            inner_index = arith_op(b, "rem", [loop.index, inner])
-            r, k = (outer_index, inner_index) if along_terms else (inner_index, outer_index)
-            row, t = arith_op(b, "add", [first, r]), arith_op(b, "add", [term, k])
-            inside = arith_op(
-                b,
-                "and",
-                [arith_op(b, "lt", [row, self._numel(axes)]), arith_op(b, "lt", [t, self._numel(terms)])],
-            )
-            zero = b.constant(0.0, ScalarType(self._dtype))
+    def _zeros(self) -> list[Value]:
+        """What the sums of this thread begin with."""
+        return [self.b.constant(0.0, ScalarType(self.dtype))] * (EACH * EACH)
 
-            def value() -> Value:
-                indices = dict(batch)
-                for some, linear in ((axes, row), (terms, t)):
-                    indices.update(zip(some, b.unravel(linear, [self._extent(a) for a in some]), strict=True))
-                frame = Frame(statement, indices)
-                where = statement.piece.where
-                if where is None or not guarded:
-                    return self._value(frame, factor)
-                held = b.branch(self._value(frame, where), lambda: self._value(frame, factor), lambda: zero)
-                assert held is not None
-                return held
+    def _multiply(self, totals: Sequence[Value], stage: Value) -> list[Value]:
+        """The sums of this thread, with the terms of a stage added."""
+        b = self.b
+        with b.loop(b.index(0), b.index(self.at_once), "k", totals) as loop:
+            operands = []
+            for side, start in zip(self.sides, self._corner, strict=True):
+                first = side.place(b, stage, start, loop.index)
+                places = [arith_op(b, "add", [first, b.index(SIDE * j * side.row_stride)]) for j in range(EACH)]
+                operands.append([b.load(side.memory, [place], side.memory.name) for place in places])
+            factors = [(left, right) for left in operands[0] for right in operands[1]]
+            loop.yielded = [
+                arith_op(b, "add", [total, arith_op(b, "mul", [left, right])])
+                for total, (left, right) in zip(loop.carried, factors, strict=True)
+            ]
+        return loop.results
 
-            made = b.branch(inside, value, lambda: zero)
-            assert made is not None
-            place_in = arith_op(b, "add", [arith_op(b, "mul", [k, b.index(ROW)]), r])
-            b.store(made, shared, [place_in])
+    def _elements(self, totals: Sequence[Value]) -> Iterator[tuple[Value, Value]]:
+        """Where in the tile each sum of this thread goes."""
+        row, column = self._tile_strides
+        first = self._in_tile(*self._corner)
+        for k, total in enumerate(totals):
+            yield self._shifted(first, SIDE * (row * (k // EACH) + column * (k % EACH))), total
+
+    @property
+    def _corner(self) -> tuple[Value, Value]:
+        """The first row and the first column of this thread."""
+        b = self.b
+        return arith_op(b, "floordiv", [b.thread, b.index(SIDE)]), arith_op(b, "rem", [b.thread, b.index(SIDE)])
+
+    def _shifted(self, index: Value, by: int) -> Value:
+        return self.b.dot((index, self.b.index(by)), (1, 1))
+
+    # -- the tile in shared memory -------------------------------------------------------------------------------------
+    @property
+    def _along_rows(self) -> bool:
+        """Whether neighbouring rows are neighbours in the result."""
+        return self.statement.piece.parallel[-1] in self.product.rows
+
+    @property
+    def _tile_strides(self) -> tuple[int, int]:
+        """From row to row, from column to column: what lies side by side in the result does in the tile."""
+        return (1, TILE_ROW) if self._along_rows else (TILE_ROW, 1)
+
+    def _in_tile(self, row: Value, column: Value) -> Value:
+        return self.b.dot((row, column), self._tile_strides)
 
     # -- what is made of it --------------------------------------------------------------------------------------------
     def _epilogue(self, at: dict[Axis, Value], first_row: Value, first_column: Value) -> None:
-        b, product = self.b, self._product
-        along_rows = self._statement_of.piece.parallel[-1] in product.rows
-        with b.loop(b.thread, b.index(TILE * TILE), "element", step=b.index(self.threads)) as loop:
-            outer = arith_op(b, "floordiv", [loop.index, b.index(TILE)])
-            inner = arith_op(b, "rem", [loop.index, b.index(TILE)])
-            r, c = (inner, outer) if along_rows else (outer, inner)
+        b, product = self.b, self.product
+        inner, outer = (arith_op(b, op, [b.thread, b.index(TILE)]) for op in ("rem", "floordiv"))
+        with b.loop(outer, b.index(TILE), "line", step=b.index(self.threads // TILE)) as loop:
+            r, c = (inner, loop.index) if self._along_rows else (loop.index, inner)
             row, column = arith_op(b, "add", [first_row, r]), arith_op(b, "add", [first_column, c])
-            inside = arith_op(
-                b,
-                "and",
-                [
-                    arith_op(b, "lt", [row, self._numel(product.rows)]),
-                    arith_op(b, "lt", [column, self._numel(product.columns)]),
-                ],
-            )
+            ends = [(row, self._numel(product.rows)), (column, self._numel(product.columns))]
+            inside = arith_op(b, "and", [arith_op(b, "lt", [index, end]) for index, end in ends])
 
             def store() -> None:
-                indices = dict(at)
-                for axes, linear in ((product.rows, row), (product.columns, column)):
-                    indices.update(zip(axes, b.unravel(linear, [self._extent(a) for a in axes]), strict=True))
-                parallel = self._statement_of.piece.parallel
+                indices = {**at, **self._indices(product.rows, row), **self._indices(product.columns, column)}
                 # Nothing says here that these indices lie inside: no load may stand in front of the guard.
-                self.indices.update((self._nest_of(a), indices[a]) for a in parallel)
-                place = arith_op(b, "add", [arith_op(b, "mul", [r, b.index(TILE)]), c])
-                self.total = b.load(self.tile, [place], "total")
+                self.indices.update((self._nest_of(a), indices[a]) for a in self.statement.piece.parallel)
+                self.total = b.load(self.tile, [self._in_tile(r, c)], "total")
                 self._block(self.group.body)
 
             b.branch(inside, store)
 
     def _fold(self, frame: Frame) -> Value:
-        if frame.statement is self._statement_of:
+        if frame.statement is self.statement:
             assert self.total is not None
             return self.total
         return super()._fold(frame)

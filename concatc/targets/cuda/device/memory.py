@@ -90,9 +90,7 @@ class DeviceMemory:
             if self._opened is None:
                 driver = self._open()
                 with driver.entered():
-                    stream = driver.stream()
-                weakref.finalize(self, driver.free_stream, stream)
-                self._opened = driver, stream
+                    self._opened = driver, driver.stream()
             return self._opened
 
     # -- blocks --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from concatc.targets.cuda.emulator import arithmetic
 from concatc.targets.cuda.emulator.arithmetic import BINARY, COMPARE, FORBIDDEN, FUNCTIONS, TYPES, Value
 from concatc.targets.cuda.emulator.machine import Machine
 from concatc.targets.cuda.emulator.memory import Memory, own_array
+from concatc.targets.cuda.emulator.tensor_cores import mma, tf32, tf32_rest, vector, vector_sum
 from concatc.targets.cuda.emulator.warps import SHUFFLES, shuffle
 
 Evaluate = Callable[[Machine], Any]
@@ -23,6 +24,7 @@ PLACES: dict[str, Evaluate] = {
     "cuda.blockDim.x": lambda m: np.int32(m.lanes.threads),
     "cuda.gridDim.x": lambda m: np.int32(m.grid),
 }
+VECTORS: dict[str, Callable[..., Value]] = {"tf32": tf32, "tf32_rest": tf32_rest, "vector_sum": vector_sum}
 
 
 class NotKnownError(Exception):
@@ -51,9 +53,11 @@ class Expressions:
                 return self._name(name)
             case ast.Attribute():
                 return self._attribute(node)
-            case ast.Subscript(ast.Name(), index):
-                memory, at = self.memory(node.value), self.expression(index)
-                return lambda m: memory(m).load(m, at(m))
+            case ast.Subscript(ast.Name(name), index):
+                return self._element(name, index)
+            case ast.Tuple(parts):
+                values = [self.expression(part) for part in parts]
+                return lambda m: vector(m, [value(m) for value in values])
             case ast.BinOp(left, op, right):
                 return self._binary(type(op).__name__, BINARY, [left, right], node)
             case ast.Compare(left, [op], [right]):
@@ -80,6 +84,20 @@ class Expressions:
             if not isinstance(found, Memory):
                 m.fail("types", f"`{name}` is a number, and indexed")
             return found
+
+        return of
+
+    def _element(self, name: str, index: ast.expr) -> Evaluate:
+        """``x[i]`` of memory, or ``acc[2]`` of what a thread holds."""
+        at = self.expression(index)
+
+        def of(m: Machine) -> Value:
+            found = m.get(name)
+            if isinstance(found, Memory):
+                return found.load(m, at(m))
+            if np.ndim(found) != 2 or not isinstance(index, ast.Constant):
+                m.fail("types", f"`{name}` is a number, and indexed")
+            return found[int(at(m))]
 
         return of
 
@@ -136,6 +154,11 @@ class Expressions:
             return _cast(TYPES[name], values[0])
         if name in FUNCTIONS:
             return _function(name, FUNCTIONS[name], values)
+        if name in VECTORS:
+            return _function(name, VECTORS[name], values)
+        if name == "mma" and len(values) == 3:
+            a, b, total = values
+            return lambda m: mma(m, a(m), b(m), total(m))
         if kind == "cuda" and last in SHUFFLES and len(values) == 3:
             members, value, by = values
             return lambda m: shuffle(m, last, members(m), value(m), by(m))

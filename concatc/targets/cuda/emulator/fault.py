@@ -36,6 +36,8 @@ RULES = {
     "uninitialised": "what is read was written before",
     "overflow": "integers stay within the range that their operation is defined for",
     "shuffle": "all threads that a shuffle names take part in it, and hold what is read",
+    "warp": "all threads of a warp take part in what they multiply together",
+    "copy": "what is copied behind a thread's back is touched when that thread has waited for it",
     "alignment": "an address is a multiple of its element's size",
     "syntax": "kernels are written in the dialect of docs/TARGET_CUDA.md",
     "types": "an operation gets operands of the types that it is defined for",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from concatc.targets.cuda.emulator.fault import KernelFault
 from concatc.targets.cuda.emulator.lanes import Lanes
 from concatc.targets.cuda.emulator.races import stamps
 
+if TYPE_CHECKING:
+    from concatc.targets.cuda.emulator.copies import Copy
+
 Array = np.ndarray[Any, Any]
 
 
@@ -19,7 +22,7 @@ class Machine:
     """Some blocks of one launch of a kernel.
 
     ``mask`` says which lanes are active, None where all are.  A name that was given a value in some lanes only is in
-    ``partial``.  ``loc`` is the line that runs.
+    ``partial``.  ``copies`` are those that run behind the threads' backs.  ``loc`` is the line that runs.
     """
 
     def __init__(self, kernel: str, source: str, file: str, lanes: Lanes, grid: int) -> None:
@@ -31,6 +34,7 @@ class Machine:
         self.mask: Array | None = None
         self.values: dict[str, Any] = {}
         self.partial: dict[str, Array] = {}
+        self.copies: list[Copy] = []
         self.barriers = np.zeros(lanes.blocks, np.int64)
         self.stamps = stamps(lanes.number, self.barriers[:1])
 

@@ -33,7 +33,7 @@ class Memory:
     """``elements[start + index]``, for ``first <= index < end``.
 
     ``start`` differs by lane where each block or thread has elements of its own.  ``written`` says which elements hold
-    something, ``shadow`` finds races; None where that is not of interest.
+    something, ``copied`` which are being copied to, ``shadow`` finds races; None where that is not of interest.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Memory:
     written: Array | None = None
     shadow: Shadow | None = None
     readonly: bool = False
+    copied: Array | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -54,6 +55,8 @@ class Memory:
     def load(self, machine: Machine, index: Value) -> Value:
         """The elements at an index of each lane."""
         at = self._places(machine, index, "reads")
+        if self.copied is not None:
+            machine.forbid("copy", f"reads an element of {self.name} that is still being copied", self.copied[at])
         if self.written is not None:
             machine.forbid("uninitialised", f"{self.name} is read where nothing was written", ~self.written[at])
         if self.shadow is not None:
@@ -71,7 +74,42 @@ class Memory:
                 raise OperandError(f"{value.dtype} is stored in {self.name}, of {self.dtype}")
             value = cast(value, self.dtype)
         at = machine.active(self._places(machine, index, "writes"))
-        new = machine.active(value)
+        self._forbid_copied(machine, at)
+        self._put(machine, at, machine.active(value))
+
+    def begin_copy(self, machine: Machine, index: Value) -> Array:
+        """The places that the active lanes begin to copy to; nothing may touch them until the copy ends."""
+        at = machine.active(self._places(machine, index, "copies to"))
+        self._forbid_copied(machine, at)
+        if self.shadow is not None:
+            # The copy may be there at once.
+            cells, by, lanes = self._cells(machine, self.shadow, at, chosen=True)
+            race = self.shadow.accesses.store(cells, by, np.zeros(len(cells), np.bool_))
+            machine.forbid_in(lanes, "race", f"copies to an element of {self.name} that another thread uses", race)
+        if self.copied is None:
+            self.copied = np.zeros(self.elements.shape, np.bool_)
+        twice = np.ones(len(at), np.bool_)
+        twice[np.unique(at, return_index=True)[1]] = False
+        message = f"copies to an element of {self.name} that another thread copies to"
+        machine.forbid_in(machine.active_lanes, "race", message, twice)
+        self.copied[at] = True
+        return np.asarray(at)
+
+    def end_copy(self, machine: Machine, lanes: Array, at: Array, new: Array) -> None:
+        """What these lanes copied to these places is there."""
+        assert self.copied is not None
+        self.copied[at] = False
+        before, machine.mask = machine.mask, np.zeros(machine.lanes.count, np.bool_)
+        machine.mask[lanes] = True
+        self._put(machine, at, new)
+        machine.mask = before
+
+    def _forbid_copied(self, machine: Machine, at: Array) -> None:
+        if self.copied is not None:
+            message = f"writes an element of {self.name} that is still being copied"
+            machine.forbid_in(machine.active_lanes, "copy", message, self.copied[at])
+
+    def _put(self, machine: Machine, at: Array, new: Array) -> None:
         bits, new_bits = _bits(self.elements), _bits(np.ascontiguousarray(new))
         message = f"writes an element of {self.name} that another thread reads or writes"
         if self.shadow is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from concatc.diagnostics import Loc
 from concatc.targets.cuda.emulator.arithmetic import TYPES
+from concatc.targets.cuda.emulator.copies import require_none
 from concatc.targets.cuda.emulator.expressions import Expressions, NotKnownError
 from concatc.targets.cuda.emulator.fault import KernelFault
 from concatc.targets.cuda.emulator.lanes import Lanes
@@ -37,6 +38,7 @@ class Kernel:
     def run(self, machine: Machine) -> None:
         """Run some blocks; their arguments are in the machine."""
         run_all(self.steps, machine)
+        require_none(machine)
 
 
 class Program:

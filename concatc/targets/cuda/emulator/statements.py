@@ -12,12 +12,14 @@ import numpy as np
 
 from concatc.diagnostics import Loc
 from concatc.targets.cuda.emulator.arithmetic import OperandError, Value, cast
+from concatc.targets.cuda.emulator.copies import commit_copies, copy_async, wait_for_copies
 from concatc.targets.cuda.emulator.expressions import Evaluate, Expressions, NotKnownError
 from concatc.targets.cuda.emulator.machine import Machine
 from concatc.targets.cuda.emulator.memory import Memory
 
 Step = Callable[[Machine], None]
 BARRIER = "cuda.syncthreads"
+GROUPS: dict[str, Step] = {"commit_copies": commit_copies, "wait_for_copies": wait_for_copies}
 
 
 def run_all(steps: Iterable[Step], machine: Machine) -> None:
@@ -61,11 +63,21 @@ class Statements:
                 return self._assign(target, ast.copy_location(ast.BinOp(read, op, value), node))
             case ast.Expr(ast.Call() as call) if ast.unparse(call) == f"{BARRIER}()":
                 return Machine.barrier
+            case ast.Expr(ast.Call(ast.Name(name), [], [])) if name in GROUPS:
+                return GROUPS[name]
+            case ast.Expr(ast.Call(ast.Name("copy_async"), [shared, place, memory, index, there], [])):
+                return self._copy(shared, place, memory, index, there)
             case ast.For(ast.Name(name), ast.Call(ast.Name("range"), bounds, []), body, []):
                 return self._for(node, name, bounds, body)
             case ast.If(test, body, orelse):
                 return _branch(self.expressions.expression(test), self.block(body), self.block(orelse))
         raise NotKnownError(node, f"`{ast.unparse(node).splitlines()[0]}` is no statement of the dialect")
+
+    def _copy(self, shared: ast.expr, place: ast.expr, memory: ast.expr, index: ast.expr, there: ast.expr) -> Step:
+        to, at = self.expressions.memory(shared), self.expressions.expression(place)
+        source, of = self.expressions.memory(memory), self.expressions.expression(index)
+        is_there = self.expressions.expression(there)
+        return lambda m: copy_async(m, to(m), at(m), source(m), of(m), is_there(m))
 
     def _assign(self, target: ast.expr, value: ast.expr) -> Step:
         if isinstance(target, ast.Tuple):
