@@ -83,10 +83,10 @@ def compile(
     :class:`ConcatcError` with all errors of the file at once, :class:`UsageError` where the call is wrong or no plan
     keeps the budget.
     """
-    from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
+    from concatc.frontend.source import is_dump, read, read_dump
 
     filename = os.fspath(_checked("path", path, (str, os.PathLike), "a path"))
-    text = read_dump(filename) if filename.endswith(DUMP_SUFFIX) else read(filename)
+    text = read_dump(filename) if is_dump(filename) else read(filename)
     return _compiled(
         text,
         filename,
@@ -165,7 +165,7 @@ def _compiled(
     verify_each: bool,
     threads: int | None,
 ) -> CompiledModule:
-    from concatc.frontend.source import DUMP_SUFFIX
+    from concatc.frontend.source import is_dump_text
     from concatc.opening import open_net
     from concatc.options import Options
     from concatc.runtime.module import CompiledModule
@@ -188,7 +188,7 @@ def _compiled(
         max_memory=None if max_memory is None else parse_bytes(max_memory, "max_memory"),
         verify_each=verify_each,
     )
-    if filename.endswith(DUMP_SUFFIX):
+    if is_dump_text(text, filename):
         from concatc.edited import EditedDump
 
         return CompiledModule(EditedDump(text, filename, options), threads)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.frontend.source import SourceFiles
+from concatc.in_portions import in_portions
 from concatc.loops.bases import Interface
 from concatc.net_cache import Import, KnownNet, NetCache
 from concatc.options import Options
@@ -131,7 +132,9 @@ class CachedNet:
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
             with collector_paused():
-                self._executables[key] = self._loaded(phase, update) or self._built(phase, update)
+                code = self._loaded(phase, update) or self._built(phase, update)
+                home = self.phase(phase)
+                self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: home.interface)
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.frontend.source import SourceFiles
+from concatc.in_portions import in_portions
 from concatc.ir.core import Attr, Module
 from concatc.loops.bases import Interface
 from concatc.loops.scaled_plan import ScaledPlan
@@ -115,7 +116,8 @@ class Compilation:
             with collector_paused():  # between passes, too: it would visit all that they made
                 lowered = self._phase_with(phase, update)
                 build = self.target.build
-                self._executables[key] = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
+                code = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
+                self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: lowered.interface)
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:

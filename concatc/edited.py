@@ -311,9 +311,12 @@ def _of_declaration(options: Options) -> Options:
 
 def _check_level(name: str, first: str) -> None:
     if LEVELS.index(name) < LEVELS.index(first):
+        found = f"of the level {first}; it has no {name} graph"
+        if first == "optimized":  # `level_of`: whether a graph was simplified cannot be told
+            found = "that has a backward half (joint or optimized); the graph that this was made of is not in it"
         raise UsageError(
             Diagnostic(
-                f"the net was read from a dump of the level {first}; it has no {name} graph",
+                f"the net was read from a dump {found}",
                 help="take the .cnet file that it was made of, or its dump 00-graph.mlir",
             )
         )

@@ -23,6 +23,15 @@ def beside(path: Path, suffix: str) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{suffix}"
 
 
+def reason(path: str | os.PathLike[str], error: OSError) -> str:
+    """What the system says against a path; where a file stands in the place of a folder, which one does."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+        for folder in reversed(Path(path).parents):
+            if folder.exists() and not folder.is_dir():
+                return f"{folder} is a file, not a folder"
+    return error.strerror or str(error)
+
+
 def check_replaceable(path: Path) -> None:
     """Raise :class:`UsageError` where :func:`replacing` could not put a file at ``path``; changes nothing."""
     if path.is_dir():
@@ -40,7 +49,7 @@ def check_replaceable(path: Path) -> None:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         part.unlink()
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {reason(path, error)}") from None
 
 
 def make_folder_of(path: Path) -> None:
@@ -50,7 +59,7 @@ def make_folder_of(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {reason(path, error)}") from None
 
 
 @contextmanager
@@ -74,7 +83,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error is of_another:
             raise
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {path}: {reason(path, error)}") from None
 
 
 def _is_special(path: Path) -> bool:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, cast
 
 from concatc.diagnostics import ConcatcError, Diagnostic
+from concatc.in_portions import in_portions
 from concatc.known_sizes import KnownSizes, index_checks_at, signature_at
 from concatc.loops.bases import Interface
 from concatc.loops.polynomials import Ints, NotScalableError
@@ -44,6 +45,7 @@ class ScaledPhase:
     """All that running one phase of a net at other sizes needs.
 
     ``starts`` are where its blocks lie here, ``known`` the sizes at which its graph need not be looked at.
+    ``by_rows``: each row of its results is made of the same row of its inputs alone (`row_by_row.py`).
     """
 
     graph: ScaledGraph
@@ -53,6 +55,7 @@ class ScaledPhase:
     weights: ScaledWeights
     starts: Ints
     known: KnownSizes | None = None
+    by_rows: bool = False
 
     def is_at_home(self, interface: Interface, table: StepNumbers, loss_weights: Mapping[str, float]) -> bool:
         """Whether slots, table and weights of losses here are these."""
@@ -267,7 +270,11 @@ class Rescaled:
             built = self._built(phase, update)
             if built is None:
                 self._compiled_apart.add(key)
-            self._executables[key] = built or self.compiled.executable(phase, update)
+            code = built or self.compiled.executable(phase, update)
+            if built is not None:
+                scaled, home = self.base.scaled, self.phase(phase)
+                code = in_portions(code, phase, lambda: scaled(phase), lambda: home.interface)
+            self._executables[key] = code
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:

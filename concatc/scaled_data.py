@@ -34,7 +34,8 @@ def data_of(phase: ScaledPhase) -> dict[str, Any]:
     """A phase as data that JSON takes."""
     parts = {part: _plain(getattr(phase, part)) for part in PARTS}
     known = None if phase.known is None else [phase.known.least, phase.known.most]
-    return {"graph": {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}, **parts, "known": known}
+    graph = {"here": dict(phase.here), "numbers": _plain(phase.graph.numbers)}
+    return {"graph": graph, **parts, "known": known, "by_rows": phase.by_rows}
 
 
 def from_data(data: Mapping[str, Any], graph: Callable[[], Module], table: StepNumbers) -> ScaledPhase:
@@ -59,6 +60,7 @@ def from_data(data: Mapping[str, Any], graph: Callable[[], Module], table: StepN
         _made(ScaledWeights, data["weights"]),
         _made_of(data["starts"]),
         _known(data["known"], here.values()),
+        data["by_rows"] is True,
     )
 
 

@@ -26,6 +26,7 @@ from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
 from concatc.loops.scaled_plan import ScaledPlan
 from concatc.rescale import ScaledPhase
+from concatc.row_by_row import is_row_by_row
 from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Dim, Phase
 from concatc.sampled import PhaseSample, SampledPhase, SampleHere, scaled_phase, scaled_plan
@@ -154,6 +155,8 @@ class Scaling:
             return known
         try:
             made = scaled_phase(graph, mine, self.plan(phase), mine.net_loops, samples)
+            if phase == "infer" and len(self.names) == 1:
+                made = replace(made, by_rows=is_row_by_row(mine.graph.main, self.names[0]))
         except NotScalableError as error:
             store.save(str(error))
             raise

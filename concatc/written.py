@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.in_portions import in_portions
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Base
 from concatc.manifest import (
@@ -200,7 +201,9 @@ class WrittenModule:
         """The code of a phase, as it was written; an optimizer's update is compiled, and runs behind it."""
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
-            self._executables[key] = self._loaded(phase) if update is None else self._with_update(phase, update)
+            code = self._loaded(phase) if update is None else self._with_update(phase, update)
+            home = self.phase(phase)
+            self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: home.interface)
         return self._executables[key]
 
     def interface(self, phase: Phase, update: Update | None) -> Interface:

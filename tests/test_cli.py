@@ -414,7 +414,10 @@ def test_passes_rewrite_graphs(cli: Cli) -> None:
         assert cli("opt", f"dumps/{level}.mlir", "--passes", "verify", "-o", os.devnull)[0] == 0
     code, _, err = cli("opt", "dumps/04-kernels.mlir", "--passes", "plan-memory")
     assert code == 2 and "`plan-memory` rewrites no graph" in err and "--emit plan|loops" in err
-    code, _, err = cli("explain", "dumps/03-optimized.mlir", "h")
+    for level in ("02-joint", "03-optimized"):
+        code, _, err = cli("explain", f"dumps/{level}.mlir", "h")
+        assert code == 2 and "a dump that has a backward half (joint or optimized); the graph that" in err
+    code, _, err = cli("explain", "dumps/04-kernels.mlir", "h")
     assert code == 2 and "it has no joint graph\nhelp: take the .cnet file that it was made of" in err
 
 

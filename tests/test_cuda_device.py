@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import concatc
 from concatc.targets.cuda import target
 from concatc.targets.cuda.device.driver import DriverError, Parameters
 from concatc.targets.cuda.device.emulated_driver import EmulatedDriver
+from tests import test_cuda_nets
+from tests.on_device import run_on_device
 
 NET = """
 net joined(n = 6) {
@@ -236,6 +239,13 @@ def test_memory_is_given_back(driver: CountingDriver) -> None:
     gc.collect()
     free, total = driver.memory_info()
     assert free == total
+
+
+@pytest.mark.parametrize("form", ["small", "tiles"])
+def test_what_is_asked_of_a_device_can_be_asked_here(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of `tests/test_cuda_gpu.py`: bases there and back, one graph."""
+    monkeypatch.setattr(test_cuda_nets, "run_emulated", partial(run_on_device, device=EmulatedDriver))
+    test_cuda_nets.test_nets_that_break_naive_planners("two_batches", form)
 
 
 def test_threads_train_nets_of_their_own(driver: CountingDriver) -> None:

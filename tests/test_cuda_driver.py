@@ -49,8 +49,6 @@ def parameter_type(written: str) -> type:
     """The ctypes type of a parameter as the header has it: type and name."""
     words = written.replace("const ", "").strip()
     type = re.sub(r"\w+$", "", words).strip()
-    if words == "void":
-        raise AssertionError("no parameter")
     if type == "char *" and written.strip().startswith("const"):
         return ctypes.c_char_p
     if type.endswith("*") or type in HANDLES:
@@ -71,6 +69,7 @@ def test_calls_are_those_of_the_header() -> None:
         declared = re.search(rf"CUresult CUDAAPI {written_as}\((.*?)\);", header, re.DOTALL)
         assert declared is not None, name
         written = [" ".join(part.split()) for part in declared[1].split(",")]
+        written = [] if written == ["void"] else written
         assert [parameter_type(part) for part in written] == list(types), f"{name}: {written}"
 
 
@@ -129,6 +128,8 @@ def test_every_call_takes_what_it_is_given() -> None:
         driver.holds(1 << 40)
     driver.free(1)
     driver.free_graph(1)
+    driver.free_stream(1)
+    driver.unload([function])
     of_others = {
         "cuInit",
         "cuDeviceGetCount",

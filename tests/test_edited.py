@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc.frontend.source import is_dump, is_dump_text
 from concatc.ir.passes import PassManager
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.dumps import dump_text, load_dump
@@ -26,6 +27,8 @@ net small(n = 4) {
 """
 LEVELS = ("graph", "split", "joint", "optimized", "kernels")
 TARGETS = ("reference", "cpu")
+
+DUMPED = "net f(n = 2) { input x: f32[n, 3]; output x + x as y; loss mean(x) }"
 
 
 def batch() -> dict[str, np.ndarray]:
@@ -187,3 +190,19 @@ def test_misspelled_attributes_are_no_attributes(
     with pytest.raises(concatc.ConcatcError) as error:
         concatc.compile(path, target="cpu").ir("loops")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("level", ["graph", "kernels", "plan", "loops"])
+def test_a_dump_is_known_by_how_it_begins(tmp_path: Path, level: str) -> None:
+    text = concatc.compile_source(DUMPED, target="reference").ir(level)
+    (tmp_path / "dump.txt").write_text(text)
+    net = concatc.compile(tmp_path / "dump.txt")
+    assert net.forward(x=np.ones((2, 3), np.float32))["y"].tolist() == [[2.0] * 3] * 2
+    with pytest.raises(concatc.UsageError, match="is a dump: dims are settled in it"):
+        concatc.compile_source(text, dims={"n": 3})
+
+
+def test_nets_are_no_dumps(tmp_path: Path) -> None:
+    for text in (DUMPED, f"# func.func\n{DUMPED}", ""):
+        assert not is_dump_text(text, "net.txt")
+    assert is_dump_text("", "net.mlir") and not is_dump(tmp_path / "gone") and not is_dump(tmp_path)

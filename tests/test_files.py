@@ -79,7 +79,7 @@ def test_missing_folders_are_made_and_not_by_the_check(tmp_path: Path) -> None:
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     for path in (tmp_path / "a" / "x", tmp_path / "a" / "b" / "x"):
-        with pytest.raises(UsageError, match=f"cannot write {path}: Not a directory"):
+        with pytest.raises(UsageError, match=f"cannot write {path}: {tmp_path}/a is a file, not a folder"):
             check_replaceable(path)
         with pytest.raises(UsageError, match=f"cannot write {path}: "), replacing(path):
             pass

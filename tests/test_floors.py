@@ -41,6 +41,8 @@ FLOORS: dict[str, float] = {
     "concatc.scaled_graph": 5.5,
     "concatc.scaled_weights": 5.5,
     "concatc.known_sizes": 5.55,
+    "concatc.row_by_row": 5.5,
+    "concatc.in_portions": 5.58,
     "concatc.rescale": 5.6,
     "concatc.scaled_data": 5.62,
     "concatc.sampled": 5.65,

@@ -60,8 +60,8 @@ def after_steps(monkeypatch: pytest.MonkeyPatch, steps: int, act: Callable[[], N
     ("output", "message"),
     [
         (".", "cannot write .: it is a directory"),
-        ("small.cnet/gone/w", "cannot write small.cnet/gone/w: Not a directory"),
-        ("small.cnet/w", "cannot write small.cnet/w: Not a directory"),
+        ("small.cnet/gone/w", "cannot write small.cnet/gone/w: small.cnet is a file, not a folder"),
+        ("small.cnet/w", "cannot write small.cnet/w: small.cnet is a file, not a folder"),
     ],
 )
 def test_output_is_checked_before_the_first_step(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from concatc.diagnostics import Diagnostic, UsageError
-from concatc.frontend.source import DUMP_SUFFIX, read, read_dump
+from concatc.frontend.source import is_dump, read, read_dump
 from concatc.options import Options
 from concatc.sizes import parse_bytes
 from concatc.stages import stage
@@ -90,7 +90,7 @@ class NetChoice:
 
     def _made(self, make: Callable[[str, str, Options], Made]) -> Made | Compilation:
         filename = os.fspath(self.file)
-        if self.file.suffix == DUMP_SUFFIX:
+        if is_dump(self.file):
             from concatc.edited import EditedDump
 
             return EditedDump(read_dump(self.file), filename, self.options)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from concatc.diagnostics import ConcatcError, Diagnostic, Loc, UsageError
+from concatc.files import reason
 
 DUMP_SUFFIX = ".mlir"
 SOURCE_BYTES = 250_000  # of one file: some seconds of parsing
+# Comments, then an alias of a type, or a module; no `.cnet` text begins so.
+_DUMP = re.compile(
+    r"(\s|//[^\n]*\n)*(![\w.$-]+ *= *\w|\"?builtin\.module\b|module *(@\w+ *)?(attributes *)?\{|\"?func\.func\b)"
+)
+_HEAD_BYTES = 1 << 16
 
 
 class SourceFiles:
@@ -59,6 +67,20 @@ class SourceFiles:
         return hashlib.sha256(data).hexdigest() if data is not None else None
 
 
+def is_dump(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a dump: by its name, or by how it begins, whatever it is called."""
+    head = b""
+    if Path(path).is_file():  # a pipe is read once
+        with suppress(OSError), Path(path).open("rb") as file:  # reading it says what is wrong
+            head = file.read(_HEAD_BYTES)
+    return is_dump_text(head.decode(errors="replace"), os.fspath(path))
+
+
+def is_dump_text(text: str, filename: str) -> bool:
+    """The same of a file that was read."""
+    return filename.endswith(DUMP_SUFFIX) or _DUMP.match(text) is not None
+
+
 def read(path: str | Path) -> str:
     """The text of a source file; raises :class:`UsageError` where it cannot be read, ConcatcError
     where it is no text.
@@ -70,7 +92,7 @@ def read(path: str | Path) -> str:
             raise UsageError(Diagnostic(f"{path} cannot be read: it is no file", help=help))
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}", help=_meant(str(path)))) from None
+        raise UsageError(Diagnostic(f"{path} cannot be read: {reason(path, error)}", help=_meant(str(path)))) from None
     return decode(data, str(path))
 
 
@@ -87,7 +109,7 @@ def read_dump(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8")
     except OSError as error:
-        raise UsageError(Diagnostic(f"{path} cannot be read: {error.strerror}")) from None
+        raise UsageError(Diagnostic(f"{path} cannot be read: {reason(path, error)}")) from None
     except UnicodeDecodeError as error:
         raise UsageError(Diagnostic(f"{path} is no text: byte {error.start} is not UTF-8")) from None
 

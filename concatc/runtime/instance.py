@@ -19,6 +19,7 @@ from concatc.runtime.source import Phase, Source
 from concatc.runtime.store import Store
 from concatc.targets import Executable
 from concatc.targets.call import NativeCall
+from concatc.targets.memory import HOST
 
 OWN_BASES = ("inputs", "outputs")
 # Native calls by phases and code, with what stands for the memory that they were made for: the views of it.
@@ -170,8 +171,9 @@ class Instance:
         self._claim()
         if kind not in self._groups:
             self._groups[kind] = {name: self._view(kind, name) for name in self.names(kind)}
-        for name in self._groups[kind]:
-            self._before_read(kind, name)
+        if self._pool.memory is not HOST:
+            for name in self._groups[kind]:
+                self._before_read(kind, name)
         return self._groups[kind]
 
     def losses(self) -> dict[str, float]:

@@ -10,9 +10,10 @@ from concatc.diagnostics import ConcatcError, Diagnostic, Sink, UsageError, did_
 from concatc.frontend.cnet import ast
 from concatc.frontend.cnet.context import POISON, Frame, Run
 from concatc.frontend.cnet.graph import Graph
-from concatc.frontend.cnet.names import Analysis, unused_inputs
+from concatc.frontend.cnet.names import Analysis
 from concatc.frontend.cnet.project import Imported, Project, Unit
 from concatc.frontend.cnet.statements import Statements
+from concatc.frontend.cnet.unused import dead_parameters, unused_names
 from concatc.frontend.cnet.values import describe, is_blob
 from concatc.frontend.source import SourceFiles
 from concatc.ir.core import Attr, Module, Value
@@ -48,8 +49,8 @@ def elaborate(
         analysis.of_block(block)
     definition = _choose(unit, net, sink)
     names = analysis.of_net(unit, definition)
-    for name in unused_inputs(definition):
-        sink.warning(f"input `{name.text}` is not used", name.loc)
+    for what, name in unused_names(definition):
+        sink.warning(f"{what} `{name.text}` is not used", name.loc)
     run = Run(sink, analysis, Graph(definition.name.text, definition.loc), phase == "train", dtype == "f64")
     values = _dims(definition, dims, sink)
     frame = Frame(unit, names)
@@ -64,6 +65,8 @@ def elaborate(
         module = run.graph.finish(kept, run.train)
     except ShapeError as error:
         raise ConcatcError(Diagnostic(error.message, definition.loc, help=error.help), sink.sources) from None
+    if run.train:
+        sink.diagnostics += dead_parameters(module.main)
     if decisions is not None:
         decisions += run.decisions
     if imports is not None:

@@ -133,6 +133,25 @@ _ATTRIBUTE_ADVICE = {
 }
 
 
+# Element types by other names.
+_TYPES = {
+    "f32": ("float", "single", "float32", "fp32", "real"),
+    "f64": ("double", "float64", "fp64"),
+    "i32": ("int", "integer", "int32", "uint8", "u8", "int8", "i8", "int16", "i16", "bool", "i1", "boolean"),
+    "i64": ("long", "int64"),
+}
+_TYPE = {other: name for name, others in _TYPES.items() for other in others}
+_HALVES = ("f16", "bf16", "half", "float16", "bfloat16", "fp16", "f8", "tf32")
+
+
+def type_help(name: str, known: Iterable[str]) -> str | None:
+    """What may be meant by an unknown element type."""
+    lower = name.lower()
+    if lower in _HALVES:
+        return "there is no half precision: numbers are `f32`, or `f64`"
+    return f"did you mean `{_TYPE[lower]}`?" if lower in _TYPE else did_you_mean(name, known)
+
+
 def meant_callee(name: str, known: Iterable[str]) -> str | None:
     """The op or function that is called ``name`` elsewhere."""
     known = list(known)

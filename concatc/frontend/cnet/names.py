@@ -9,14 +9,13 @@ a branch that is not taken keeps its name, and an iteration adds `<variable><val
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from concatc.diagnostics import Loc, Sink, did_you_mean
 from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.builtins import FUNCTIONS
 from concatc.frontend.cnet.project import Block, Unit
-from concatc.frontend.cnet.walk import bodies, expressions_of, walk
+from concatc.frontend.cnet.walk import all_statements, bodies, expressions_of, walk
 from concatc.op import Op, load_all_ops_once
 
 _NET_ONLY: dict[type, str] = {ast.Input: "input", ast.Output: "output", ast.Loss: "loss"}
@@ -159,7 +158,7 @@ class _BodyAnalysis:
         self.names = BodyNames(definition)
         self.claims: list[_Claim] = []
         self.results: list[tuple[tuple[str, ...], str, int | None]] = []  # scope, name, uid of an unnamed loss
-        self.layers = {s.name.text for s in _all_statements(definition.body) if isinstance(s, ast.Layer)}
+        self.layers = {s.name.text for s in all_statements(definition.body) if isinstance(s, ast.Layer)}
         self.formals = {f.name.text for f in definition.formals}
         self.ops = load_all_ops_once()
 
@@ -398,13 +397,6 @@ def bound_names(statement: ast.Statement) -> tuple[ast.Name, ...]:
     return statement.names if isinstance(statement, ast.For) else ()
 
 
-def _all_statements(body: tuple[ast.Statement, ...]) -> Iterator[ast.Statement]:
-    for statement in body:
-        yield statement
-        for inner in bodies(statement):
-            yield from _all_statements(inner)
-
-
 def is_misplaced(statement: ast.Statement, kind: str) -> bool:
     """Whether a statement stands in a block but belongs into a net, or the other way round."""
     if kind == "net":
@@ -414,17 +406,17 @@ def is_misplaced(statement: ast.Statement, kind: str) -> bool:
 
 def holds_return(body: tuple[ast.Statement, ...]) -> bool:
     """Whether a `return` stands in the body, at any depth."""
-    return any(isinstance(statement, ast.Return) for statement in _all_statements(body))
+    return any(isinstance(statement, ast.Return) for statement in all_statements(body))
 
 
 def holds_bad(body: tuple[ast.Statement, ...]) -> bool:
     """Whether a statement of the body, at any depth, did not parse."""
-    return any(isinstance(statement, ast.Bad) for statement in _all_statements(body))
+    return any(isinstance(statement, ast.Bad) for statement in all_statements(body))
 
 
 def all_bound_names(body: tuple[ast.Statement, ...]) -> list[str]:
     """The names bound in a body, at any depth."""
-    return list(dict.fromkeys(name.text for s in _all_statements(body) for name in bound_names(s)))
+    return list(dict.fromkeys(name.text for s in all_statements(body) for name in bound_names(s)))
 
 
 def _natural_name(expr: ast.Expr) -> str:
@@ -437,15 +429,3 @@ def _natural_name(expr: ast.Expr) -> str:
         return expr.steps[-1].callee[-1]
     first = next((e for e in walk(expr) if isinstance(e, ast.Call)), None)
     return first.callee[-1] if first else "loss1"
-
-
-def unused_inputs(definition: ast.Definition) -> list[ast.Name]:
-    """The inputs that nothing in the net reads, in any phase."""
-    used: set[str] = set()
-    for statement in _all_statements(definition.body):
-        for expression in expressions_of(statement):
-            used |= {e.parts[0] for e in walk(expression) if isinstance(e, ast.Reference)}
-        if isinstance(statement, ast.Augment):
-            used.add(statement.target.text)
-    inputs = [s.name for s in _all_statements(definition.body) if isinstance(s, ast.Input)]
-    return [name for name in inputs if name.text not in used]

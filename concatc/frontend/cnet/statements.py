@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from concatc.diagnostics import Loc, did_you_mean
-from concatc.frontend.cnet import ast, limits
+from concatc.frontend.cnet import ast, habits, limits
 from concatc.frontend.cnet.calls import Calls
 from concatc.frontend.cnet.context import POISON, Frame, Poisoned, Run, Scope
 from concatc.frontend.cnet.expressions import Expressions, is_number
@@ -172,7 +172,7 @@ class Statements:
     def _type(self, frame: Frame, type: ast.TypeExpr) -> TensorType:
         if type.dtype not in DTYPES:
             known = ", ".join(f"`{d}`" for d in DTYPES)
-            help = did_you_mean(type.dtype, DTYPES) or f"element types are {known}"
+            help = habits.type_help(type.dtype, DTYPES) or f"element types are {known}"
             raise self.run.fail(frame, f"there is no element type `{type.dtype}`", type.loc, help=help)
         if len(type.extents) > limits.RANK:
             message = f"a blob may have {limits.RANK} axes, not {len(type.extents)}"

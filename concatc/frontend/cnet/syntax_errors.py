@@ -197,6 +197,10 @@ def _rules(p: _Place) -> Iterator[tuple[bool, str | None]]:
         "a statement goes on after an operator at the end of a line, not before one at its start",
     )
     yield (value == "{" and p.before.endswith("\n"), "put `{` at the end of the line above")
+    yield (
+        value == "(" and p.before.endswith(")"),
+        "a call takes its data first: `linear(x, 4)`; a layer that is called often: `layer f = linear(4)`, then `f(x)`",
+    )
     yield (p.starts_statement and value == "(", f"bind the result: `y = {p.previous}(..)`")
     yield (
         "_NL" in expected and kind == "NAME" and p.bracket == "{",

@@ -45,6 +45,14 @@ def bodies(statement: ast.Statement) -> Iterator[tuple[ast.Statement, ...]]:
         yield statement.otherwise
 
 
+def all_statements(body: tuple[ast.Statement, ...]) -> Iterator[ast.Statement]:
+    """The statements of a body, and those inside them."""
+    for statement in body:
+        yield statement
+        for inner in bodies(statement):
+            yield from all_statements(inner)
+
+
 def operands(expr: ast.Expr) -> Iterator[ast.Expr]:
     """The expressions directly inside an expression, in order of evaluation."""
     if isinstance(expr, ast.ListExpr | ast.Logic):

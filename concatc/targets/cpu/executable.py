@@ -83,6 +83,8 @@ class CpuExecutable:
         self._code = code
         self._generated = generated
         self._steps: dict[int, NativeStep] = {}
+        self._portions: Callable[[int], StepNumbers | None] = lambda threads: None
+        self._tables: dict[int, StepNumbers] = {}
 
     def run(self, bases: Mapping[str, np.ndarray], phase: str, threads: int = 1) -> None:
         """Run a phase; see :class:`concatc.targets.Executable`."""
@@ -94,12 +96,35 @@ class CpuExecutable:
 
     def _step(self, threads: int) -> NativeStep:
         if threads not in self._steps:
-            self._steps[threads] = NativeStep(self.table, self._code.runner, self._code.addresses, threads)
+            table = self._table(threads)
+            self._steps[threads] = NativeStep(table, self._code.runner, self._code.addresses, threads)
         return self._steps[threads]
 
+    def _table(self, threads: int) -> StepNumbers:
+        """What so many threads run: the table, or its launches portion by portion."""
+        if threads not in self._tables:
+            self._tables[threads] = self._portions(threads) or self.table
+        return self._tables[threads]
+
+    def in_portions(self, made: Callable[[int], StepNumbers | None]) -> CpuExecutable:
+        """The same code, run by the table that is made for a number of threads, where there is one.
+
+        Such a table has the launches of this one, once for each portion of the rows (`portions.py`).
+        """
+        other = CpuExecutable(self.table, self._code, self._generated, self.names)
+        other._portions = made
+        return other
+
     def run_timed(self, bases: Mapping[str, np.ndarray], phase: str, clock: int) -> Ints:
-        """Run a phase and say when each launch was done; see :class:`concatc.targets.Executable`."""
-        return self._step(1).run_timed(bases, phase, clock)
+        """Run a phase and say when each launch was done; see :class:`concatc.targets.Executable`.
+
+        Of a launch that runs once for each portion the times are added, as if its portions came one after the other.
+        """
+        stamps = self._step(1).run_timed(bases, phase, clock)
+        launches = len(self.table.kernels) if phase == "step" else self.table.phases.count(phase)
+        times = np.diff(stamps).reshape(-1, launches).sum(axis=0) if launches else stamps[1:]
+        added: Ints = stamps[0] + np.cumsum(np.concatenate([[0], times]))
+        return added
 
     @property
     def launches(self) -> tuple[tuple[str, str], ...]:
@@ -108,7 +133,7 @@ class CpuExecutable:
 
     def shared(self, threads: int) -> tuple[float, ...]:
         """See :class:`concatc.targets.Executable`."""
-        return tuple(shared_part(self.table, row, threads) for row in range(len(self.table.kernels)))
+        return tuple(shared_part(self._table(threads), row, threads) for row in range(len(self.table.kernels)))
 
     def native_call(self, bases: Mapping[str, np.ndarray], spec: CallSpec, threads: int = 1) -> NativeCall | None:
         """See :class:`concatc.targets.Executable`."""

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[type, ...]] = {
     "cuDevicePrimaryCtxRetain": (POINTER, INT),
     "cuCtxPushCurrent_v2": (POINTER,),
     "cuCtxPopCurrent_v2": (POINTER,),
+    "cuCtxSynchronize": (),
     "cuMemGetInfo_v2": (POINTER, POINTER),
     "cuMemAlloc_v2": (POINTER, SIZE),
     "cuMemFree_v2": (ADDRESS,),
@@ -48,9 +49,11 @@ CALLS: dict[str, tuple[type, ...]] = {
     "cuMemsetD8Async": (ADDRESS, BYTE, SIZE, POINTER),
     "cuPointerGetAttribute": (POINTER, INT, ADDRESS),
     "cuModuleLoadData": (POINTER, POINTER),
+    "cuModuleUnload": (POINTER,),
     "cuModuleGetFunction": (POINTER, POINTER, TEXT),
     "cuLaunchKernel": (POINTER, UINT, UINT, UINT, UINT, UINT, UINT, UINT, POINTER, POINTER, POINTER),
     "cuStreamCreate": (POINTER, UINT),
+    "cuStreamDestroy_v2": (POINTER,),
     "cuStreamSynchronize": (POINTER,),
     "cuStreamWaitEvent": (POINTER, POINTER, UINT),
     "cuStreamBeginCapture_v2": (POINTER, INT),
@@ -111,6 +114,7 @@ class CudaDriver:
     def __init__(self, calls: Library, number: int = 0) -> None:
         self._calls = calls
         self._number = number
+        self._modules: dict[int, int] = {}  # of a function
         self._device = self._out(ctypes.c_int, "cuDeviceGet", number)
         context = ctypes.c_void_p()
         calls("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device)
@@ -182,6 +186,10 @@ class CudaDriver:
         """See :class:`Driver`."""
         return self._out(ctypes.c_void_p, "cuStreamCreate", NON_BLOCKING)
 
+    def free_stream(self, stream: int) -> None:
+        """See :class:`Driver`."""
+        self._give_back("cuStreamDestroy_v2", stream)
+
     def synchronize(self, stream: int) -> None:
         """See :class:`Driver`."""
         self._calls("cuStreamSynchronize", stream)
@@ -213,7 +221,16 @@ class CudaDriver:
     def load(self, image: bytes, kernel: str) -> int:
         """See :class:`Driver`."""
         module = self._out(ctypes.c_void_p, "cuModuleLoadData", image)
-        return self._out(ctypes.c_void_p, "cuModuleGetFunction", module, kernel.encode())
+        function = self._out(ctypes.c_void_p, "cuModuleGetFunction", module, kernel.encode())
+        self._modules[function] = module
+        return function
+
+    def unload(self, functions: Sequence[int]) -> None:
+        """See :class:`Driver`."""
+        with contextlib.suppress(DriverError), self.entered():
+            self._calls.status("cuCtxSynchronize")  # whoever gives code back may have launched it just now
+        for function in functions:
+            self._give_back("cuModuleUnload", self._modules.pop(function))
 
     def launch(self, function: int, grid: int, block: int, parameters: Parameters, stream: int) -> None:
         """See :class:`Driver`."""

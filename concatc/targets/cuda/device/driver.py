@@ -101,6 +101,10 @@ class Driver(Protocol):
         """A stream."""
         ...
 
+    def free_stream(self, stream: int) -> None:
+        """Give a stream back, as :meth:`free` does."""
+        ...
+
     def synchronize(self, stream: int) -> None:
         """Wait until all that was put on the stream is done."""
         ...
@@ -122,7 +126,11 @@ class Driver(Protocol):
         ...
 
     def load(self, image: bytes, kernel: str) -> int:
-        """A kernel of device code; it stays loaded."""
+        """A kernel of device code."""
+        ...
+
+    def unload(self, functions: Sequence[int]) -> None:
+        """Give kernels back, as :meth:`free` does, when those that run are done."""
         ...
 
     def launch(self, function: int, grid: int, block: int, parameters: Parameters, stream: int) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class EmulatedDriver:
 
     def __init__(self, total_bytes: int = TOTAL_BYTES) -> None:
         self._total = total_bytes
+        self._lock = threading.RLock()  # work of several streams is done one after the other
         self._blocks: dict[int, Array] = {}
         self._starts: list[int] = []
         self._next = FIRST_ADDRESS
@@ -86,10 +88,7 @@ class EmulatedDriver:
 
     def free(self, address: int) -> None:
         """See :class:`Driver`; waits, as a device does."""
-        for stream, on in self._streams.items():
-            with suppress(DriverError):
-                if on.captured is None:
-                    self.synchronize(stream)
+        self._finish()
         del self._blocks[address]
         self._starts = sorted(self._blocks)
 
@@ -128,13 +127,19 @@ class EmulatedDriver:
         self._streams[handle] = _Stream()
         return handle
 
+    def free_stream(self, stream: int) -> None:
+        """See :class:`Driver`."""
+        self._finish()
+        del self._streams[stream]
+
     def synchronize(self, stream: int) -> None:
         """See :class:`Driver`."""
         if self._streams[stream].captured is not None:
             raise self._error("synchronize", STREAM_CAPTURE_UNSUPPORTED, "STREAM_CAPTURE_UNSUPPORTED", "a capture runs")
-        queue, self._streams[stream].queue = self._streams[stream].queue, []
-        for work in queue:
-            work()
+        with self._lock:
+            queue, self._streams[stream].queue = self._streams[stream].queue, []
+            for work in queue:
+                work()
 
     def upload(self, address: int, host: Array, stream: int) -> None:
         """See :class:`Driver`."""
@@ -160,6 +165,13 @@ class EmulatedDriver:
         if other in self._streams:
             self._put(stream, lambda: self.synchronize(other))
 
+    def _finish(self) -> None:
+        """Do all that was put on streams, as a device does before it gives back what that may use."""
+        for stream, on in list(self._streams.items()):
+            with suppress(DriverError):
+                if on.captured is None:
+                    self.synchronize(stream)
+
     def _put(self, stream: int, work: Work) -> None:
         on = self._streams[stream]
         (on.queue if on.captured is None else on.captured).append(work)
@@ -169,7 +181,7 @@ class EmulatedDriver:
 
     def _is_pinned(self, host: Array) -> bool:
         at = host.ctypes.data
-        return any(start <= at and at + host.nbytes <= start + size for start, size in self._pinned.items())
+        return any(start <= at and at + host.nbytes <= start + size for start, size in list(self._pinned.items()))
 
     # -- kernels -------------------------------------------------------------------------------------------------------
     def load(self, image: bytes, kernel: str) -> int:
@@ -180,6 +192,12 @@ class EmulatedDriver:
         handle = next(self._handles)
         self._functions[handle] = kernel, self._programs[source]
         return handle
+
+    def unload(self, functions: Sequence[int]) -> None:
+        """See :class:`Driver`."""
+        self._finish()
+        for function in functions:
+            del self._functions[function]
 
     def launch(self, function: int, grid: int, block: int, parameters: Parameters, stream: int) -> None:
         """See :class:`Driver`."""

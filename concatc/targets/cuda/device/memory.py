@@ -90,7 +90,9 @@ class DeviceMemory:
             if self._opened is None:
                 driver = self._open()
                 with driver.entered():
-                    self._opened = driver, driver.stream()
+                    stream = driver.stream()
+                weakref.finalize(self, driver.free_stream, stream)
+                self._opened = driver, stream
             return self._opened
 
     # -- blocks --------------------------------------------------------------------------------------------------------

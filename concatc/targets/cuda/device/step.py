@@ -130,6 +130,7 @@ class DeviceStep:
         if not self._functions:
             images = driver.images(self._module)
             self._functions = {name: load(driver, image, name) for name, image in images.items()}
+            weakref.finalize(self, driver.unload, list(self._functions.values()))
         return self._functions[kernel]
 
     def _addresses(self, bases: Mapping[str, Array]) -> dict[str, int]:
