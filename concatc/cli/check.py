@@ -15,6 +15,7 @@ def command(choice: NetChoice, as_json: bool) -> None:
 
     All errors are reported at once; nothing is compiled.
     """
+    from concatc.inspect.machine import least_bytes, size_warning
     from concatc.runtime.signature import signature_of
 
     compilation = choice.compiled()
@@ -28,11 +29,15 @@ def command(choice: NetChoice, as_json: bool) -> None:
         quantity(len(signature.loss_weights), "loss"),
         quantity(len(outputs), "output"),
     ]
+    too_large = size_warning("inputs, parameters and results take", least_bytes(compilation.phase("train").graph.main))
+    if too_large is not None:
+        click.echo(too_large.render(), err=True)
+    warnings = [*compilation.warnings, *([too_large] if too_large is not None else [])]
     at = ", ".join(f"{name}={value}" for name, value in compilation.dims.items())
     finish(
         as_json,
         f"{choice.file}: net {compilation.name}({at}) is well formed: {', '.join(parts)}",
         net=compilation.name,
         dims=compilation.dims,
-        warnings=[w.to_json() for w in compilation.warnings],
+        warnings=[w.to_json() for w in warnings],
     )

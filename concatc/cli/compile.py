@@ -230,6 +230,7 @@ def _report(
     checked: list[str],
     remarks: bool,
 ) -> None:
+    from concatc.inspect.machine import size_warning
     from concatc.ir.comments import bytes_text
     from concatc.runtime.memory_report import TITLES
 
@@ -237,6 +238,9 @@ def _report(
     counts = {phase: compilation.phase(phase).launch_counts for phase in report.phases}
     lines = [f"net {compilation.name}: compiled in {elapsed:.2f} s"]
     for phase, memory in report.phases.items():
+        too_large = size_warning(f"{TITLES[phase]} needs", memory.report.need_bytes)
+        if too_large is not None:
+            click.echo(too_large.render(), err=True)
         launches, kernels = counts[phase]
         arena, copied = bytes_text(memory.bases.get("arena", 0)), bytes_text(memory.copied_bytes)
         lines.append(

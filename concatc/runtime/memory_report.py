@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from concatc.inspect.machine import beyond_machine
 from concatc.inspect.memory import PlanReport, plan_report
 from concatc.inspect.memory_text import data_of, overview, picture, remark_lines
 from concatc.ir.comments import bytes_text
@@ -101,7 +102,9 @@ class MemoryReport:
         """The report as text; ``pictures`` shows who lives in each arena, where and when."""
         lines = [f"net {self.net}"]
         for phase, memory in self.phases.items():
-            lines += overview(TITLES[phase], memory.report)
+            head, *details = overview(TITLES[phase], memory.report)
+            beyond = beyond_machine(memory.report.need_bytes)
+            lines += [head, *([f"  that is {beyond}"] if beyond is not None else []), *details]
             if memory.thread_bytes:
                 lines.append(f"  threads: {bytes_text(memory.thread_bytes)} besides, scratch of each one's own")
             if phase == "train" and self.optimizer_bytes:
