@@ -29,6 +29,7 @@ from benchmarks.problem import Problem
 from benchmarks.report import deviation, markdown, write_json
 from benchmarks.systems import Step
 from concatc.diagnostics import ConcatcError
+from concatc.options import Precision
 from concatc.targets.cuda.device.choice import chosen_driver
 from concatc.targets.cuda.device.driver import Driver
 
@@ -62,7 +63,7 @@ def workloads(names: list[str]) -> list[Workload]:
     return [replace(known[name], dims={**known[name].dims, **SIZES[name]}) for name in names]
 
 
-def ours(problem: Problem, precision: str = "high") -> Step:
+def ours(problem: Problem, precision: Precision = "high") -> Step:
     """The net on the target cuda."""
     net = concatc.compile(problem.work.path, dims=problem.work.dims, target="cuda", precision=precision)
     for name, value in problem.params.items():
@@ -96,7 +97,7 @@ def driver_counter(driver: Driver) -> Callable[[], int]:
     return lambda: before - free()
 
 
-def measure(work: Workload, rounds: int, driver: Driver, precision: str) -> dict[str, Any]:
+def measure(work: Workload, rounds: int, driver: Driver, precision: Precision) -> dict[str, Any]:
     """All systems on one workload."""
     problem = Problem.of(work)
     systems = {"concatc": started(lambda: ours(problem, precision), lambda: driver_counter(driver))}
