@@ -108,21 +108,35 @@ def test_transposed_convolutions_in_groups_stay() -> None:
     assert "normalize" in order(changed(body, args))
 
 
+READ = "%{} is read besides, or is an output"
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "reason"),
     [
-        f"%y = conv(%x, %w)\n{BATCH_NORM}\nreturn(%z, %y)",
-        f"%y = conv(%x, %w)\n{BATCH_NORM}\n%o = relu(%y)\nreturn(%z, %o)",
-        f"%y = conv(%x, %w)\n%o = conv(%x, %w)\n{BATCH_NORM}\nreturn(%z, %o)",
-        f"%u = relu(%w)\n%y = conv(%x, %u)\n{BATCH_NORM}\nreturn(%z)",
-        f"%k = conv(%x, %w)\n%y = relu(%k)\n{BATCH_NORM}\nreturn(%z)",
-        f"%k = conv(%x, %w)\n%d = exp(%c)\n%y = bias(%k, %d) {{axis=1}}\n{BATCH_NORM}\nreturn(%z)",
-        "%y = conv(%x, %w)\n%m2, %v2 = channel_stats(%y)\n%z = normalize(%y, %m2, %v2) {eps = 0.001 : f64}\nreturn(%z)",
-        "%y = conv(%x, %w)\n%m2 = relu(%m)\n%z = normalize(%y, %m2, %v) {eps = 0.001 : f64}\nreturn(%z)",
+        (f"%y = conv(%x, %w)\n{BATCH_NORM}\nreturn(%z, %y)", READ.format("y")),
+        (f"%y = conv(%x, %w)\n{BATCH_NORM}\n%o = relu(%y)\nreturn(%z, %o)", READ.format("y")),
+        (f"%k = conv(%x, %w)\n%y = bias(%k, %c) {{axis=1}}\n{BATCH_NORM}\nreturn(%z, %k)", READ.format("k")),
+        (f"%k = conv(%x, %w)\n%y = bias(%k, %c) {{axis=1}}\n{BATCH_NORM}\nreturn(%z, %y)", READ.format("y")),
+        (
+            f"%y = conv(%x, %w)\n%o = conv(%x, %w)\n{BATCH_NORM}\nreturn(%z, %o)",
+            "%w is the weight of other layers too",
+        ),
+        (f"%u = relu(%w)\n%y = conv(%x, %u)\n{BATCH_NORM}\nreturn(%z)", None),
+        (f"%k = conv(%x, %w)\n%y = relu(%k)\n{BATCH_NORM}\nreturn(%z)", None),
+        (f"%k = conv(%x, %w)\n%d = exp(%c)\n%y = bias(%k, %d) {{axis=1}}\n{BATCH_NORM}\nreturn(%z)", None),
+        (
+            "%y = conv(%x, %w)\n%m2, %v2 = channel_stats(%y)\n"
+            "%z = normalize(%y, %m2, %v2) {eps = 0.001 : f64}\nreturn(%z)",
+            None,
+        ),
+        ("%y = conv(%x, %w)\n%m2 = relu(%m)\n%z = normalize(%y, %m2, %v) {eps = 0.001 : f64}\nreturn(%z)", None),
     ],
     ids=[
         "result",
         "another reader",
+        "result without its bias",
+        "result with its bias",
         "weight read twice",
         "weight made",
         "ReLU between",
@@ -131,8 +145,12 @@ def test_transposed_convolutions_in_groups_stay() -> None:
         "mean made",
     ],
 )
-def test_what_stays(body: str) -> None:
-    assert "normalize" in order(changed(body))
+@pytest.mark.parametrize("split", [False, True])
+def test_what_stays_and_why(body: str, reason: str | None, split: bool) -> None:
+    after = changed(body, split=split)
+    assert "normalize" in order(after)
+    said = (f"batch norm of %z is not folded into the convolution: {reason}",) if reason is not None else None
+    assert after.main.attributes.get("cnet.joined") == said
 
 
 def test_what_stands_behind_stays_where_it_is_made_or_read_elsewhere() -> None:

@@ -81,6 +81,9 @@ class BatchNormOfConv(Pattern):
         found = _batch_norm_of(op, rw)
         if found is None:
             return False
+        if (reason := _read_elsewhere(found)) is not None:
+            self.lines[f"batch norm of %{found.last.result.name} is not folded into the convolution: {reason}"] = None
+            return False
         weight, result = found.conv.operands[1], found.last.result
         weights, elements = weight.tensor.numel, math.prod(result.shape[1:])
         sizes = f"{weights} weights, {elements} results an image"
@@ -111,15 +114,15 @@ class _BatchNorm:
 
 
 def _batch_norm_of(normalize: Operation, rw: Rewriter) -> _BatchNorm | None:
-    """What stands around a normalisation, where it is the only reader of a convolution."""
+    """What stands around a normalisation by statistics that are arguments, where it reads a convolution."""
     given = made_by(rw, normalize.operands[0], "bias", "conv", "conv_transpose")
     conv_bias = None
     if given is not None and is_op(given, "bias"):
-        if len(given.result.uses) > 1 or given.attributes.get("axis", 1) != 1 or given.operands[1].op is not None:
+        if given.attributes.get("axis", 1) != 1 or given.operands[1].op is not None:
             return None
         conv_bias = given.operands[1]
         given = made_by(rw, given.operands[0], "conv", "conv_transpose")
-    if given is None or len(given.result.uses) > 1 or not _may_scale(given):
+    if given is None or not _may_scale(given):
         return None
     if any(statistic.op is not None for statistic in normalize.operands[1:]):
         return None
@@ -131,10 +134,19 @@ def _batch_norm_of(normalize: Operation, rw: Rewriter) -> _BatchNorm | None:
     return _BatchNorm(given, conv_bias, normalize, weight, bias, last)
 
 
+def _read_elsewhere(found: _BatchNorm) -> str | None:
+    """What another layer reads, or the caller, as it is without the batch norm."""
+    weight = found.conv.operands[1]
+    if len(weight.uses) > 1:
+        return f"%{weight.name} is the weight of other layers too"
+    made = {found.conv.result: None, found.normalize.operands[0]: None}  # with a bias these are two
+    return next((f"%{value.name} is read besides, or is an output" for value in made if len(value.uses) > 1), None)
+
+
 def _may_scale(conv: Operation) -> bool:
-    """Whether each channel of the result has weights of its own, along one axis, that nothing else reads."""
+    """Whether each channel of the result has weights of its own, along one axis, that are an argument."""
     weight = conv.operands[1]
-    if weight.op is not None or len(weight.uses) > 1:
+    if weight.op is not None:
         return False
     return weight.shape[CHANNELS[conv.name]] == conv.result.shape[1]  # a transposed convolution in groups shares rows
 
