@@ -265,6 +265,66 @@ def test_threads_train_nets_of_their_own(driver: CountingDriver) -> None:
     assert len(losses[0]) == 3
 
 
+# -- arrays of a device ------------------------------------------------------------------------------------------------
+class OnDevice:
+    """An array that another library holds on the device."""
+
+    def __init__(self, driver: EmulatedDriver, values: np.ndarray, **said: Any) -> None:
+        self.address = driver.allocate(values.nbytes)
+        driver.bytes_at(self.address, values.nbytes)[...] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        shape, data = values.shape, (self.address, False)
+        self.__cuda_array_interface__ = {
+            "shape": shape,
+            "typestr": values.dtype.str,
+            "data": data,
+            "version": 2,
+            **said,
+        }
+
+
+def test_arrays_of_a_device_are_inputs(driver: CountingDriver) -> None:
+    """They are copied on the device; labels come here, where they are compared with what they may be."""
+    ours, wanted = pair(NET)
+    for step in range(2):
+        batch = data(seed=step)
+        given = {name: OnDevice(driver, array) for name, array in batch.items()}
+        driver.asked.clear()
+        close(ours.train_step(given)["loss"], wanted.train_step(batch)["loss"])
+        assert driver.asked["download"] == 3  # the labels, the loss and the total
+    close(ours.train_step(data(seed=5))["loss"], wanted.train_step(data(seed=5))["loss"])
+    ours.bind(x=OnDevice(driver, data(seed=6)["x"]))
+    close(ours.eval()["logits"], wanted.eval(x=data(seed=6)["x"])["logits"])
+    close(ours.eval(x=data(seed=7)["x"])["logits"], wanted.eval(x=data(seed=7)["x"])["logits"])
+    with pytest.raises(concatc.UsageError, match="label"):
+        ours.train_step(x=given["x"], label=OnDevice(driver, np.full(6, 9, np.int32)))
+
+
+def test_work_on_an_array_is_waited_for(driver: CountingDriver) -> None:
+    """What another library has put on its stream is done before the array is read."""
+    net = concatc.compile_source(NET, target="cuda")
+    batch, stream = data(), driver.stream()
+    x = OnDevice(driver, np.zeros((6, 9), np.float32), version=3, stream=stream)
+    driver.upload(x.address, batch["x"].reshape(-1).view(np.uint8), stream)
+    found = net.eval(x=x)["logits"]
+    np.testing.assert_array_equal(found, net.eval(x=batch["x"])["logits"])
+
+
+def test_arrays_of_a_device_that_cannot_be_read_are_refused(driver: CountingDriver) -> None:
+    net = concatc.compile_source(NET, target="cuda")
+    batch = data()
+    wrong = {
+        "lie in order": OnDevice(driver, batch["x"], strides=(4, 24)),
+        "does not lie on the emulator": OnDevice(driver, batch["x"], data=(64, False)),
+        "holds float64, but the net takes float32": OnDevice(driver, batch["x"].astype(np.float64)),
+        r"has shape \[6, 8\]": OnDevice(driver, batch["x"][:, :8]),
+    }
+    for message, x in wrong.items():
+        with pytest.raises(concatc.UsageError, match=message):
+            net.eval(x=x)
+    rows = OnDevice(driver, batch["x"], strides=(36, 4))
+    assert net.eval(x=rows)["logits"].shape == (6, 5)
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 def test_out_of_memory_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "chosen_driver", lambda: EmulatedDriver(total_bytes=2048))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import sys
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_every_call_takes_what_it_is_given() -> None:
         "cuGetErrorString",
     }
     assert set(played.called) == set(CALLS) - of_others
+
+
+def test_pinned_memory_is_given_back_with_the_last_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    played, block = PlayedLibrary(), ctypes.create_string_buffer(64)
+    driver = CudaDriver(Library(played))  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "_out", lambda *arguments: ctypes.addressof(block))
+    array = driver.allocate_host(64)
+    array[...] = 7
+    assert block.raw == bytes([7]) * 64
+    part = array[8:].view(np.float32)
+    del array
+    gc.collect()
+    assert "cuMemFreeHost" not in played.called
+    del part
+    gc.collect()
+    assert played.called.count("cuMemFreeHost") == 1
 
 
 def test_a_call_that_fails_says_what_it_was() -> None:

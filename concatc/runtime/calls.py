@@ -8,9 +8,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
-from concatc.loops.memory import Array
 from concatc.runtime.generations import Generations, Kind
-from concatc.runtime.inputs import check_shapes, dims_of, take
+from concatc.runtime.inputs import Given, check_shapes, dims_of, take
 from concatc.runtime.instance import Instance
 from concatc.runtime.optimizers import Optimizer, OptimizerState
 from concatc.runtime.plans import Plans
@@ -122,7 +121,7 @@ class Calls:
         """The plan for these arrays, with all that it reads in place, and its code."""
         signature = self.signature(phase)
         ignored: Mapping[str, Input] = self.signature("train").inputs if phase == "infer" else {}
-        arrays = take(signature, given, ignored)
+        arrays = take(signature, given, ignored, memory=self.plans.memory)
         instance = self.current.get(phase)
         if instance is None or any(array.shape != instance.shapes[name] for name, array in arrays.items()):
             instance = self._instance_for(phase, arrays)
@@ -146,7 +145,7 @@ class Calls:
         self.generations.run_with(instance, executable)
         return executable
 
-    def _instance_for(self, phase: Phase, arrays: Mapping[str, Array]) -> Instance:
+    def _instance_for(self, phase: Phase, arrays: Mapping[str, Given]) -> Instance:
         signature = self.signature(phase)
         if all(array.shape == signature.inputs[name].type.shape for name, array in arrays.items()):
             return self.plans.instance(phase, self.source)

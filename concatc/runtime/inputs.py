@@ -12,6 +12,9 @@ from concatc.diagnostics import Diagnostic, UsageError, did_you_mean
 from concatc.ir.types import NUMPY_DTYPES
 from concatc.loops.memory import Array
 from concatc.runtime.signature import Input, Signature
+from concatc.targets.memory import HOST, DeviceArray, Memory
+
+Given = Array | DeviceArray
 
 # What is wrong with `np.ma` arrays.
 MASKED = "a net reads every element, also those that a mask hides; array.filled(value) puts one there"
@@ -99,16 +102,20 @@ def _is_beyond(value: int | float, dtype: np.dtype[Any]) -> bool:
 
 
 def take(
-    signature: Signature, given: Mapping[str, Any], ignored: Mapping[str, Input], some: bool = False
-) -> dict[str, Array]:
+    signature: Signature,
+    given: Mapping[str, Any],
+    ignored: Mapping[str, Input],
+    some: bool = False,
+    memory: Memory = HOST,
+) -> dict[str, Given]:
     """The given arrays by input name, names and element types checked.
 
     ``ignored`` are inputs of the net that this phase does not read; they may be given and are left out.  With ``some``,
-    inputs may be missing.  Raises one :class:`UsageError` that names every unknown and missing name and every wrong
-    element type.
+    inputs may be missing.  What lies on the device of ``memory`` stays there.  Raises one :class:`UsageError` that
+    names every unknown and missing name and every wrong element type.
     """
     problems: list[Diagnostic] = []
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Given] = {}
     for name, value in given.items():
         spec = signature.inputs.get(name)
         if spec is None:
@@ -119,7 +126,7 @@ def take(
                 problems.append(Diagnostic(f"unknown input `{name}`", help=hint))
             continue
         try:
-            arrays[name] = as_array(value, spec)
+            arrays[name] = memory.device_array(value) or as_array(value, spec)
         except TypeError as error:
             problems.append(Diagnostic(f"input `{name}`: {error}", help=f"give an array of {describe(spec)}"))
             continue
@@ -135,7 +142,7 @@ def take(
     return {name: arrays[name] for name in signature.inputs if name in arrays}
 
 
-def dims_of(signature: Signature, arrays: Mapping[str, Array]) -> dict[str, int]:
+def dims_of(signature: Signature, arrays: Mapping[str, Given]) -> dict[str, int]:
     """The dims that the arrays' shapes fix.
 
     Raises one :class:`UsageError` where two axes that are one dim differ, or an axis that is a number is another one.
@@ -156,7 +163,7 @@ def dims_of(signature: Signature, arrays: Mapping[str, Array]) -> dict[str, int]
     return dims
 
 
-def check_shapes(signature: Signature, arrays: Mapping[str, Array], dims: Mapping[str, int]) -> None:
+def check_shapes(signature: Signature, arrays: Mapping[str, Given], dims: Mapping[str, int]) -> None:
     """Raise one :class:`UsageError` that names every array of a wrong shape for these dims."""
     given = ", ".join(f"{name}={value}" for name, value in dims.items())
     note = (f"with {given}",) if given else ()
@@ -175,14 +182,14 @@ def describe(spec: Input) -> str:
     return f"{spec.type.dtype}[{', '.join(axes)}]"
 
 
-def _rank_problem(spec: Input, array: Array) -> Diagnostic | None:
+def _rank_problem(spec: Input, array: Given) -> Diagnostic | None:
     if array.ndim == spec.type.rank:
         return None
     message = f"input `{spec.name}` has shape {list(array.shape)}, but the net takes {describe(spec)}"
     return Diagnostic(message, help=class_numbers_help(spec, array))
 
 
-def class_numbers_help(spec: Input, array: Array) -> str | None:
+def class_numbers_help(spec: Input, array: Given) -> str | None:
     """What to do with rows of zeros and a one, or with a column, where whole numbers are wanted; None for others."""
     if spec.type.is_float or array.ndim != spec.type.rank + 1:
         return None

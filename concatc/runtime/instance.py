@@ -8,10 +8,12 @@ from contextlib import contextmanager
 import numpy as np
 
 from concatc.ir.comments import bytes_text
+from concatc.ir.types import dense_strides
 from concatc.loops.bases import Interface
 from concatc.loops.memory import Array, allocate, view
 from concatc.loops.plan import interface_key
 from concatc.runtime.index_check import check_indices
+from concatc.runtime.inputs import Given
 from concatc.runtime.optimizers import OptimizerState
 from concatc.runtime.pool import THREADS, Pool
 from concatc.runtime.prepared import call_spec
@@ -19,7 +21,7 @@ from concatc.runtime.source import Phase, Source
 from concatc.runtime.store import Store
 from concatc.targets import Executable
 from concatc.targets.call import NativeCall
-from concatc.targets.memory import HOST
+from concatc.targets.memory import HOST, DeviceArray
 
 OWN_BASES = ("inputs", "outputs")
 # Native calls by phases and code, with what stands for the memory that they were made for: the views of it.
@@ -141,18 +143,33 @@ class Instance:
             found = calls[key] = (self._views, executable.native_call(bases, spec, self.threads))
         return found[1]
 
-    def write_inputs(self, arrays: Mapping[str, Array]) -> None:
+    def write_inputs(self, arrays: Mapping[str, Given]) -> None:
         """Check labels and indices, then copy the arrays to where the plan reads them."""
+        memory = self._pool.memory
+        there = {name: a for name, a in arrays.items() if isinstance(a, DeviceArray) and self._may_stay(name)}
+        here = {name: self._here(array) for name, array in arrays.items() if name not in there}
         if any(check.kind == "state" for check in self.checks):
             self._store.before_read("states")
-        check_indices(self.checks, {"input": arrays, "state": self._store.states})
+        check_indices(self.checks, {"input": here, "state": self._store.states})
         self._claim()
         if self.interface.staged:
             # They lie among outputs: an array that views outputs is taken before they are written.
             own = self._bases["outputs"]
-            arrays = {name: a.copy() if np.may_share_memory(a, own) else a for name, a in arrays.items()}
-        for name, array in arrays.items():
+            here = {name: a.copy() if np.may_share_memory(a, own) else a for name, a in here.items()}
+        for name, array in here.items():
             self._to_write("input", name)[...] = array
+        for name, held in there.items():
+            slot = self.interface.slots[interface_key("input", name)]
+            memory.put(self._bases[slot.base], slot, held)
+
+    def _may_stay(self, name: str) -> bool:
+        """Whether an array of a device need not come here: nothing compares its elements, and its slot is dense."""
+        slot = self.interface.slots[interface_key("input", name)]
+        checked = any(check.kind == "input" and check.name == name for check in self.checks)
+        return not checked and slot.strides == dense_strides(slot.shape)
+
+    def _here(self, array: Given) -> Array:
+        return self._pool.memory.fetch(array) if isinstance(array, DeviceArray) else array
 
     def write(self, kind: str, name: str, value: object) -> None:
         """Set an argument that is no input (weights of losses, random state), where the net has it."""

@@ -32,6 +32,7 @@ from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
 from concatc.runtime.threads import thread_count
 from concatc.runtime.views import Blob, Blobs, LossWeights, Tensors
+from concatc.targets.memory import DeviceArray
 
 if TYPE_CHECKING:
     from concatc.inspect.profile import Profile
@@ -60,8 +61,9 @@ class CompiledModule:
     ``init(seed=0)``.
 
     Arrays are NumPy arrays or anything that speaks DLPack (torch CPU tensors), of the shapes and element types that the
-    net declares.  Where an input's axis is a dim of the net (``f32[n, 784]``), arrays may have another size there: the
-    net is then planned for that size, once, as long as no parameter's shape depends on it.
+    net declares; on the target ``cuda`` also what has a ``__cuda_array_interface__``.  Where an input's axis is a dim
+    of the net (``f32[n, 784]``), arrays may have another size there: the net is then planned for that size, once, as
+    long as no parameter's shape depends on it.
 
     Calls from several threads run one after the other; a `forward` and its `backward` are two calls, so threads that
     train one module need a lock of their own, or `train_step`.
@@ -70,7 +72,7 @@ class CompiledModule:
     def __init__(self, source: Source, threads: int | None = None) -> None:
         self._lock = threading.RLock()
         self._plans = Plans(source, thread_count(threads))
-        self._bound: dict[str, Array] = {}
+        self._bound: dict[str, Any] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
         self._generations = Generations()
         weights = source.phase("train").signature.loss_weights
@@ -215,8 +217,10 @@ class CompiledModule:
         given = _by_name(inputs, arrays)
         kept = {name: value for name, value in given.items() if value is not None}
         unknown = {name: value for name, value in given.items() if value is None and name not in self.signature.inputs}
-        taken = take(self.signature, {**kept, **unknown}, {}, some=True)
-        self._bound = {name: a for name, a in {**self._bound, **taken}.items() if given.get(name, a) is not None}
+        taken = take(self.signature, {**kept, **unknown}, {}, some=True, memory=self._plans.memory)
+        # What lies on a device is asked anew at each call whose work it waits for.
+        held = {name: a.owner if isinstance(a, DeviceArray) else a for name, a in taken.items()}
+        self._bound = {name: a for name, a in {**self._bound, **held}.items() if given.get(name, a) is not None}
 
     def forward(
         self, inputs: Mapping[str, Any] | None = None, /, *, copy: bool = True, **arrays: Any

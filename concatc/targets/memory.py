@@ -7,11 +7,34 @@ a caller   reads and writes arrays; it says so before, so that both hold the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
 
 from concatc.loops import memory
 from concatc.loops.memory import Array
 from concatc.loops.plan import Window
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """A caller's array on a device, its elements in order; ``owner`` keeps it there."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    owner: object
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
 class Memory(Protocol):
@@ -37,6 +60,21 @@ class Memory(Protocol):
         """A view of a dense window for a user, who may read and write it as long as it lives; ``view`` is ours."""
         ...
 
+    def device_array(self, given: object) -> DeviceArray | None:
+        """What a caller gives as an array on this memory's device; None where it is none, or lies on the host.
+
+        Raises TypeError for an array of a device that cannot be read.
+        """
+        ...
+
+    def put(self, base: Array, window: Window, array: DeviceArray) -> None:
+        """Copy an array to a dense window of its shape and type; the array must stay until the next wait."""
+        ...
+
+    def fetch(self, array: DeviceArray) -> Array:
+        """A copy here."""
+        ...
+
 
 class HostMemory:
     """Memory of the host: runs and callers share it."""
@@ -58,6 +96,18 @@ class HostMemory:
     def lend(self, base: Array, window: Window, view: Array) -> Array:
         """The view itself."""
         return view
+
+    def device_array(self, given: object) -> None:
+        """What lies on a device is not read."""
+        return
+
+    def put(self, base: Array, window: Window, array: DeviceArray) -> None:
+        """There is no such array."""
+        raise AssertionError("an array of a device in memory of the host")
+
+    def fetch(self, array: DeviceArray) -> Array:
+        """There is no such array."""
+        raise AssertionError("an array of a device in memory of the host")
 
 
 HOST = HostMemory()

@@ -7,12 +7,14 @@ Without ptxas the PTX itself is handed to the driver, which compiles it when it 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from pathlib import Path
 
 from concatc.diagnostics import UsageError
 from concatc.stages import stage
@@ -29,9 +31,8 @@ def device_code(module: GpuModule, arch: Arch) -> dict[str, bytes]:
     """A cubin a kernel, or PTX; raises :class:`UsageError` where the extra ``cuda`` is needed and missing."""
     cache = Cache(default_directory())
     blocks = {launch.kernel: launch.block for launch in module.launches}
-    key = digest(
-        "device code", module.source, repr(module.signatures), repr(blocks), str(arch), *map(_version, COMPILERS)
-    )
+    said = (module.source, repr(module.signatures), repr(blocks), str(arch), _generator())
+    key = digest("device code", *said, *map(_version, COMPILERS))
     held = cache.load(key)
     if held is not None:
         return {name: b64decode(code) for name, code in json.loads(held).items()}
@@ -50,6 +51,12 @@ def _compiled(module: GpuModule, arch: Arch) -> dict[str, bytes]:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # each waits for a process
         cubins = pool.map(lambda text: ptx.cubin_of(text, arch)[0], texts.values())
         return dict(zip(texts, cubins, strict=True))
+
+
+@functools.cache
+def _generator() -> str:
+    """The compiler's own text: what kernels call is written there."""
+    return digest(*(path.read_text(encoding="utf-8") for path in sorted(Path(ptx.__file__).parent.glob("*.py"))))
 
 
 def _version(package: str) -> str:

@@ -187,8 +187,9 @@ class EmulatedDriver:
     def load(self, image: bytes, kernel: str) -> int:
         """See :class:`Driver`."""
         source = json.loads(image)
-        if source not in self._programs:
-            self._programs[source] = Program(source)
+        with self._lock:  # threads that parse at a time hinder each other in CPython 3.11
+            if source not in self._programs:
+                self._programs[source] = Program(source)
         handle = next(self._handles)
         self._functions[handle] = kernel, self._programs[source]
         return handle

@@ -23,7 +23,9 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.ir.comments import bytes_text
 from concatc.loops.memory import Array, view
 from concatc.loops.plan import ALIGN_BYTES, Window
+from concatc.targets.cuda.device.arrays import exported
 from concatc.targets.cuda.device.driver import OUT_OF_MEMORY, Driver, DriverError
+from concatc.targets.memory import DeviceArray
 
 PINNED = ("inputs", "outputs")
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux: addresses that take no memory until they are touched
@@ -192,16 +194,42 @@ class DeviceMemory:
                 base.twin.lent.append((weakref.ref(lent), _part(base, window)))
             return lent
 
-    def put(self, base: Array, window: Window, address: int) -> None:
-        """Copy from memory of the device, which the caller keeps until the next wait, to a dense window."""
+    # -- arrays of callers ---------------------------------------------------------------------------------------------
+    def device_array(self, given: object) -> DeviceArray | None:
+        """See :class:`Memory`: what has a ``__cuda_array_interface__``."""
+        found = exported(given)
+        if found is None:
+            return None
+        driver = self.driver
+        with self._lock, driver.entered():
+            if found.array.nbytes and not driver.holds(found.array.address):
+                raise TypeError(f"it does not lie on {driver.device}, the device that runs the net")
+            if found.stream is not None:
+                driver.wait_for(self.stream, found.stream)
+        return found.array
+
+    def put(self, base: Array, window: Window, array: DeviceArray) -> None:
+        """See :class:`Memory`."""
         assert isinstance(base, Mirror)
+        if not array.nbytes:
+            return
         with self._lock, self.driver.entered():
-            self._upload([base.twin])
+            self._upload([base.twin])  # what was written here before is not to come behind it
             begin, end = _part(base, window)
-            self.driver.copy(base.twin.address + begin, address, end - begin, self.stream)
-            base.twin.is_stale = True
+            self.driver.copy(base.twin.address + begin, array.address, end - begin, self.stream)
+            base.twin.is_stale, base.twin.fresh = True, []
             self._is_reading = True
 
+    def fetch(self, array: DeviceArray) -> Array:
+        """See :class:`Memory`."""
+        host = np.empty(array.shape, array.dtype)
+        if array.nbytes:
+            with self._lock, self.driver.entered():
+                self.driver.download(host.reshape(-1).view(np.uint8), array.address, self.stream)
+                self.synchronize()
+        return host
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
     @contextmanager
     def running(self, bases: Iterable[Array]) -> Iterator[None]:
         """A run on bases: before it they hold what was written here, behind it what is lent holds what it made."""
