@@ -102,7 +102,7 @@ def test_what_fits_near_is_one_portion_and_more_is_cut_evenly() -> None:
 
 
 def test_training_and_nets_of_dependent_rows_run_at_once(small_portions: None) -> None:
-    lines = "y = x - mean(relu(x), axes=[0], keepdims=true)", "z = y |> conv(4, kernel=1) |> relu", "output z"
+    lines = "y = x + p - mean(relu(x), axes=[0], keepdims=true)", "z = y |> conv(4, kernel=1) |> relu", "output z"
     text = HEAD + "".join(f"    {line}\n" for line in lines) + "}\n"
     net = concatc.compile_source(text)
     net.eval(inputs_of(net, 6))
