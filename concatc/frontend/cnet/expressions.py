@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from concatc.frontend.cnet.calls import Calls
 
 _NO_COMMENT = "`//` divides numbers and rounds down; a comment starts with `#`"
+_MOST_F32 = 3.4028235e38
 _BLOB_OPS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 
 
@@ -321,6 +322,8 @@ class Expressions:
             value = as_float(number)
         except NumberError as error:
             raise self.run.fail(frame, str(error), loc) from None
+        if operand[1].dtype == "f32" and abs(value) > _MOST_F32:
+            raise self.run.fail(frame, f"{value:g} is too large for f32", loc)
         try:
             return self._emit(frame, op, [operand], loc, {"value": value})
         except ShapeError as error:

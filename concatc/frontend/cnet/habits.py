@@ -71,9 +71,10 @@ _CALLEE_ADVICE = {
     "identity": "use the blob itself",
     "float": "element types stand in declarations: `input x: f32[n]`",
     "tensor": "a constant is a number: `x * 0.5`; an array is an `input` or a `state`",
-    "zeros": "a constant is a number: `x * 0.5`; an array is an `input` or a `state`",
-    "ones": "a constant is a number: `x * 0.5`; an array is an `input` or a `state`",
+    "zeros": "a constant is a number: `x * 0.5`, an initial value `constant(0)`; an array is an `input` or a `state`",
+    "ones": "a constant is a number: `x * 0.5`, an initial value `constant(1)`; an array is an `input` or a `state`",
     "accumulate": "`x + y` adds blobs; the compiler makes the sums of gradients",
+    "argmax": "scores are outputs, and their `np.argmax` is the caller's; `accuracy(scores, label)` counts hits",
     "split": "a blob may be read often as it is; `slice(x, axis=1, parts=2)` cuts one",
 }
 
@@ -129,6 +130,8 @@ _ATTRIBUTE_ADVICE = {
     "affine": "`weight=false` and `bias=false` leave these parameters out",
     "name": "a label names a call: `conv(..) @name`",
     "dtype": "the element type follows from the data",
+    "lr": "each parameter has a factor of its own: `weight_lr=0.1`, `bias_lr=2`",
+    "decay": "each parameter has a factor of its own: `weight_decay=0`, `bias_decay=0`",
     "training": "`train` is the phase; ops know it",
 }
 
@@ -167,7 +170,8 @@ def callee_help(name: str, known: Iterable[str]) -> str | None:
     meant = meant_callee(name, known)
     if meant is not None:
         return f"did you mean `{meant}`?"
-    return _CALLEE_ADVICE.get(lower) or did_you_mean(name, known) or did_you_mean(lower, known)
+    near = _CALLEE_ADVICE.get(lower) or did_you_mean(name, known) or did_you_mean(lower, known)
+    return near or "`concatc ops` lists the ops; a `block` makes one's own of them"
 
 
 def attribute_help(name: str, known: Iterable[str]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from concatc.diagnostics import Diagnostic, Loc, did_you_mean
 from concatc.frontend.cnet import habits, parser
 from concatc.frontend.cnet.build_ast import RESERVED
+from concatc.op import load_all_ops_once
 
 _WORDS = {
     "NAME": "a name",
@@ -203,6 +204,14 @@ def _rules(p: _Place) -> Iterator[tuple[bool, str | None]]:
     )
     yield (p.starts_statement and value == "(", f"bind the result: `y = {p.previous}(..)`")
     yield (
+        kind == "NAME" and p.text[: p.token.start_pos][-1:].isdigit(),
+        "a number is decimal digits: `1000`, `0.5`, `1e-3`",
+    )
+    yield (
+        "_NL" in expected and kind == "NAME" and p.previous in load_all_ops_once(),
+        f"a call has its blobs in parentheses: `{p.previous}({value})`",
+    )
+    yield (
         "_NL" in expected and kind == "NAME" and p.bracket == "{",
         "one statement a line; `;` separates two on one line",
     )
@@ -263,6 +272,8 @@ def _habit_rules(p: _Place) -> Iterator[tuple[bool, str | None]]:
         "an input has no value of its own; a `param` or `state` has",
     )
     yield (p.first == "layer" and value == "(" and "EQUAL" in p.expected, f"`layer {p.previous} = linear(..)`")
+    yield (value == "." and p.before.endswith(")"), "calls are chained by a pipeline: `x |> relu |> linear(3)`")
+    yield (p.first == "output" and value == ",", "one output a statement: `output a; output b`")
     yield (value == "." and p.before[-1:].isdigit(), "digits follow the point: `2.0`")
     yield (value == "." and p.after[:1].isdigit(), "digits stand before the point: `0.5`")
 
