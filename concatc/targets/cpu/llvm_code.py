@@ -31,17 +31,18 @@ def machine(cpu: str, features: str, triple: str = "") -> Any:
 
 
 def optimized(text: str, cpu: str, features: str, triple: str = "") -> Any:
-    """Parse LLVM IR, verify it, and run the standard passes: of a function that is alone those that simplify."""
+    """Parse LLVM IR, verify it, and run the standard passes: of a function that is alone few, and those simplify."""
     llvm = binding()
     module = llvm.parse_assembly(text)
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    defined = [function for function in module.functions if not function.is_declaration]
+    # What is made for one function is written as it is to run: more passes are a third of the time, and move nothing.
+    options = llvm.create_pipeline_tuning_options(speed_level=1 if len(defined) == 1 else 2)
     options.loop_vectorization = True
     # Contractions are unrolled already, and short loops gain nothing: a fifth of the time of compiling for no speed.
     options.loop_unrolling = False
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine(cpu, features, triple), options)
-    defined = [function for function in module.functions if not function.is_declaration]
     if len(defined) == 1:
         # A sum in a nest calls nothing that could be inlined and is written in vectors.  Passes that look for more of
         # that compare every access of a tile with every other: half of the time, for code that is no faster.

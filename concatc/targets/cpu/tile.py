@@ -95,13 +95,14 @@ def choose_tile(nest: Nest, host: Host) -> Tile | None:
     best: tuple[float, Tile] | None = None
     room = (28 if host.embedded else 24) if host.registers >= 32 else 12
     width = host.vector_bytes // ELEMENT_BYTES[nest.dtype]
+    loads, phases = _loads(nest), _Phases(nest)
     for vector in nest.axes:
         if vector.extent is not None and vector.extent < 2:
             continue
         lanes = width
         while vector.extent is not None and lanes // 2 >= vector.extent:
             lanes //= 2
-        model = _CostModel(nest, vector, lanes, host)
+        model = _CostModel(nest, vector, lanes, host, loads, phases)
         for rows in _candidates(nest, vector, lanes, room, model.phases.axes()):
             cost = model.cost(rows)
             if best is None or cost < best[0] * (1 - 1e-9):
@@ -238,14 +239,13 @@ def _used(axis: NestAxis, step: int) -> float:
 class _CostModel:
     """Estimated cost of one useful multiplication of one lane, for one choice of the vector axis."""
 
-    def __init__(self, nest: Nest, vector: NestAxis, lanes: int, host: Host) -> None:
+    def __init__(
+        self, nest: Nest, vector: NestAxis, lanes: int, host: Host, loads: Sequence[_Load], phases: _Phases
+    ) -> None:
         self.nest, self.vector, self.lanes = nest, vector, lanes
         # Of many registers a compiler fills some ahead with elements for all lanes, where these need registers.
         self.registers = host.registers - (6 if host.registers >= 32 and not host.embedded else 3)
-        self.loads = [
-            (load_cost(nest, vector, lanes, load), {a: _apart(nest, load, a) for a in nest.axes_of(load.result)})
-            for load in nest.loads()
-        ]
+        self.loads = [(load_cost(nest, vector, lanes, load.op), load.apart) for load in loads]
         terms = math.prod(_extent(a) for a in nest.reduce)
         # Sums of few terms are written out: there is no loop, and nothing waits for them.
         written_out = nest.term is not None and terms <= SHORT
@@ -257,7 +257,7 @@ class _CostModel:
             self.per_result = sum(_store_cost(nest, vector, lanes, store) for store in nest.stores) / terms
         self.zipped = _zipped(nest, vector) if nest.term is not None else None
         self.per_zipped = ZIP * len(nest.stores) / terms
-        self.phases = _Phases(nest)
+        self.phases = phases
         self.phased = None if vector.reduce else PhasedTaps.of(nest)
         self.all_registers = host.registers
 
@@ -290,7 +290,11 @@ class _CostModel:
         # Tiles that fit are chosen among those of fewer sums: what rows share for all lanes takes registers, too.
         fits = any(axis.expected is not None for axis in rows)
         for each, axes in self.loads:
-            count = math.prod(math.ceil(n * axes[axis]) for axis, n in rows.items() if axis in axes)
+            count = 1
+            for axis, n in rows.items():
+                if axis in axes:
+                    elements, iterations = axes[axis]
+                    count *= -(-n * elements // iterations)
             apart = self.vector in axes and any(n > 1 and a in axes and self._lies_apart(a) for a, n in rows.items())
             cost += each * count * (FAR if apart else 1.0)
             held += count if (self.vector in axes or fits) and count < accumulators else 0
@@ -351,10 +355,23 @@ def load_cost(nest: Nest, vector: NestAxis, lanes: int, load: Operation) -> floa
     return GATHER_LANE * lanes
 
 
-def _apart(nest: Nest, load: Operation, axis: NestAxis) -> Fraction:
-    """How many elements lie between those of neighbouring iterations, where these are fewer than one: ``x[i // 2]``."""
+@dataclass(frozen=True)
+class _Load:
+    """A load, and for each axis that it depends on how many elements so many iterations read, at most one each."""
+
+    op: Operation
+    apart: Mapping[NestAxis, tuple[int, int]]
+
+
+def _loads(nest: Nest) -> list[_Load]:
+    """What all choices for a nest share."""
+    return [_Load(op, {a: _apart(nest, op, a) for a in nest.axes_of(op.result)}) for op in nest.loads()]
+
+
+def _apart(nest: Nest, load: Operation, axis: NestAxis) -> tuple[int, int]:
+    """Elements and iterations: fewer than one lies between those of neighbouring iterations in ``x[i // 2]``."""
     steps = [nest.step(index, axis) for index in load.operands[1:]]
-    return min(Fraction(1), max(Fraction(1) if step is None else abs(step) for step in steps))
+    return min(Fraction(1), max(Fraction(1) if step is None else abs(step) for step in steps)).as_integer_ratio()
 
 
 def _is_tap(nest: Nest, load: Operation) -> bool:
