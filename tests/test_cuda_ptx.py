@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from concatc.compiler import Options, compile_net
+from concatc.diagnostics import UsageError
 from concatc.options import Precision
+from concatc.targets.cuda import ptx
 from concatc.targets.cuda.arch import Arch
+from concatc.targets.cuda.device.code import device_code
+from concatc.targets.cuda.kernels import gpu_module
 from concatc.targets.cuda.launches import GpuModule
 from concatc.targets.cuda.ptx import cubin_of, faults_in_report, faults_of, ptx_of
 from tests.example_nets import CASES, Case
@@ -44,6 +52,45 @@ def test_other_precisions(precision: Precision) -> None:
     texts = ptx_of(module, Arch(9, 0)).values()
     assert any("mma.sync.aligned.m16n8k8" in text for text in texts) == (precision == "fast")
     assert any("cp.async.ca.shared.global" in text for text in texts)
+
+
+# How PTX declares a parameter of each type of a signature; a pointer is 64 bits.
+DECLARED = {"i1": "u8", "i8": "u8", "i32": "u32", "i64": "u64", "f32": "f32", "f64": "f64"}
+
+
+def small_module() -> GpuModule:
+    """Kernels of each sort of parameter but i64: windows, sizes, numbers of sizes, indices, whether to add."""
+    text = """net f(n = 6) { input x: f32[n, 40]; input k: i32[n]
+        h = linear(x, 40) |> layer_norm; loss softmax_loss(h + x, k) }"""
+    return gpu_module(compile_net(text, "f.cnet", Options(target="cuda")).phase("train").plan)
+
+
+def test_parameters_are_what_a_launch_gives() -> None:
+    """One a parameter of the signature, of the size that `Parameters` writes."""
+    module = small_module()
+    for name, text in ptx_of(module, Arch(9, 0)).items():
+        entry = re.search(rf"\.entry {re.escape(name)}\((.*?)\)", text, re.DOTALL)
+        assert entry is not None, name
+        declared = re.findall(r"\.param \.(\w+) ", entry[1])
+        assert declared == [DECLARED.get(type, "u64") for type in module.signatures[name]], name
+
+
+def test_device_code_is_kept_and_made_without_ptxas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONCATC_CACHE_DIR", str(tmp_path))
+    module = small_module()
+    made = device_code(module, Arch(9, 0))
+    assert made.keys() == module.signatures.keys()
+    assert all(code.startswith(b"\x7fELF") for code in made.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(ptx, "ptx_of", lambda module, arch: pytest.fail("compiled again"))
+        assert device_code(module, Arch(9, 0)) == made
+
+    def missing() -> str:
+        raise UsageError("`ptxas` is not here")
+
+    monkeypatch.setattr(ptx, "ptxas", missing)
+    texts = device_code(module, Arch(8, 0))
+    assert all(b".entry" in text and text.endswith(b"\0") for text in texts.values())
 
 
 def test_one_source_makes_the_same_ptx_each_time() -> None:
