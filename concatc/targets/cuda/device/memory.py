@@ -247,6 +247,39 @@ class DeviceMemory:
             if any(twin.lent for twin in twins):
                 self.synchronize()
 
+    def replay(self, twins: Iterable[Twin], graph: int) -> bool:
+        """Launch a recorded step on blocks, its copies within it, and wait; False, and nothing ran, where views of
+        them are lent.
+        """
+        with self._lock, self.driver.entered():
+            if any(lent() is not None for twin in twins for lent, _ in twin.lent):
+                return False
+            self._upload(twins)
+            self.driver.launch_graph(graph, self.stream)
+            self.driver.synchronize(self.stream)
+            self._is_reading = False
+            for twin in twins:
+                twin.is_stale = True
+                if twin.fresh or twin.lent:
+                    twin.fresh, twin.lent = [], []
+            return True
+
+    def before_staging(self) -> None:
+        """Pinned arrays are going to be written, all of which a recorded step copies."""
+        if self._is_reading:
+            self.synchronize()
+
+    def copy_in(self, base: Mirror, window: Window | None = None) -> None:
+        """Put the upload of a window on the stream, for a recorded step."""
+        part = _part(base, window)
+        if part[0] < part[1]:
+            self.driver.upload(base.twin.address + part[0], base.twin.host(part), self.stream)
+
+    def copy_out(self, base: Mirror, window: Window) -> None:
+        """Put the download of a window on the stream, for a recorded step."""
+        part = _part(base, window)
+        self.driver.download(base.twin.host(part), base.twin.address + part[0], self.stream)
+
     def synchronize(self) -> None:
         """Wait for the device."""
         with self._lock, self.driver.entered():
@@ -255,6 +288,8 @@ class DeviceMemory:
 
     def _upload(self, twins: Iterable[Twin]) -> None:
         for twin in twins:
+            if not twin.dirty:
+                continue
             for part in _merged(twin.dirty):
                 self.driver.upload(twin.address + part[0], twin.host(part), self.stream)
                 self._is_reading = True

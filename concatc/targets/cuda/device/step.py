@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from concatc.diagnostics import ConcatcError, Diagnostic
@@ -60,6 +60,14 @@ class DeviceStep:
             if graph.launches:
                 driver.launch_graph(graph.handle, stream)
 
+    def whole(
+        self, bases: Mapping[str, Array], phases: Phases, before: Callable[[], None], behind: Callable[[], None]
+    ) -> Graph:
+        """Phases with the copies in front of and behind them as one graph on these bases."""
+        driver, stream = self.memory.driver, self.memory.stream
+        with driver.entered():
+            return self._record(driver, stream, self._addresses(bases), phases, before, behind)
+
     def timed(self, bases: Mapping[str, Array], phases: Phases) -> list[float]:
         """Run phases launch by launch; milliseconds from before the first one to behind each."""
         addresses = self._addresses(bases)
@@ -85,22 +93,37 @@ class DeviceStep:
         key = (phases, tuple(addresses.values()))
         found = self._graphs.pop(key, None)
         if found is None:
-            launches = self._of(phases)
-            for launch in launches:
-                self._function(driver, launch.kernel)  # loading is no work for a stream
-            driver.begin_capture(stream)
-            try:
-                for launch in launches:
-                    self._launch(driver, stream, addresses, launch)
-            finally:
-                handle = driver.end_capture(stream)
-            found = Graph(handle, len(launches))
-            weakref.finalize(found, driver.free_graph, handle)
+            found = self._record(driver, stream, addresses, phases)
         self._graphs[key] = found  # the one used last stands last
         if len(self._graphs) > MOST_GRAPHS:
             self.memory.synchronize()
             del self._graphs[next(iter(self._graphs))]
         return found
+
+    def _record(
+        self,
+        driver: Driver,
+        stream: int,
+        addresses: Mapping[str, int],
+        phases: Phases,
+        before: Callable[[], None] = lambda: None,
+        behind: Callable[[], None] = lambda: None,
+    ) -> Graph:
+        """A graph of launches, and of the copies that ``before`` and ``behind`` put on the stream."""
+        launches = self._of(phases)
+        for launch in launches:
+            self._function(driver, launch.kernel)  # loading is no work for a stream
+        driver.begin_capture(stream)
+        try:
+            before()
+            for launch in launches:
+                self._launch(driver, stream, addresses, launch)
+            behind()
+        finally:
+            handle = driver.end_capture(stream)
+        graph = Graph(handle, len(launches))
+        weakref.finalize(graph, driver.free_graph, handle)
+        return graph
 
     def _one_by_one(self, driver: Driver, stream: int, addresses: Mapping[str, int], phases: Phases) -> None:
         """Wait for each launch, so that a fault is that launch's."""
