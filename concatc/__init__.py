@@ -228,7 +228,10 @@ def load(directory: str | os.PathLike[str], *, threads: int | None = None) -> Co
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'concatc' has no attribute {name!r}")
+    from concatc.diagnostics import did_you_mean
+
+    hint = did_you_mean(name, __all__) or "nets are texts: concatc.compile reads a file, concatc.compile_source a text"
+    raise AttributeError(f"module 'concatc' has no attribute {name!r}" + ("" if name.startswith("_") else f"; {hint}"))
 
 
 def __dir__() -> list[str]:

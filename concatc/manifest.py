@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from concatc.diagnostics import Diagnostic, UsageError
+from concatc.files import reason
 from concatc.ir.levels import LEVELS
 from concatc.runtime.source import PHASES, Dim
 
@@ -110,7 +111,7 @@ def read_manifest(directory: Path) -> Manifest:
         help = (
             "concatc.compile takes nets and dumps" if directory.is_file() else "`concatc compile NET -o DIR` writes one"
         )
-        message = f"{directory} is no written module: {MANIFEST}: {error.strerror}"
+        message = f"{directory} is no written module: {MANIFEST}: {reason(path, error)}"
         raise UsageError(Diagnostic(message, help=help)) from None
     except (ValueError, RecursionError):
         raise UsageError(Diagnostic(f"{path} is damaged: it is no JSON", help=WRITE_AGAIN)) from None

@@ -16,6 +16,7 @@ Precision = Literal["exact", "high", "fast"]
 TARGETS = ("cpu", "cuda", "reference")
 PRECISIONS = ("exact", "high", "fast")
 DTYPES = ("f32", "f64")
+_TARGETS_ELSEWHERE = {"gpu": "cuda", "nvidia": "cuda", "ptx": "cuda", "native": "cpu", "numpy": "reference"}
 RECOMPUTE = ("none", "auto", "max")
 
 
@@ -63,6 +64,15 @@ class Options:
         for what, value, known in choices:
             if value not in known:
                 names = ", ".join(f"`{name}`" for name in known)
-                raise UsageError(
-                    Diagnostic(f"no {what} `{value}`; there are {names}", help=did_you_mean(str(value), known))
-                )
+                shown = getattr(value, "__name__", value)  # np.float32 is a class
+                raise UsageError(Diagnostic(f"no {what} `{shown}`; there are {names}", help=_meant(str(shown), known)))
+
+
+def _meant(value: str, known: tuple[str, ...]) -> str | None:
+    """What may be meant by a value that is none of the known ones."""
+    if known is DTYPES:
+        from concatc.frontend.cnet.habits import type_help
+
+        return type_help(value, known)
+    elsewhere = _TARGETS_ELSEWHERE.get(value.lower())
+    return f"did you mean `{elsewhere}`?" if elsewhere in known else did_you_mean(value, known)

@@ -76,7 +76,7 @@ def load(
                 optimizer.steps = steps
     except OSError as error:
         # The errors of safetensors have no strerror, and name the file once more.
-        why = error.strerror or str(error).removesuffix(f": {path}")
+        why = "it is a directory" if path.is_dir() else error.strerror or str(error).removesuffix(f": {path}")
         raise UsageError(f"cannot read {path}: {why}") from None
     except SafetensorError as error:
         raise UsageError(f"{path} is no safetensors file: {error}") from None

@@ -20,6 +20,7 @@ from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
 from concatc.runtime.calls import SEEDS, Calls
 from concatc.runtime.dims import take_dims
+from concatc.runtime.elsewhere import Elsewhere
 from concatc.runtime.generations import Generations
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.inputs import take
@@ -53,7 +54,7 @@ def _one_at_a_time(
     return locked
 
 
-class CompiledModule:
+class CompiledModule(Elsewhere):
     """A net, compiled.  Made by :func:`concatc.compile`.
 
     Code is generated when it is first needed: training code at the first `forward` or `train_step`, inference code at

@@ -149,10 +149,10 @@ _HALVES = ("f16", "bf16", "half", "float16", "bfloat16", "fp16", "f8", "tf32")
 
 def type_help(name: str, known: Iterable[str]) -> str | None:
     """What may be meant by an unknown element type."""
-    lower = name.lower()
+    known, lower = list(known), name.lower()
     if lower in _HALVES:
         return "there is no half precision: numbers are `f32`, or `f64`"
-    return f"did you mean `{_TYPE[lower]}`?" if lower in _TYPE else did_you_mean(name, known)
+    return f"did you mean `{_TYPE[lower]}`?" if _TYPE.get(lower) in known else did_you_mean(name, known)
 
 
 def meant_callee(name: str, known: Iterable[str]) -> str | None:
@@ -170,8 +170,7 @@ def callee_help(name: str, known: Iterable[str]) -> str | None:
     meant = meant_callee(name, known)
     if meant is not None:
         return f"did you mean `{meant}`?"
-    near = _CALLEE_ADVICE.get(lower) or did_you_mean(name, known) or did_you_mean(lower, known)
-    return near or "`concatc ops` lists the ops; a `block` makes one's own of them"
+    return _CALLEE_ADVICE.get(lower) or did_you_mean(name, known) or did_you_mean(lower, known)
 
 
 def attribute_help(name: str, known: Iterable[str]) -> str | None:

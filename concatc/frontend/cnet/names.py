@@ -299,7 +299,8 @@ class _BodyAnalysis:
         if name in self.ops:
             return f"`{name}` is made by the compiler and cannot be called"
         known = [n for n, op in self.ops.items() if not op.internal]
-        return habits.callee_help(name, [*known, *self.unit.blocks, *self.layers, *FUNCTIONS])
+        near = habits.callee_help(name, [*known, *self.unit.blocks, *self.layers, *FUNCTIONS])
+        return near or "`concatc ops` lists the ops; a `block` makes one's own of them"
 
     def _resolve_imported(self, call: ast.Call) -> Callee | None:
         head, *rest = call.callee
