@@ -279,6 +279,13 @@ class LaneBuilder:
         name = f"llvm.masked.store.{suffix_of(value.type)}.p0"
         self.intrinsic(name, ir.VoidType(), [value, pointer, I32(align), self.vector(mask)])
 
+    def prefetch(self, pointer: Any, dtype: str, ahead: Any = None) -> None:
+        """Ask for the memory at ``pointer``, or ``ahead`` elements behind it, which may be no memory at all."""
+        if ahead is not None:
+            pointer = self.b.gep(pointer, [ahead], source_etype=LLVM_TYPES[dtype])
+        for_reading, for_all_caches, data = I32(0), I32(3), I32(1)
+        self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [pointer, for_reading, for_all_caches, data])
+
     def pointers(self, pointer: Any, offsets: Any, dtype: str) -> Any:
         """A vector of pointers: ``pointer`` plus offsets in elements, one a lane."""
         base = self.splat(self.b.ptrtoint(pointer, I64))

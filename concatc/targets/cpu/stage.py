@@ -21,10 +21,13 @@ from typing import Any
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType
+from concatc.loops.python_source import known_strides
+from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.guards import is_zero, jumps
 from concatc.targets.cpu.lane_sums import lane_sums, neighbours_of, sum_rows
 from concatc.targets.cpu.lanes import BIT, I32, I64, LaneBuilder
 from concatc.targets.cpu.nest import NestAxis, enclosing_if
+from concatc.targets.cpu.prefetch import LINE, next_rows, read_behind, waits_for_memory
 from concatc.targets.cpu.tile_values import Offsets, TileValues
 from concatc.targets.cpu.transpose import interleave, transpose
 
@@ -91,6 +94,7 @@ class Stage(TileValues):
         totals: list[Any] = [None] * len(offsets)
         if self.nest.term is not None:
             totals = [self.lane.zero(self.nest.dtype)] * len(offsets)
+            self._prefetch_behind()
             totals = self._reduce(self.nest.term, self.nest.reduce, offsets, totals)
         self._epilogue(offsets, totals)
 
@@ -99,12 +103,13 @@ class Stage(TileValues):
             return [self._step(term, at, total) for at, total in zip(offsets, totals, strict=True)]
         axis, b = axes[0], self.b
         if axis in self.tile.taps:
-            for tap in range(self._count(axis)):
+            for tap in self._taps_upwards(axis):
                 totals = self._reduce(term, axes[1:], [{**at, axis: tap} for at in offsets], totals)
             return totals
 
         def body(carried: list[Any]) -> list[Any]:
             if all(a in self.tile.taps for a in axes[1:]):
+                self._prefetch_rows()
                 return self._reduce(term, axes[1:], offsets, carried)
             with self._unless_nothing(axis, carried) as totals:
                 self._hoist()
@@ -124,6 +129,17 @@ class Stage(TileValues):
             totals = self.frame.loop(axis, whole, upper, lanes, totals, body)
             self.in_tail = False
             return totals
+
+    def _taps_upwards(self, axis: NestAxis) -> Sequence[int]:
+        """The iterations of an axis that is written out, in the order in which vectors that they read lie in memory.
+
+        A processor fetches ahead what lies behind the last reads, not what lies in front of them; so the gradient of
+        an image, which reads ``g[i + 1 - a]``, begins with its last tap.
+        """
+        taps, nest = range(self._count(axis)), self.nest
+        read = [load for load in nest.loads() if self.tile.vector in nest.axes_of(load.result)]
+        steps = [nest.step(index, axis) for load in read for index in load.operands[1:]]
+        return taps[::-1] if any(step is not None and step < 0 for step in steps) else taps
 
     @contextmanager
     def _unless_nothing(self, axis: NestAxis, carried: list[Any]) -> Iterator[list[Any]]:
@@ -165,6 +181,38 @@ class Stage(TileValues):
         return self._is_nothing(value, offsets) or (
             outer is not None and self.nest.known(outer.operands[0], self._written_out(offsets)) == 0
         )
+
+    # -- ahead -----------------------------------------------------------------------------------------------------
+    def _prefetch_behind(self) -> None:
+        """Ask for what stands behind the sum reads."""
+        if waits_for_memory(self.nest, self.tile):
+            for load in read_behind(self.nest, self.tile):
+                self._prefetch(load, {})
+
+    def _prefetch_rows(self) -> None:
+        """Ask for the rows that the next tile reads first."""
+        if not waits_for_memory(self.nest, self.tile):
+            return
+        last = {tap: self._taps_upwards(tap)[-1] for tap in self.tile.taps}
+        for load, steps in next_rows(self.nest, self.tile):
+            memory = load.operands[0]
+            assert isinstance(memory.type, MemRefType)
+            where: Memory = self.frame.arguments[memory]
+            ahead: Any = I64(0)
+            for step, known, stride in zip(steps, known_strides(memory.type), where.strides, strict=True):
+                if step:
+                    ahead = self.b.add(ahead, self.b.mul(I64(step), stride if known is None else I64(known)))
+            self._prefetch(load, last, ahead)
+
+    def _prefetch(self, load: Operation, taps: Offsets, ahead: Any = None) -> None:
+        """Ask for the vectors of a load, one of each line of memory, or for those ``ahead`` elements behind them."""
+        memory, *index = load.operands
+        axes, vector = self.nest.axes_of(load.result), self.tile.vector
+        dtype = str(load.result.type)
+        for at in self._combinations([a for a in self.nest.parallel if a in self.unrolled and a in axes]):
+            if vector is None or at.get(vector, 0) * self.tile.lanes * ELEMENT_BYTES[dtype] % LINE == 0:
+                pointer, _ = self._address(memory, index, {**at, **taps})
+                self.lane.prefetch(pointer, dtype, ahead)
 
     # -- one step, and the end -------------------------------------------------------------------------------------
     def _step(self, term: Value, offsets: Offsets, total: Any) -> Any:
