@@ -142,6 +142,15 @@ def test_copies(there: int) -> None:
     np.testing.assert_array_equal(run(COPIED, x, 192, there), copied[:, ::-1].reshape(-1))
 
 
+def test_copies_of_16_bytes() -> None:
+    x = data(192)
+    one = "copy_async(tile, lane, x, cuda.blockIdx.x * 64 + lane, lane < n)"
+    four = "if lane < 16:\n        copy_four(tile, lane * 4, x, cuda.blockIdx.x * 64 + lane * 4, lane < n)"
+    source = planted(COPIED, one, four).replace("array(64, f32)", "array(64, f32, 16)")
+    copied = np.where(np.arange(64) < 20, x.reshape(3, 64), 0)
+    np.testing.assert_array_equal(run(source, x, 192, 5), copied[:, ::-1].reshape(-1))
+
+
 def test_tensor_cores() -> None:
     """Factors of 10 bits are exact; others are rounded to the nearest, to one part in 2048."""
     x = np.random.default_rng(0).integers(-1023, 1024, 192).astype(np.float32)
@@ -252,6 +261,18 @@ FAULTS = {
     "a barrier behind a copy is missing": ("race", planted(COPIED, "    cuda.syncthreads()\n", "")),
     "copies to one place": ("race", planted(COPIED, "tile, lane, x", "tile, 0, x")),
     "a copy of one element too many": ("bounds", planted(COPIED, "* 64 + lane, lane < n", "* 65 + lane, lane < n")),
+    "four elements at no multiple of 16 bytes": (
+        "alignment",
+        planted(COPIED, "copy_async(tile, lane,", "copy_four(tile, lane * 4,").replace(
+            "array(64, f32)", "array(64, f32, 16)"
+        ),
+    ),
+    "four elements of an array at any address": (
+        "alignment",
+        planted(
+            COPIED, "copy_async(tile, lane, x, cuda.blockIdx.x * 64 + lane,", "copy_four(tile, lane * 4, x, lane * 4,"
+        ),
+    ),
     "a product of half a warp": (
         "warp",
         planted(

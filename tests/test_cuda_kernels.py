@@ -62,7 +62,7 @@ def test_a_net_becomes_device_kernels(case: Case, dtype: str) -> None:
                 assert 0 <= argument.begin_bytes <= argument.end_bytes <= module.bases[argument.base]
                 assert type == f"*{argument.dtype}"
     for name, text in functions.items():
-        arrays = re.findall(r"cuda\.shared\.array\((\d+), (\w+)\)", text)
+        arrays = re.findall(r"cuda\.shared\.array\((\d+), (\w+)", text)
         assert sum(int(numel) * ELEMENT_BYTES[type] for numel, type in arrays) <= SHARED_BYTES, name
         assert ("cuda.syncthreads()" in text) == bool(arrays) or "thread == 0" in text, name
 

@@ -23,8 +23,9 @@ from tests.sample_plans import Samples
 OPS = load_all_ops()
 # Of each kind of kernel one: more than one tile, rows of more elements than a block has threads, several rows a block.
 KERNELS = {
-    "tiles": Sample(OPS["linear"](), (f32(70, 20), f32(66, 20))),
+    "tiles": Sample(OPS["linear"](), (f32(70, 21), f32(66, 21))),
     "tensor_cores": Sample(OPS["linear"](), (f32(66, 20), f32(34, 20))),
+    "copies_of_four": Sample(OPS["linear"](transpose=True), (f32(66, 20), f32(20, 36))),
     "rows": Sample(OPS["softmax_grad"](axis=1), (f32(3, 300), f32(3, 300))),
     "stats": Sample(OPS["channel_stats"](), (f32(3, 2, 9, 11),)),
     "points": Sample(OPS["avg_pool"](kernel=(3, 3), stride=(2, 2), pad=(1, 1)), (f32(2, 3, 9, 9),)),
@@ -35,6 +36,7 @@ KERNELS = {
 HARMLESS = {
     "tiles": ["one more"] * 2,
     "tensor_cores": ["one more"] * 2,
+    "copies_of_four": ["one more"] * 3,
     "stats": ["no barrier"] * 2,
     "scatter": ["one more"],
 }

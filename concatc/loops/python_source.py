@@ -26,7 +26,7 @@ from concatc.ir.types import FLOATS, MemRefType, dense_strides
 # Functions that every target has; each has some more.
 FUNCTIONS = ("absolute", "erf", "exp", "expm1", "floor", "log", "log1p", "maximum", "minimum", "select", "sqrt", "tanh")
 _TYPES = ("f32", "f64", "i8", "i32", "i64", "u8", "u32", "u64")
-_WARPS = ("commit_copies", "copy_async", "mma", "tf32", "tf32_rest", "vector_sum", "wait_for_copies")
+_WARPS = ("commit_copies", "copy_async", "copy_four", "mma", "tf32", "tf32_rest", "vector_sum", "wait_for_copies")
 RESERVED = (*FUNCTIONS, *_WARPS, "plus", "div", "quotient", "rem", "cuda", "np", *_TYPES, "range", "inf", "nan")
 _CONSTANT = re.compile(r"[fi]\d\d?_")  # how the module's constants are named
 INLINE_COLUMNS = 72  # a longer expression gets a name of its own

@@ -21,7 +21,7 @@ HEADER = module_header(
     [
         "from numba import cuda",
         "",
-        "from concatc.targets.cuda.copy_intrinsics import commit_copies, copy_async, wait_for_copies",
+        "from concatc.targets.cuda.copy_intrinsics import commit_copies, copy_async, copy_four, wait_for_copies",
         "from concatc.targets.cuda.tensor_intrinsics import mma, tf32, tf32_rest, vector_sum",
     ],
     "concatc.targets.cuda.intrinsics",
@@ -38,6 +38,7 @@ _ALONE = {
     "nvgpu.device_async_create_group": "commit_copies()",
     "nvgpu.device_async_wait": "wait_for_copies()",
 }
+_COPIES = {1: "copy_async", 4: "copy_four"}
 _VECTORS = {
     "nvgpu.mma.sync": "mma",
     "nvvm.cvt.float.to.tf32": "tf32",
@@ -57,14 +58,16 @@ class CudaPrinter(FunctionPrinter):
             self._line(_ALONE[op.name])
         elif op.name == "nvgpu.device_async_copy":
             shared, place, memory, *at, there = op.operands
-            given = [self._use(shared), self._use(place), self._use(memory), self._offset(memory, at), self._use(there)]
+            target, source = map(self._use, (shared, memory))
+            copied = [target, self._use(place), source, self._offset(memory, at), self._use(there)]
             self._forget_read(op)
             self._name_pending()
-            self._line(f"copy_async({', '.join(given)})")
+            self._line(f"{_COPIES[int(str(op.attributes['dst_elements']))]}({', '.join(copied)})")
         elif op.name == "memref.alloca":
             type = op.result.type
             assert isinstance(type, MemRefType)
-            self._assign(op.result, f"cuda.shared.array({type.shape[0]}, {type.dtype})")
+            given = ", ".join(map(str, (type.shape[0], type.dtype, *op.attributes.values())))
+            self._assign(op.result, f"cuda.shared.array({given})")
         else:
             super()._operation(op, block)
 

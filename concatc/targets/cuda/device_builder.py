@@ -49,9 +49,10 @@ class DeviceBuilder(LoopBuilder):
         """How many blocks there are."""
         return self.pure("gpu.grid_dim", [], INDEX, "blocks")
 
-    def shared(self, dtype: str, numel: int, name: str) -> Value:
-        """Memory of ``numel`` elements that the threads of a block share."""
-        op = Operation("memref.alloca", [], [MemRefType((numel,), dtype)], result_names=[name])
+    def shared(self, dtype: str, numel: int, name: str, alignment: int = 0) -> Value:
+        """Memory of ``numel`` elements that the threads of a block share, at a multiple of ``alignment`` bytes."""
+        given = {"alignment": alignment} if alignment else {}
+        op = Operation("memref.alloca", [], [MemRefType((numel,), dtype)], given, result_names=[name])
         return self._scopes[0].block.append(op).result
 
     def barrier(self) -> None:
@@ -65,9 +66,12 @@ class DeviceBuilder(LoopBuilder):
         """What the thread of the warp whose number differs in one bit has."""
         return self.pure("gpu.shuffle", [value], value.type, "other", {"mode": "xor", "offset": across})
 
-    def copy(self, shared: Value, place: Value, memory: Value, at: Sequence[Value], there: Value) -> None:
-        """Begin to copy an element to shared memory, or a 0 where it is not ``there``."""
-        self._append(Operation("nvgpu.device_async_copy", [shared, place, memory, *at, there]))
+    def copy(
+        self, shared: Value, place: Value, memory: Value, at: Sequence[Value], there: Value, numel: int = 1
+    ) -> None:
+        """Begin to copy elements to shared memory, or zeros where they are not ``there``."""
+        operands = [shared, place, memory, *at, there]
+        self._append(Operation("nvgpu.device_async_copy", operands, (), {"dst_elements": numel}))
 
     def commit_copies(self) -> None:
         """Make a group of the copies that this thread has begun."""

@@ -16,7 +16,7 @@ from pathlib import PurePath
 
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.ir.core import FuncOp, Value
-from concatc.ir.types import INDEX, MemRefType, TensorType
+from concatc.ir.types import ELEMENT_BYTES, INDEX, MemRefType, TensorType
 from concatc.loops.kernel_loops import lay_out, memref_of, merged_window
 from concatc.loops.plan import ALIGN_BYTES, Launch, Plan, Window
 from concatc.loops.program import Buffer, Statement, program_of
@@ -31,6 +31,7 @@ from concatc.targets.cuda.launches import SCRATCH, Argument, GpuLaunch, GpuModul
 from concatc.targets.cuda.mma_tiles import FastTilesWriter, HighTilesWriter
 from concatc.targets.cuda.rows import RowsWriter
 from concatc.targets.cuda.scatter import ClearWriter, ScatterWriter
+from concatc.targets.cuda.tile_sides import SidesWriter
 from concatc.targets.cuda.tiles import TilesWriter
 
 WRITERS: dict[str, type[DeviceWriter]] = {
@@ -44,6 +45,7 @@ WRITERS: dict[str, type[DeviceWriter]] = {
 TENSOR_CORES: dict[Precision, type[DeviceWriter]] = {"high": HighTilesWriter, "fast": FastTilesWriter}
 # A grid-stride loop needs no more blocks than a device holds at once; this is several times as many.
 MOST_BLOCKS = 4096
+ALIGNED = 16  # bytes that one access moves at most
 MOST_POINTS = (1 << 31) - MOST_BLOCKS * 256  # what counts in 32 bits, and one step beyond
 
 
@@ -92,6 +94,7 @@ class _Generator:
             tuple((w.shape, w.strides) for w in windows),
             tuple(map(windows.index, windows)),
             launch.add,
+            tuple(w.offset_bytes % ALIGNED == 0 for w in windows),
         )
         if key not in self._parts:
             self._parts[key] = self._generate(launch, windows)
@@ -135,6 +138,9 @@ class _Generator:
             function = FuncOp("", loc=kernel.loc, private=True)
             arguments = [argument for argument, _ in overwritten]
             writer = self._writer_of(group)(group, program, (memrefs, scratch, seen), arguments, function)
+            if isinstance(writer, SidesWriter):
+                merged = (merged_window(w, flags) for w, flags in zip(windows, joined, strict=True))
+                writer.aligned = frozenset(b for b, w in zip(program.arguments, merged, strict=False) if _is_aligned(w))
             writer.write(kernel)
             numbers = _leave_out_unread(function, writer.sizes, writer.scalars)
             parts.append(_Part(self._shared(function, launch.kernel), writer.grid, writer.threads, numbers))
@@ -155,6 +161,13 @@ class _Generator:
             self._by_text[text] = function
             self.functions.append(function)
         return self._by_text[text]
+
+
+def _is_aligned(window: Window) -> bool:
+    """Whether the last axis of a window lies side by side, and begins at multiples of 16 bytes."""
+    *outer, last = window.strides or (0,)
+    size = ELEMENT_BYTES[window.dtype]
+    return last == 1 and all(n % ALIGNED == 0 for n in (window.offset_bytes, *(stride * size for stride in outer)))
 
 
 def _seen_in_results(groups: Sequence[Group], scratch: Sequence[Buffer], add: Sequence[bool]) -> dict[Buffer, int]:

@@ -3,6 +3,7 @@
     x[n, c, i + a - 1, j + b - 1]                 element (row, term) of the left side, row = n, i, j, term = c, a, b
 
     copy_async(left, place, x, index, inside)     what lies in memory as it is, 0 beyond the ends and in the padding
+    copy_four(left, place, x, index, inside)      the same, 16 bytes that lie side by side at an address of as many
     left[place] = relu(x[..] * scale[..])         what must be computed on the way
 
 Threads run along what lies side by side in memory.  A stage has rows behind each other where threads run along terms
@@ -18,9 +19,9 @@ from functools import cached_property
 
 from concatc.ir.core import Value
 from concatc.ir.types import ScalarType
-from concatc.loops.expr import Axis, Const, Expr, Load, nodes
+from concatc.loops.expr import Axis, Const, Expr, Load, axes_of, nodes
 from concatc.loops.kernel_loops import Frame
-from concatc.loops.program import Nest, Statement
+from concatc.loops.program import Buffer, Nest, Statement
 from concatc.loops.scalars import arith_op
 from concatc.targets.cuda.device_builder import DeviceBuilder
 from concatc.targets.cuda.device_writer import DeviceWriter
@@ -31,17 +32,22 @@ STAGES = 2  # one is read while the other is filled
 # Terms of a stage, and how many are left free behind those of a row; all stages and the tile fit in 48 KiB.
 TERMS = {"f32": 16, "f64": 4}
 FREE = {"f32": 4, "f64": 1}
+FOUR = 4  # elements of f32 in 16 bytes
 
 
 @dataclass(frozen=True)
 class Side:
-    """A factor and its stages in shared memory; ``guarded`` is the one that the product's guard goes with."""
+    """A factor and its stages in shared memory.
+
+    ``guard`` is the product's, where it goes with this factor; ``together`` is how many elements a copy has.
+    """
 
     factor: Expr
     axes: Sequence[Axis]
     guard: Expr | None
     memory: Value
     along_terms: bool
+    together: int
     row_stride: int
     term_stride: int
     stage_numel: int
@@ -53,7 +59,12 @@ class Side:
 
 
 class SidesWriter(DeviceWriter):
-    """Writes what brings the two factors of a group's product into shared memory."""
+    """Writes what brings the two factors of a group's product into shared memory.
+
+    ``aligned`` are arguments whose rows begin at multiples of 16 bytes.
+    """
+
+    aligned: frozenset[Buffer] = frozenset()
 
     @cached_property
     def statement(self) -> Statement:
@@ -106,17 +117,30 @@ class SidesWriter(DeviceWriter):
         along_terms = runs_along(factor, self.product.terms[-1]) and not runs_along(factor, axes[-1])
         row_stride, term_stride = (self.at_once + FREE[self.dtype], 1) if along_terms else (1, TILE + 8)
         numel = TILE * row_stride if along_terms else self.at_once * term_stride
-        memory = self.b.shared(self.dtype, STAGES * numel, name)
-        return Side(factor, axes, guard, memory, along_terms, row_stride, term_stride, numel)
+        memory = self.b.shared(self.dtype, STAGES * numel, name, alignment=16)
+        together = self._together(factor, self.product.terms[-1] if along_terms else axes[-1], guard)
+        return Side(factor, axes, guard, memory, along_terms, together, row_stride, term_stride, numel)
+
+    def _together(self, factor: Expr, axis: Axis, guard: Expr | None) -> int:
+        """How many elements along an axis lie side by side, at an address that is a multiple of their size."""
+        if self.dtype != "f32" or axis.extent % FOUR or not self._lies_in_memory(factor, guard):
+            return 1
+        assert isinstance(factor, Load)
+        *outer, last = factor.at
+        others = [*outer, *(e for e in (factor.where, guard) if e is not None)]
+        is_along = last == axis and not any(axis in axes_of(e) for e in others)
+        return FOUR if is_along and self.statement.buffer(factor.ref) in self.aligned else 1
 
     def _fetch(self, side: Side, batch: dict[Axis, Value], first: tuple[Value, Value], stage: Value) -> None:
         """Bring a side's elements from row and term ``first`` on into a stage; 0 beyond the ends."""
         b, terms = self.b, self.product.terms
         width, lines = (self.at_once, TILE) if side.along_terms else (TILE, self.at_once)
+        width //= side.together
         # Threads run along one of the two: its index does not depend on the loop.
         inner, outer = (arith_op(b, op, [b.thread, b.index(width)]) for op in ("rem", "floordiv"))
         with b.loop(outer, b.index(lines), "line", step=b.index(self.threads // width)) as loop:
-            r, k = (loop.index, inner) if side.along_terms else (inner, loop.index)
+            first_inner = b.dot((inner,), (side.together,))
+            r, k = (loop.index, first_inner) if side.along_terms else (first_inner, loop.index)
             row, term = (b.dot((start, v), (1, 1)) for start, v in zip(first, (r, k), strict=True))
             ends = [(row, self._numel(side.axes)), (term, self._numel(terms))]
             inside = arith_op(b, "and", [arith_op(b, "lt", [index, end]) for index, end in ends])
@@ -126,20 +150,19 @@ class SidesWriter(DeviceWriter):
                 return Frame(self.statement, indices)
 
             place = side.place(b, stage, r, k)
-            if self._lies_in_memory(side):
+            if self._lies_in_memory(side.factor, side.guard):
                 self._copy(side, frame(), inside, place)
             else:
                 b.store(self._computed(side, frame, inside), side.memory, [place])
 
-    def _lies_in_memory(self, side: Side) -> bool:
+    def _lies_in_memory(self, load: Expr, guard: Expr | None) -> bool:
         """Whether a factor is 0 or an element of memory, at an index that follows from its axes."""
-        load = side.factor
         if not isinstance(load, Load) or load.dtype != self.dtype:
             return False
         buffer = self.statement.buffer(load.ref)
         if buffer.inlined or buffer in self.computed or buffer not in self.memory:
             return False
-        guards = [guard for guard in (load.where, side.guard) if guard is not None]
+        guards = [guard for guard in (load.where, guard) if guard is not None]
         is_zero = load.where is None or (isinstance(load.other, Const) and load.other.value == 0)
         return is_zero and not any(isinstance(node, Load) for e in (*load.at, *guards) for node in nodes(e))
 
@@ -152,7 +175,7 @@ class SidesWriter(DeviceWriter):
         buffer = self.statement.buffer(load.ref)
         at = [self._value(frame, i) for i in load.at]
         where = at if buffer.scratch is None else self._in_scratch(buffer, at)
-        self.b.copy(side.memory, place, self.memory[buffer], where, inside)
+        self.b.copy(side.memory, place, self.memory[buffer], where, inside, side.together)
 
     def _computed(self, side: Side, frame: Callable[[], Frame], inside: Value) -> Value:
         b = self.b

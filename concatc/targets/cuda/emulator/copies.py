@@ -17,6 +17,7 @@ from concatc.targets.cuda.emulator.machine import Machine
 from concatc.targets.cuda.emulator.memory import Memory
 
 Array = np.ndarray[Any, Any]
+FOUR = 4
 
 
 @dataclass
@@ -45,6 +46,16 @@ def copy_async(machine: Machine, shared: Memory, place: Value, memory: Memory, i
     machine.copies.append(
         Copy(shared, lanes, shared.begin_copy(machine, place), elements[lanes], np.zeros(len(lanes), np.bool_))
     )
+
+
+def copy_four(machine: Machine, shared: Memory, place: Value, memory: Memory, index: Value, there: Value) -> None:
+    """Begin to copy four elements in the active lanes."""
+    for side, at in ((shared, place), (memory, memory.start + index)):
+        size = FOUR * side.dtype.itemsize
+        wrong = (at % FOUR != 0) | (side.alignment % size != 0)
+        machine.forbid("alignment", f"copies {size} bytes of {side.name} at no multiple of as many", np.asarray(wrong))
+    for k in range(FOUR):
+        copy_async(machine, shared, place + np.int64(k), memory, index + np.int64(k), there)
 
 
 def commit_copies(machine: Machine) -> None:

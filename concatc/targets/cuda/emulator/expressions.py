@@ -194,10 +194,11 @@ def _cast(dtype: np.dtype[Any], value: Evaluate) -> Evaluate:
 
 
 def _array(node: ast.Call, shared: bool) -> Evaluate:
-    """``cuda.shared.array(512, f32)``, of a block, or ``cuda.local.array(16, f32)``, of a thread."""
+    """``cuda.shared.array(512, f32, 16)``, of a block, or ``cuda.local.array(16, f32)``, of a thread."""
     match node.args:
-        case [ast.Constant(int(numel)), ast.Name(type)] if type in TYPES and numel > 0:
+        case [ast.Constant(int(numel)), ast.Name(type), *rest] if type in TYPES and numel > 0 and len(rest) < 2:
             dtype, text = TYPES[type], ast.unparse(node)
+            alignment = rest[0].value if rest and isinstance(rest[0], ast.Constant) else dtype.itemsize
         case _:
             raise NotKnownError(node, "an array has a constant number of elements, and a type")
 
@@ -205,7 +206,8 @@ def _array(node: ast.Call, shared: bool) -> Evaluate:
         if m.mask is not None:
             m.fail("syntax", f"`{text}` stands where only some threads are")
         if shared:
-            return own_array(text, numel, dtype, m.lanes.local_block * numel, m.lanes.blocks, m.lanes.threads)
+            starts = m.lanes.local_block * numel
+            return own_array(text, numel, dtype, starts, m.lanes.blocks, m.lanes.threads, int(str(alignment)))
         return own_array(text, numel, dtype, np.arange(m.lanes.count) * numel, m.lanes.count, 0)
 
     return of

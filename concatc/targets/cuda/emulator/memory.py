@@ -45,6 +45,7 @@ class Memory:
     shadow: Shadow | None = None
     readonly: bool = False
     copied: Array | None = None
+    alignment: int = 64  # in bytes, of element 0 of a base or of an array of its own
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -148,7 +149,9 @@ def _bits(values: Array) -> Array:
     return values.view(np.dtype(f"uint{8 * values.itemsize}")) if values.dtype.kind == "f" else values
 
 
-def own_array(name: str, numel: int, dtype: np.dtype[Any], starts: Array, owners: int, threads: int) -> Memory:
+def own_array(
+    name: str, numel: int, dtype: np.dtype[Any], starts: Array, owners: int, threads: int, alignment: int = 1
+) -> Memory:
     """An array of ``numel`` elements for each of the owners, of which lane ``k``'s begins at ``starts[k]``.
 
     ``threads`` is the size of a block where its threads share the array, 0 where each has its own.
@@ -157,4 +160,4 @@ def own_array(name: str, numel: int, dtype: np.dtype[Any], starts: Array, owners
     elements.view(np.uint8)[...] = 0xA5
     written = np.zeros(elements.shape, np.bool_)
     shadow = Shadow(Accesses(elements.size, threads), 0, dtype.itemsize) if threads else None
-    return Memory(name, elements, starts, 0, numel, written, shadow)
+    return Memory(name, elements, starts, 0, numel, written, shadow, alignment=alignment)

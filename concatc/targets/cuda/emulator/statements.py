@@ -12,13 +12,14 @@ import numpy as np
 
 from concatc.diagnostics import Loc
 from concatc.targets.cuda.emulator.arithmetic import OperandError, Value, cast
-from concatc.targets.cuda.emulator.copies import commit_copies, copy_async, wait_for_copies
+from concatc.targets.cuda.emulator.copies import commit_copies, copy_async, copy_four, wait_for_copies
 from concatc.targets.cuda.emulator.expressions import Evaluate, Expressions, NotKnownError
 from concatc.targets.cuda.emulator.machine import Machine
 from concatc.targets.cuda.emulator.memory import Memory
 
 Step = Callable[[Machine], None]
 BARRIER = "cuda.syncthreads"
+COPIES = {"copy_async": copy_async, "copy_four": copy_four}
 GROUPS: dict[str, Step] = {"commit_copies": commit_copies, "wait_for_copies": wait_for_copies}
 
 
@@ -65,19 +66,30 @@ class Statements:
                 return Machine.barrier
             case ast.Expr(ast.Call(ast.Name(name), [], [])) if name in GROUPS:
                 return GROUPS[name]
-            case ast.Expr(ast.Call(ast.Name("copy_async"), [shared, place, memory, index, there], [])):
-                return self._copy(shared, place, memory, index, there)
+            case ast.Expr(
+                ast.Call(ast.Name(name), [ast.Name() as shared, place, ast.Name() as memory, index, there], [])
+            ):
+                return self._copy(node, name, (shared, place), (memory, index), there)
             case ast.For(ast.Name(name), ast.Call(ast.Name("range"), bounds, []), body, []):
                 return self._for(node, name, bounds, body)
             case ast.If(test, body, orelse):
                 return _branch(self.expressions.expression(test), self.block(body), self.block(orelse))
         raise NotKnownError(node, f"`{ast.unparse(node).splitlines()[0]}` is no statement of the dialect")
 
-    def _copy(self, shared: ast.expr, place: ast.expr, memory: ast.expr, index: ast.expr, there: ast.expr) -> Step:
-        to, at = self.expressions.memory(shared), self.expressions.expression(place)
-        source, of = self.expressions.memory(memory), self.expressions.expression(index)
-        is_there = self.expressions.expression(there)
-        return lambda m: copy_async(m, to(m), at(m), source(m), of(m), is_there(m))
+    def _copy(
+        self,
+        node: ast.stmt,
+        name: str,
+        shared: tuple[ast.expr, ast.expr],
+        memory: tuple[ast.expr, ast.expr],
+        there: ast.expr,
+    ) -> Step:
+        if name not in COPIES:
+            raise NotKnownError(node, f"the dialect has no function `{name}` of five arguments")
+        copy, is_there = COPIES[name], self.expressions.expression(there)
+        to, at = self.expressions.memory(shared[0]), self.expressions.expression(shared[1])
+        source, of = self.expressions.memory(memory[0]), self.expressions.expression(memory[1])
+        return lambda m: copy(m, to(m), at(m), source(m), of(m), is_there(m))
 
     def _assign(self, target: ast.expr, value: ast.expr) -> Step:
         if isinstance(target, ast.Tuple):
