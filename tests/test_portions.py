@@ -14,6 +14,7 @@ from concatc.artifact import write_module
 from concatc.compiler import Options, compile_net
 from concatc.row_by_row import is_row_by_row
 from tests.example_nets import NETS
+from tests.nets.batch_nets import batch_net
 
 HEAD = "net small(n = 6) {\n    input x: f32[n, 3, 8, 8]\n    param p: f32[1, 3, 8, 8]\n"
 ROWS = {
@@ -89,6 +90,19 @@ def test_an_example_in_portions(monkeypatch: pytest.MonkeyPatch, small_portions:
         net = concatc.compile(NETS / "squeezenet.cnet", dims=dims, threads=1)
         found.append(net.eval(inputs_of(net, 5))["logits"].tobytes())
         assert portions_of(net, 1) == (1 if near > 1 else 5)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("seed", [7005, 7333, 7285])
+@pytest.mark.filterwarnings("ignore::concatc.ConcatcWarning")
+def test_random_nets_in_portions(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nets that do with rows whatever an op may do, some that are found to leave them apart."""
+    found = []
+    for near in (1 << 40, -1):
+        monkeypatch.setattr(in_portions, "_near", lambda table, threads, near=near: near)
+        net = concatc.compile_source(batch_net(seed), dims={"n": 5}, threads=2)
+        found.append({name: value.tobytes() for name, value in net.eval(inputs_of(net, 5)).items()})
+        assert portions_of(net, 2) == (1 if near > 0 else 3)
     assert found[0] == found[1]
 
 
