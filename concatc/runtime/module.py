@@ -325,7 +325,7 @@ class CompiledModule(Elsewhere):
     @property
     def kernels(self) -> str:
         """The generated kernels of the training phase, as source text."""
-        return self._source.executable("train", None).text("kernels")
+        return self._plans.code("train", self._source).text("kernels")
 
     @property
     def memory(self) -> MemoryReport:

@@ -12,6 +12,7 @@ from concatc.runtime.optimizers import OptimizerState
 from concatc.runtime.pool import Pool
 from concatc.runtime.source import PHASES, Dim, Phase, Source
 from concatc.runtime.store import Store
+from concatc.targets import Executable
 
 # Plans for other batch sizes are kept, the ones used last; each holds its IR and code, memory is shared.
 MAX_PLANS = 32
@@ -42,6 +43,11 @@ class Plans:
         if len(self.instances) > MAX_PLANS:
             del self.instances[next(iter(self.instances))]
         return instance
+
+    def code(self, phase: Phase, source: Source) -> Executable:
+        """The code that ran last, with an update if so; else what would run, for which no memory is taken."""
+        known = self.instances.get((phase, tuple(source.dims.items())))
+        return known.build(None) if known is not None else source.executable(phase, None)
 
     def _new(self, phase: Phase, source: Source) -> Instance:
         return Instance(source, phase, self.store, self.pools[phase], self.threads)
