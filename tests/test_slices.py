@@ -20,6 +20,7 @@ from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
 from concatc.targets.reference.loop_interpreter import call
 from tests.example_nets import NETS
+from tests.table_step import cuts_on
 from tests.test_stretches import arguments_of
 from tests.test_threads import cut_small
 
@@ -126,25 +127,8 @@ def test_a_result_over_an_argument_is_sliced_where_slices_agree() -> None:
     kernel = HEAD.partition("func.func private")[2].replace(" {cnet.noalias}", "")
 
     def is_sliced(index: str, y: str) -> bool:
-        step = f"""
-module @m {{
-func.func @step(%arena: memref<4096xi8>) {{
-  %c0 = arith.constant 0 : index
-  %c4 = arith.constant 4 : index
-  %c64 = arith.constant 64 : index
-  %c256 = arith.constant 256 : index
-  %a = memref.view %arena[%c0][] : memref<4096xi8> to memref<4x4xf32>
-  %b = memref.view %arena[%c256][] : memref<4096xi8> to memref<4x4xf32>
-  %s = memref.view %arena[%c64][] : memref<4096xi8> to memref<4xf32>
-  %d = memref.cast %a : memref<4x4xf32> to memref<?x?xf32>
-  %e = memref.cast %b : memref<4x4xf32> to memref<?x?xf32>
-  %t = memref.cast %s : memref<4xf32> to memref<?xf32>
-  func.call @k(%c0, %c4, %c4, %c4, %d, %d, {y}, %t)
-      : (index, index, index, index, memref<?x?xf32>, memref<?x?xf32>, memref<?x?xf32>, memref<?xf32>) -> ()
-  func.return
-}}
-func.func private{kernel}{text.replace("INDEX", index)}{TAIL}"""
-        cut = step_table(parse_module(step)).cuts["k"]
+        whole = f"{kernel}{text.replace('INDEX', index)}{TAIL}"
+        cut = cuts_on(whole, sizes=2, matrices=["%d", "%d", y], apart_bytes=256)["k"]
         return any(stretch.slicing is not None for stretch in cut.stretches)
 
     assert is_sliced("%j", "%d") and is_sliced("%j", "%e") and is_sliced("%c0", "%e")

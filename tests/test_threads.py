@@ -30,6 +30,7 @@ from concatc.targets.cpu.step import Row as TableRow
 from concatc.targets.cpu.step_table import step_table
 from concatc.targets.cpu.units import StepUnit
 from tests.example_nets import CASES, NETS, Case, inputs_of
+from tests.table_step import cuts_on
 
 ROOT = Path(__file__).parents[1]
 COUNTS = (2, 3, 7)
@@ -400,24 +401,7 @@ def test_a_result_over_an_argument_is_cut_where_chunks_agree() -> None:
     kernel = HEAD.partition("func.func private")[2].replace(" {cnet.noalias}", "") + text + TAIL
 
     def cut(x: str, y: str) -> bool:
-        step = f"""
-module @m {{
-func.func @step(%arena: memref<4096xi8>) {{
-  %c0 = arith.constant 0 : index
-  %c4 = arith.constant 4 : index
-  %c64 = arith.constant 64 : index
-  %a = memref.view %arena[%c0][] : memref<4096xi8> to memref<4x4xf32>
-  %b = memref.view %arena[%c4][] : memref<4096xi8> to memref<4x4xf32>
-  %s = memref.view %arena[%c64][] : memref<4096xi8> to memref<4xf32>
-  %d = memref.cast %a : memref<4x4xf32> to memref<?x?xf32>
-  %e = memref.cast %b : memref<4x4xf32> to memref<?x?xf32>
-  %t = memref.cast %s : memref<4xf32> to memref<?xf32>
-  func.call @k(%c0, %c4, %c4, {x}, {y}, %t)
-      : (index, index, index, memref<?x?xf32>, memref<?x?xf32>, memref<?xf32>) -> ()
-  func.return
-}}
-func.func private{kernel}"""
-        return "k" in step_table(parse_module(step)).cuts
+        return "k" in cuts_on(kernel, sizes=1, matrices=[x, y], apart_bytes=4)
 
     assert cut("%d", "%d")
     assert not cut("%d", "%e")
