@@ -250,6 +250,25 @@ def test_memory_is_given_back(driver: CountingDriver) -> None:
     assert free == total
 
 
+def test_parameters_may_be_read_while_a_step_is_recorded(driver: CountingDriver) -> None:
+    """From another thread: what reads them waits, or its copy would become a part of the step."""
+    net, begin = concatc.compile_source(NET, target="cuda"), driver.begin_capture
+    begun: list[threading.Thread] = []
+
+    def begin_and_read(stream: int) -> None:
+        begin(stream)
+        begun.append(threading.Thread(target=lambda: np.array(net.params["h.weight"])))
+        if len(begun) == 3:  # forward, backward, then the step with its copies
+            begun[2].start()
+            begun[2].join(0.1)
+            assert driver._streams[stream].captured == []
+
+    driver.begin_capture = begin_and_read  # type: ignore[method-assign]
+    losses = [net.train_step(data())["loss"] for _ in range(3)]
+    begun[2].join()
+    assert losses[0] == losses[1] == losses[2]
+
+
 @pytest.mark.parametrize("form", ["small", "tiles"])
 def test_what_is_asked_of_a_device_can_be_asked_here(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of `tests/test_cuda_gpu.py`: bases there and back, one graph."""

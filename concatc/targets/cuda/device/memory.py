@@ -264,6 +264,12 @@ class DeviceMemory:
                     twin.fresh, twin.lent = [], []
             return True
 
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Nothing else is put on the stream in here."""
+        with self._lock, self.driver.entered():
+            yield
+
     def before_staging(self) -> None:
         """Pinned arrays are going to be written, all of which a recorded step copies."""
         if self._is_reading:

@@ -65,7 +65,7 @@ class DeviceStep:
     ) -> Graph:
         """Phases with the copies in front of and behind them as one graph on these bases."""
         driver, stream = self.memory.driver, self.memory.stream
-        with driver.entered():
+        with self.memory.recording():
             return self._record(driver, stream, self._addresses(bases), phases, before, behind)
 
     def timed(self, bases: Mapping[str, Array], phases: Phases) -> list[float]:
