@@ -74,14 +74,14 @@ def compile(
     ``recompute`` says what the backward pass may compute again rather than keep: ``none``, ``auto`` (what is cheap) or
     ``max``; ``precision`` says by which algorithms convolutions may be computed: ``exact`` (sums of products as
     written, of weights that inference may have folded batch norm into), ``high`` (also Winograd's, where their errors
-    are no larger) or ``fast`` (errors some ten times as large); ``max_memory`` (bytes, or text such as ``"64MiB"``)
-    is a budget for each phase: parameters, gradients, states, inputs, outputs, all that lies between them and what an
-    optimizer holds; what each thread more than one needs for itself comes on top (``memory`` says how much).  It is
-    kept by more recomputation and other orders of kernels, and by ``exact`` algorithms, which need the least scratch
-    memory; ``verify_each`` checks the IR after every pass; ``threads`` is how many threads run the net (without it
-    ``CONCATC_NUM_THREADS``, else the cores that the process may use); no result depends on it.  Raises
-    :class:`ConcatcError` with all errors of the file at once, :class:`UsageError` where the call is wrong or no plan
-    keeps the budget.
+    are no larger) or ``fast`` (errors some ten times as large), and on ``cuda`` how products are computed: in f32, as
+    three products of tf32, or as one; ``max_memory`` (bytes, or text such as ``"64MiB"``) is a budget for each phase:
+    parameters, gradients, states, inputs, outputs, all that lies between them and what an optimizer holds; what each
+    thread more than one needs for itself comes on top (``memory`` says how much).  It is kept by more recomputation and
+    other orders of kernels, and by ``exact`` algorithms, which need the least scratch memory; ``verify_each`` checks
+    the IR after every pass; ``threads`` is how many threads run the net (without it ``CONCATC_NUM_THREADS``, else the
+    cores that the process may use); no result depends on it.  Raises :class:`ConcatcError` with all errors of the file
+    at once, :class:`UsageError` where the call is wrong or no plan keeps the budget.
     """
     from concatc.frontend.source import is_dump, read, read_dump
 

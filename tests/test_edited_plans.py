@@ -17,6 +17,7 @@ from concatc.ir.clone import clone_module
 from concatc.ir.core import Module
 from concatc.ir.levels import LEVELS
 from concatc.ir.printer import PLAIN, print_module
+from tests.emulated import tiles_for_all
 from tests.test_edited import NET, batch
 
 STEPS = ("plan", "loops")
@@ -406,7 +407,19 @@ def test_the_command_runs_the_forward_pass_of_a_training_plan(
         assert "do not hold the operations of small" in capsys.readouterr().err
         assert exit_code("compile", str(tmp_path / "dump.mlir"), "--recompute", "none") == 2
         assert "what --recompute chooses is settled in it" in capsys.readouterr().err
-        capsys.readouterr()
+
+
+def test_the_precision_of_a_plan_is_settled_on_cpu_and_chosen_on_cuda(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dump.mlir").write_text(dump("plan"))
+    asked = ("compile", str(tmp_path / "dump.mlir"), "--emit", "kernels", "--precision")
+    assert exit_code(*asked, "fast") == 2
+    assert "what --precision chooses is settled in it" in capsys.readouterr().err
+    for precision, has_tensor_cores in (("exact", False), ("fast", True)):
+        with tiles_for_all():
+            assert exit_code(*asked, precision, "--target", "cuda") == 0
+        assert ("mma(l" in capsys.readouterr().out) == has_tensor_cores
 
 
 @pytest.mark.parametrize(
