@@ -13,7 +13,7 @@ from concatc.frontend.cnet.graph import Graph
 from concatc.frontend.cnet.names import Analysis
 from concatc.frontend.cnet.project import Imported, Project, Unit
 from concatc.frontend.cnet.statements import Statements
-from concatc.frontend.cnet.unused import dead_parameters, unused_names
+from concatc.frontend.cnet.unused import behind_returns, dead_parameters, unused_names
 from concatc.frontend.cnet.values import describe, is_blob
 from concatc.frontend.source import SourceFiles
 from concatc.ir.core import Attr, Module, Value
@@ -49,6 +49,9 @@ def elaborate(
         analysis.of_block(block)
     definition = _choose(unit, net, sink)
     names = analysis.of_net(unit, definition)
+    for block in unit.blocks.values():
+        for statement in behind_returns(block.definition):
+            sink.warning("nothing behind `return` runs", statement.loc)
     for what, name in unused_names(definition):
         sink.warning(f"{what} `{name.text}` is not used", name.loc)
     run = Run(sink, analysis, Graph(definition.name.text, definition.loc), phase == "train", dtype == "f64")

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from concatc.diagnostics import Diagnostic, Loc
 from concatc.frontend.cnet import ast
 from concatc.frontend.cnet.names import holds_bad
-from concatc.frontend.cnet.walk import all_statements, expressions_of, walk
+from concatc.frontend.cnet.walk import all_statements, bodies, expressions_of, walk
 from concatc.ir.core import FuncOp, Operation, Value
 
 SHOWN = 3
-DECLARED: dict[type, str] = {ast.Input: "input", ast.Parameter: "parameter", ast.Layer: "layer"}
+DECLARED: dict[type, str] = {ast.Input: "input", ast.Parameter: "parameter", ast.State: "state", ast.Layer: "layer"}
 
 
 def unused_names(definition: ast.Definition) -> Iterator[tuple[str, ast.Name]]:
@@ -26,11 +26,20 @@ def unused_names(definition: ast.Definition) -> Iterator[tuple[str, ast.Name]]:
             elif isinstance(inner, ast.Call):
                 used.add(inner.callee[0])
     used |= {statement.target.text for statement in statements if isinstance(statement, ast.Augment)}
+    used |= {statement.name.text for statement in statements if isinstance(statement, ast.Update)}
     if not holds_bad(definition.body):
         yield from (("dim", formal.name) for formal in definition.formals if formal.name.text not in used)
     for statement in statements:
-        if isinstance(statement, ast.Input | ast.Parameter | ast.Layer) and statement.name.text not in used:
+        if isinstance(statement, ast.Input | ast.Parameter | ast.State | ast.Layer) and statement.name.text not in used:
             yield DECLARED[type(statement)], statement.name
+
+
+def behind_returns(definition: ast.Definition) -> Iterator[ast.Statement]:
+    """The first statement behind each `return` of a body: it never runs."""
+    statements = all_statements(definition.body)
+    for body in (definition.body, *(inner for statement in statements for inner in bodies(statement))):
+        returns = (k for k, statement in enumerate(body) if isinstance(statement, ast.Return))
+        yield from body[next(returns, len(body)) + 1 :][:1]
 
 
 def dead_parameters(net: FuncOp) -> Iterator[Diagnostic]:
