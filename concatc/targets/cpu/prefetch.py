@@ -16,9 +16,7 @@ address; so results are the same, and nobody need know where an image ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from concatc.ir.core import Operation, Value
+from concatc.ir.core import Operation
 from concatc.targets.cpu.nest import Nest
 from concatc.targets.cpu.tile import Tile
 
@@ -34,7 +32,7 @@ def waits_for_memory(nest: Nest, tile: Tile) -> bool:
 
 def read_behind(nest: Nest, tile: Tile) -> list[Operation]:
     """The loads along lanes that stand behind the sum."""
-    return [load for load in _loads_of([store.operands[0] for store in nest.stores]) if _is_row(nest, tile, load)]
+    return [load for load in nest.loads_of([store.operands[0] for store in nest.stores]) if _is_row(nest, tile, load)]
 
 
 def next_rows(nest: Nest, tile: Tile) -> list[tuple[Operation, list[int]]]:
@@ -48,7 +46,7 @@ def next_rows(nest: Nest, tile: Tile) -> list[tuple[Operation, list[int]]]:
     rows, taps = others[-1], frozenset(tile.taps)
     channels = frozenset(nest.reduce) - taps
     found = []
-    for load in _loads_of([nest.term]):
+    for load in nest.loads_of([nest.term]):
         axes = nest.axes_of(load.result)
         if not (_is_row(nest, tile, load) and rows in axes and axes & channels and axes & taps):
             continue
@@ -61,20 +59,3 @@ def next_rows(nest: Nest, tile: Tile) -> list[tuple[Operation, list[int]]]:
 def _is_row(nest: Nest, tile: Tile, load: Operation) -> bool:
     assert tile.vector is not None
     return nest.lane_step(tile.vector, load.operands[0], load.operands[1:]) == 1
-
-
-def _loads_of(values: Sequence[Value]) -> Iterator[Operation]:
-    """The loads that values are made of; a total counts as made."""
-    seen: set[Value] = set()
-    waiting = list(reversed(values))
-    while waiting:
-        value = waiting.pop()
-        op = value.op
-        if op is None or value in seen or op.name == "scf.for":
-            continue
-        seen.add(value)
-        if op.name == "memref.load":
-            yield op
-        waiting += op.operands
-        if op.name == "scf.if":
-            waiting += [region.block.ops[-1].operands[value.index] for region in op.regions]
