@@ -33,7 +33,7 @@ from concatc.ops.softmax import Softmax
 from concatc.ops.softmax_loss import SoftmaxLoss, SoftmaxLossGrad
 from concatc.ops.tanh import Tanh
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.target import CpuTarget
 from tests.kernel_plans import Bump, fresh_arena, op_kernel, plan_of
 

@@ -136,7 +136,7 @@ class Compilation:
     @cached_property
     def scaling(self) -> Scaling:
         """How the net follows from its batch sizes."""
-        from concatc.targets.cpu.cache import Cache, default_directory
+        from concatc.targets.cache import Cache, default_directory
 
         return Scaling(self, Cache(default_directory()))
 

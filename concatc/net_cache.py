@@ -27,7 +27,7 @@ from concatc.loops.cuts import Cut
 from concatc.options import Options
 from concatc.runtime.runnable import DataError, Runnable, data_of, from_data
 from concatc.runtime.source import Dim, Phase, RunnablePhase
-from concatc.targets.cpu.cache import DATA, Cache, default_directory, digest
+from concatc.targets.cache import DATA, Cache, default_directory, digest
 from concatc.targets.cpu.executable import CodeNames, CpuExecutable
 from concatc.targets.cpu.native import build_id, host
 from concatc.targets.cpu.step import StepNumbers

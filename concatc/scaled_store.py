@@ -16,7 +16,7 @@ from concatc.loops.polynomials import NotScalableError
 from concatc.rescale import ScaledPhase
 from concatc.scaled_data import data_of, from_data
 from concatc.scaled_graph import ScaledGraph
-from concatc.targets.cpu.cache import DATA, Cache, digest
+from concatc.targets.cache import DATA, Cache, digest
 from concatc.targets.cpu.step import StepNumbers
 from concatc.version import source_digest
 

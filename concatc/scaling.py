@@ -33,7 +33,7 @@ from concatc.sampled import PhaseSample, SampledPhase, SampleHere, scaled_phase,
 from concatc.scaled_graph import ScaledGraph, Sizes
 from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
 

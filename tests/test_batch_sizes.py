@@ -18,8 +18,8 @@ from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.frontend import cnet
 from concatc.frontend.cnet import parser
+from concatc.targets.cache import Cache
 from concatc.targets.cpu import native, numba_compile, objects, target
-from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.workers import Workers
 from tests.example_nets import NETS
 from tests.sized_nets import assert_close, copy_values, inputs_of, results_of, small

@@ -17,8 +17,8 @@ import concatc
 from concatc.cli.main import CALL_WRONG, OK, exit_code
 from concatc.diagnostics import Diagnostic
 from concatc.opening import keeps_nets
-from concatc.targets.cpu.cache import DATA, Cache, default_directory, digest
-from concatc.targets.cpu.cache_upkeep import LEFT_BEHIND_S, entries, remove, to_remove
+from concatc.targets.cache import DATA, Cache, default_directory, digest
+from concatc.targets.cache_upkeep import LEFT_BEHIND_S, entries, remove, to_remove
 
 DAY = 86400.0
 

@@ -18,7 +18,7 @@ import concatc
 from concatc import net_cache, version
 from concatc.cached_net import CachedNet
 from concatc.frontend import cnet, grammar
-from concatc.targets.cpu.cache import Cache, digest
+from concatc.targets.cache import Cache, digest
 from concatc.targets.cpu.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from concatc.op import Builder, Op, load_all_ops
 from concatc.ops.conv import Conv
 from concatc.ops.conv_input_grad import ConvInputGrad
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.native import Host, host
 from concatc.targets.cpu.nest import nests_in, recognize

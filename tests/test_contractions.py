@@ -16,7 +16,7 @@ from concatc.loops.memory import view
 from concatc.loops.plan import Launch, Plan
 from concatc.op import Builder, load_all_ops, op_of
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_bytes
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.native import Library, host, object_code
 from concatc.targets.cpu.nest import nests_in, recognize
 from concatc.targets.cpu.target import CpuTarget

@@ -12,7 +12,7 @@ import pytest
 from concatc.loops.plan import Plan
 from concatc.op import Sample
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.native import Host, host
 from concatc.targets.cpu.target import CpuTarget
 from tests.kernel_plans import CANARY, untouched

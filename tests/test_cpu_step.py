@@ -26,9 +26,9 @@ from concatc.ir.types import TensorType
 from concatc.loops.memory import view
 from concatc.loops.plan import Plan
 from concatc.passes.lower_to_loops import lower_to_loops
+from concatc.targets.cache import MAGIC, Cache
 from concatc.targets.cpu import objects as cpu_objects
 from concatc.targets.cpu import units as cpu_units
-from concatc.targets.cpu.cache import MAGIC, Cache
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.target import CpuTarget
 from concatc.targets.cpu.workers import Workers
@@ -354,7 +354,7 @@ BUILD = """
 import sys
 from tests.test_cpu_step import small_plan, run_small
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache, default_directory
+from concatc.targets.cache import Cache, default_directory
 plan = small_plan()
 results = run_small(lower_to_loops(plan), plan, Cache(default_directory()))
 print(float(sum(r.sum() for r in results)), "numba" in sys.modules)

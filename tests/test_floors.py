@@ -34,7 +34,6 @@ FLOORS: dict[str, float] = {
     "concatc.targets": 4,  # what a target is given and returns; the targets themselves stand one floor higher
     "concatc.targets.reference": 5,
     "concatc.targets.cpu": 5,
-    "concatc.targets.cpu.cache": 4,  # other targets keep their code there, too
     "concatc.targets.cuda": 5,
     "concatc.runtime": 5,
     "concatc.plan_trial": 5.5,

@@ -25,7 +25,7 @@ from concatc.ops.log import Log
 from concatc.ops.sigmoid import Sigmoid
 from concatc.ops.tanh import Tanh
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.functions import FUNCTIONS
 from concatc.targets.cpu.native import Host, host
 from concatc.targets.cpu.nest import recognize

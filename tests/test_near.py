@@ -14,7 +14,7 @@ from concatc.ir.types import TensorType
 from concatc.loops.plan import Launch
 from concatc.op import Builder, load_all_ops
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.target import CpuTarget
 from tests.kernel_plans import Bump, plan_of
 from tests.test_every_op import assert_close

@@ -13,7 +13,7 @@ from concatc.ir.parser import parse_module
 from concatc.ir.types import ELEMENT_BYTES
 from concatc.passes.check_step import step_bases, step_calls
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.numba_source import numba_module
 from concatc.targets.cpu.target import CpuTarget
 from concatc.targets.reference.loop_interpreter import run_loops

@@ -15,7 +15,7 @@ from concatc.op import Op
 from concatc.ops.conv_input_grad import ConvInputGrad
 from concatc.ops.conv_transpose import ConvTranspose
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.nest import nests_in, recognize

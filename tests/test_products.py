@@ -12,7 +12,7 @@ from concatc.loops import row_blocks, sums_in_turn
 from concatc.loops.expr import Axis
 from concatc.op import load_all_ops
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_bytes
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.nest import Nest, nests_in, recognize
 from concatc.targets.cpu.target import CpuTarget

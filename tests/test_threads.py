@@ -20,8 +20,8 @@ from concatc.ir.parser import parse_module
 from concatc.loops.cuts import Cut, Stretch, cutting_of
 from concatc.runtime import threads as count_module
 from concatc.runtime.threads import VARIABLE, thread_count
+from concatc.targets.cache import Cache
 from concatc.targets.cpu import chunks
-from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.executable import runner_of
 from concatc.targets.cpu.native import host, object_code
 from concatc.targets.cpu.runner_ir import runner_ir

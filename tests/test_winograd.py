@@ -26,7 +26,7 @@ from concatc.passes.choose_algorithms import ChooseAlgorithms
 from concatc.passes.dumps import load_dump
 from concatc.passes.fit_budget import planned_bytes
 from concatc.passes.lower_to_loops import lower_to_loops, scratch_bytes
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.nest import recognize
 from concatc.targets.cpu.target import CpuTarget
 from tests.test_every_op import assert_close

@@ -13,8 +13,8 @@ import pytest
 
 import concatc
 from concatc.compiler import compile_net
+from concatc.targets.cache import Cache
 from concatc.targets.cpu import unit_worker, workers
-from concatc.targets.cpu.cache import Cache
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.objects import objects_of
 from concatc.targets.cpu.units import SumUnit, Unit, unit_from, units_of

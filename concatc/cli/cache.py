@@ -15,8 +15,8 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.sizes import parse_bytes
 
 if TYPE_CHECKING:
-    from concatc.targets.cpu.cache import Cache
-    from concatc.targets.cpu.cache_upkeep import Entry
+    from concatc.targets.cache import Cache
+    from concatc.targets.cache_upkeep import Entry
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 json_option = click.option("--json", "as_json", is_flag=True, help="Write the result to stdout as JSON, for tools.")
@@ -34,7 +34,7 @@ def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from concatc.ir.comments import bytes_text
-    from concatc.targets.cpu.cache_upkeep import KINDS, entries
+    from concatc.targets.cache_upkeep import KINDS, entries
 
     cache = _cache()
     found = entries(cache)
@@ -53,7 +53,7 @@ def command(context: click.Context, as_json: bool) -> None:
 @json_option
 def list_nets(as_json: bool) -> None:
     """List the nets that run without being compiled, those used last in front."""
-    from concatc.targets.cpu.cache_upkeep import nets
+    from concatc.targets.cache_upkeep import nets
 
     rows = []
     for entry, net in nets(_cache()):
@@ -84,7 +84,7 @@ def clear(as_json: bool) -> None:
 
 
 def _remove(older_than_s: float | None, most_bytes: int | None, as_json: bool) -> None:
-    from concatc.targets.cpu.cache_upkeep import entries, remove, to_remove
+    from concatc.targets.cache_upkeep import entries, remove, to_remove
 
     cache = _cache()
     found = entries(cache)
@@ -99,7 +99,7 @@ def _remove(older_than_s: float | None, most_bytes: int | None, as_json: bool) -
 
 
 def _cache() -> Cache:
-    from concatc.targets.cpu.cache import Cache, default_directory
+    from concatc.targets.cache import Cache, default_directory
 
     cache = Cache(default_directory())
     problem = cache.problem()

@@ -285,7 +285,7 @@ class _Run:
         noise: Mapping[str, float],
     ) -> None:
         """The native step, within a few times the rounding error of the reference."""
-        from concatc.targets.cpu.cache import Cache
+        from concatc.targets.cache import Cache
         from concatc.targets.cpu.target import CpuTarget
 
         assert self.check.cpu is not None

@@ -14,8 +14,8 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from concatc.diagnostics import ConcatcError
+from concatc.targets.cache import digest
 from concatc.targets.cpu import llvm_code
-from concatc.targets.cpu.cache import digest
 from concatc.targets.cpu.llvm_code import binding, machine, optimized
 from concatc.version import source_digest
 

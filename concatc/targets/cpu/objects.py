@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from concatc.collector import collect_paused
 from concatc.stages import stage
-from concatc.targets.cpu.cache import Cache
+from concatc.targets.cache import Cache
 from concatc.targets.cpu.native import object_code
 from concatc.targets.cpu.units import Unit
 from concatc.targets.cpu.workers import Workers

@@ -21,7 +21,7 @@ import numpy as np
 
 from concatc.loops.memory import allocate
 from concatc.targets import Bandwidth, Peaks
-from concatc.targets.cpu.cache import Cache, default_directory, digest
+from concatc.targets.cache import Cache, default_directory, digest
 from concatc.targets.cpu.native import Host, Library, host
 from concatc.targets.cpu.timed_step import compiled
 

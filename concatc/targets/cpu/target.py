@@ -17,7 +17,7 @@ from concatc.diagnostics import UsageError
 from concatc.ir.core import Module
 from concatc.stages import stage
 from concatc.targets import Aside, Lowered, Peaks
-from concatc.targets.cpu.cache import Cache, default_directory
+from concatc.targets.cache import Cache, default_directory
 from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
 from concatc.targets.cpu.objects import objects_of

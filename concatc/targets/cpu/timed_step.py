@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from concatc.targets.cpu.cache import Cache, default_directory, digest
+from concatc.targets.cache import Cache, default_directory, digest
 from concatc.targets.cpu.native import Library, build_id, host, object_code
 from concatc.targets.cpu.step import Ints
 

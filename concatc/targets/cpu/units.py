@@ -19,8 +19,8 @@ from concatc.loops.slices import slices_of
 from concatc.loops.stretches import stretches_of
 from concatc.loops.structure import structure_of
 from concatc.stages import stage
+from concatc.targets.cache import Cache, digest
 from concatc.targets.cpu.abi import adapters
-from concatc.targets.cpu.cache import Cache, digest
 from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.entry_ir import entry_ir
 from concatc.targets.cpu.functions import definitions

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from concatc.diagnostics import UsageError
 from concatc.stages import stage
-from concatc.targets.cpu.cache import Cache, default_directory, digest
+from concatc.targets.cache import Cache, default_directory, digest
 from concatc.targets.cuda import ptx
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.launches import GpuModule

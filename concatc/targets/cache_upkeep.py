@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from concatc.targets.cpu.cache import DATA, OBJECT, SOURCE, Cache
+from concatc.targets.cache import DATA, OBJECT, SOURCE, Cache
 
 ENTRY = re.compile(r"[0-9a-f]{64}")
 KINDS = {OBJECT: "object code", DATA: "nets and batch sizes", SOURCE: "generated source"}

@@ -6,8 +6,8 @@
 Entries are written beside their place and then renamed, so that parallel processes see whole entries only.  Each entry
 but for sources starts with the hash of its key and its bytes; one that does not match is made anew.
 ``CONCATC_CACHE_DIR`` names another directory.  One that cannot be used is said once, as a warning, and done without.
-**Objects are code**: who can write to the directory can run code as
-you.  It is made for its owner alone, and entries that belong to another user are not loaded.
+**Objects are code**: who can write to the directory can run code as you.  It is made for its owner alone, and entries
+that belong to another user are not loaded.
 """
 
 from __future__ import annotations
