@@ -25,7 +25,7 @@ from concatc.targets.cuda.launches import GpuLaunch, GpuModule
 EXTRA = "pip install 'concatc[cuda]'"
 _NUMBA_TYPES = {"f32": "float32", "f64": "float64", "i1": "boolean", "i8": "int8", "i32": "int32", "i64": "int64"}
 _TENSOR_CORES = 8  # the first architectures whose tensor cores know tf32
-_THREADS = 384  # of a multiprocessor at least: up to 168 registers each
+_THREADS = 256  # of a multiprocessor at least: up to 255 registers each
 _SECONDS = 120  # what ptxas may take for one kernel
 
 
