@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from concatc import scaled_data
+from concatc.batch_sizes.data import data_of as sizes_of
 from concatc.compiler import Compilation
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import beside, make_folder_of
@@ -111,7 +111,7 @@ def _sizes(compilation: Compilation, phase: Phase) -> dict[str, Any]:
     """How the phase follows from its batch sizes, or why it does not."""
     scaled = compilation.scaled(phase)
     if scaled is not None:
-        return scaled_data.data_of(scaled)
+        return sizes_of(scaled)
     if compilation.options.max_memory is not None:
         return {"reason": "a memory budget is met size by size"}
     return {"reason": compilation.scaling.reasons[phase]}

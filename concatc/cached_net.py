@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from concatc.batch_sizes.in_portions import in_portions
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.frontend.source import SourceFiles
-from concatc.in_portions import in_portions
 from concatc.loops.bases import Interface
 from concatc.net_cache import Import, KnownNet, NetCache
 from concatc.options import Options
@@ -28,11 +28,11 @@ from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
 from concatc.targets.cpu.lazy_target import LazyCpuTarget
 
 if TYPE_CHECKING:
+    from concatc.batch_sizes.rescale import ScaledPhase
     from concatc.compiler import Compilation
     from concatc.ir.core import Module
     from concatc.loops.plan import Plan
     from concatc.loops.scaled_plan import ScaledPlan
-    from concatc.rescale import ScaledPhase
 
 
 def cached_net(text: str, filename: str, options: Options, files: SourceFiles | None = None) -> CachedNet:
@@ -145,7 +145,7 @@ class CachedNet:
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
-        from concatc.rescale import rescaled
+        from concatc.batch_sizes.rescale import rescaled
 
         return rescaled(self, dims, phase)
 
@@ -221,8 +221,8 @@ class CachedNet:
         data, table = known
         if table is None:
             return None
+        from concatc.batch_sizes.data import from_data
         from concatc.loops.polynomials import NotScalableError
-        from concatc.scaled_data import from_data
 
         try:
             scaled = from_data(data, lambda: cached.graph, table)

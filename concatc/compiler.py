@@ -11,10 +11,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from concatc.batch_sizes.in_portions import in_portions
+from concatc.batch_sizes.rescale import ScaledPhase, rescaled
+from concatc.batch_sizes.sampling import LEAST_OPS, followed, found_in, recipe_of
+from concatc.batch_sizes.scaling import Scaling
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.frontend.source import SourceFiles
-from concatc.in_portions import in_portions
 from concatc.ir.core import Attr, Module
 from concatc.loops.bases import Interface
 from concatc.loops.scaled_plan import ScaledPlan
@@ -22,10 +25,7 @@ from concatc.lowering import Lowering
 from concatc.options import Options as Options
 from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.freeze import freeze
-from concatc.rescale import ScaledPhase, rescaled
 from concatc.runtime.source import Dim, Phase, Source, Update
-from concatc.sampling import LEAST_OPS, followed, found_in, recipe_of
-from concatc.scaling import Scaling
 from concatc.stages import stage
 from concatc.targets import Aside, Executable, Target
 
@@ -226,7 +226,7 @@ class Compilation:
 
 
 def answer(recipe: Mapping[str, Any]) -> bytes:
-    """What another process asks this one: see `sampling.py`."""
+    """What another process asks this one: see `batch_sizes/sampling.py`."""
     return json.dumps(followed(recipe, Compilation)).encode()
 
 

@@ -3,7 +3,7 @@
 DIR/__init__.py      import DIR; net = DIR.load()
 DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
 DIR/train/           to run:   net.json (`runtime/runnable.py`), step.jsonl (`targets/cpu/step_text.py`), code0.o, ..
-                     for other batch sizes: sizes.json (`scaled_data.py`)
+                     for other batch sizes: sizes.json (`batch_sizes/data.py`)
                      to read:  graph.mlir, split.mlir, joint.mlir, .., loops.mlir, kernels.py
 DIR/infer/           the same for inference
 """

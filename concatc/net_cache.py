@@ -2,7 +2,7 @@
 
     text, options, versions, CPU   ->   name, dims, warnings, imports; what running it takes (`runtime/runnable.py`)
       + imports, phase, update     ->   table of launches, and the keys of the object code that it runs
-      + imports, phase             ->   the entry that says how it follows from batch sizes (`scaled_store.py`)
+      + imports, phase             ->   the entry that says how it follows from batch sizes (`batch_sizes/store.py`)
 
 A key holds all that the result depends on.  Imports are not known before the text is parsed: the entry of a net lists
 them with their hashes, and holds as long as they are what they were.  What is damaged counts as not there.
@@ -131,7 +131,7 @@ class NetCache:
             self._write(self._code_key(phase, update), data)
 
     def load_sizes(self, phase: Phase) -> tuple[dict[str, Any], StepNumbers | None] | None:
-        """How a phase follows from its batch sizes (`scaled_data.data_of`), and its table without an update.
+        """How a phase follows from its batch sizes (`batch_sizes.data.data_of`), and its table without an update.
 
         ``{"reason": why not}`` and None where it does not follow.
         """
@@ -143,7 +143,7 @@ class NetCache:
         return None if known is None else (known, table)
 
     def save_sizes(self, phase: Phase, entry: str, table: StepNumbers | None) -> None:
-        """Note it; ``entry`` is the key of what says how (`scaled_store.py`)."""
+        """Note it; ``entry`` is the key of what says how (`batch_sizes/store.py`)."""
         self._write(self._sizes_key(phase), {"entry": entry, "table": None if table is None else _plain(table)})
 
     def _with_imports(self, imports: Sequence[Import]) -> None:

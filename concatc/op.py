@@ -344,7 +344,7 @@ def lowered(operation: Operation) -> list[Piece]:
 def axis_maps(op: Op, xs: tuple[TensorType, ...]) -> tuple[AxisMap, ...]:
     """The axes that an op maps independently: ``op(concat(a, b)) = concat(op(a), op(b))`` along each of them.
 
-    Passes that join rows ask for it, and `row_by_row.py`; tests hold every op's pieces to it.
+    Passes that join rows ask for it, and `batch_sizes/row_by_row.py`; tests hold every op's pieces to it.
     """
 
     def lower(types: Sequence[TensorType]) -> tuple[list[Piece], list[TensorType]] | None:

@@ -18,8 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concatc.batch_sizes.in_portions import in_portions
 from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
-from concatc.in_portions import in_portions
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Base
 from concatc.manifest import (
@@ -48,10 +48,10 @@ from concatc.targets.cpu.step_text import TableError, read_table
 from concatc.version import __version__
 
 if TYPE_CHECKING:
+    from concatc.batch_sizes.rescale import ScaledPhase
     from concatc.ir.core import Module
     from concatc.loops.plan import Plan
     from concatc.loops.scaled_plan import ScaledPlan
-    from concatc.rescale import ScaledPhase
 
 CHUNK_BYTES = 1 << 14
 MAX_LINE_BYTES = 1 << 24
@@ -212,7 +212,7 @@ class WrittenModule:
 
     def at(self, dims: Mapping[str, Dim], phase: Phase) -> Source | None:
         """The same net at other batch sizes, on the same code; None where it must be compiled."""
-        from concatc.rescale import rescaled
+        from concatc.batch_sizes.rescale import rescaled
 
         return rescaled(self, dims, phase)
 
@@ -244,8 +244,8 @@ class WrittenModule:
         )
 
     def _read_scaled(self, phase: Phase) -> ScaledPhase | None:
+        from concatc.batch_sizes.data import from_data
         from concatc.loops.polynomials import NotScalableError
-        from concatc.scaled_data import from_data
 
         file, written = f"{phase}/{SIZES}", self.phase(phase)
         try:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc import scaling
+from concatc.batch_sizes import scaling
 from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.frontend import cnet

@@ -12,8 +12,8 @@ import pytest
 
 import concatc
 from concatc.artifact import write_module
+from concatc.batch_sizes.known_sizes import KnownSizes
 from concatc.compiler import compile_net
-from concatc.known_sizes import KnownSizes
 from concatc.passes import verify
 from concatc.runtime import bounds
 from tests.example_nets import NETS

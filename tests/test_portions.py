@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import concatc
-from concatc import in_portions
 from concatc.artifact import write_module
+from concatc.batch_sizes import in_portions
+from concatc.batch_sizes.row_by_row import is_row_by_row
 from concatc.compiler import Options, compile_net
-from concatc.row_by_row import is_row_by_row
 from tests.example_nets import NETS
 from tests.nets.batch_nets import batch_net
 

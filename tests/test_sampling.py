@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from concatc import compiler
+from concatc.batch_sizes.data import data_of as scaled_data
+from concatc.batch_sizes.sample_data import data_of
+from concatc.batch_sizes.sampling import found_in, recipe_of
+from concatc.batch_sizes.scaling import samples_of
 from concatc.compiler import Compilation, Options, compile_net
-from concatc.sample_data import data_of
-from concatc.sampling import found_in, recipe_of
-from concatc.scaled_data import data_of as scaled_data
-from concatc.scaling import samples_of
 from concatc.targets.cpu import workers
 from concatc.targets.cpu.native import host
 from concatc.targets.cpu.workers import Workers

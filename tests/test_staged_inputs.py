@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import concatc
+from concatc.batch_sizes.rescale import Rescaled
 from concatc.compiler import Options, compile_net
 from concatc.diagnostics import ConcatcError
 from concatc.inspect.memory import plan_report
 from concatc.passes.check_plan import check_plan
 from concatc.passes.plan_memory import PlanMemory
-from concatc.rescale import Rescaled
 from concatc.runtime.module import CompiledModule
 from tests.test_budget import without_budget
 

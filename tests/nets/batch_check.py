@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from concatc.batch_sizes.graph import ScaledGraph
+from concatc.batch_sizes.rescale import Rescaled, RescaledPhase
+from concatc.batch_sizes.scaling import LookedAtPhase
 from concatc.compiler import Compilation, Options, compile_net
 from concatc.ir.clone import clone_module
 from concatc.ir.core import FuncOp, Module
@@ -16,9 +19,6 @@ from concatc.loops.bases import Interface, argument_key, result_keys
 from concatc.loops.plan import Plan
 from concatc.passes.check_plan import check_plan
 from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.rescale import Rescaled, RescaledPhase
-from concatc.scaled_graph import ScaledGraph
-from concatc.scaling import LookedAtPhase
 from concatc.targets.cpu.step import StepNumbers
 from concatc.targets.cpu.step_table import step_table
 from concatc.targets.reference.interpreter import run_function

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from concatc.batch_sizes.sampled import PhaseSample, SampleData
 from concatc.ir.numbers import Numbered
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Window
 from concatc.loops.scaled_layout import Blocks
 from concatc.loops.scaled_plan import PlanNumbers, PlanSample
-from concatc.sampled import PhaseSample, SampleData
 from concatc.targets.cpu.scaled_step import StepSample
 
 Sizes = Mapping[str, int]

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from concatc.batch_sizes.sample_data import data_of, from_data
+from concatc.batch_sizes.scaling import LookedAt, Samples, at_large, samples_of
 from concatc.frontend.source import SourceFiles
 from concatc.options import Options
 from concatc.runtime.source import Phase
-from concatc.sample_data import data_of, from_data
-from concatc.scaling import LookedAt, Samples, at_large, samples_of
 
 # A process takes half a second to be ready for it: smaller nets are looked at sooner here.
 LEAST_OPS = 100

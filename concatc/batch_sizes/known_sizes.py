@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from concatc.batch_sizes.graph import ScaledGraph
 from concatc.diagnostics import ConcatcError
 from concatc.ir.types import TensorType
 from concatc.loops.bases import Interface
@@ -24,7 +25,6 @@ from concatc.loops.plan import interface_key
 from concatc.loops.polynomials import NotScalableError
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.signature import Input, Signature, State
-from concatc.scaled_graph import ScaledGraph
 
 
 class AtHome(Protocol):

@@ -15,23 +15,23 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
+from concatc.batch_sizes.graph import ScaledGraph, Sizes
+from concatc.batch_sizes.known_sizes import AtHome
+from concatc.batch_sizes.rescale import ScaledPhase
+from concatc.batch_sizes.row_by_row import is_row_by_row
+from concatc.batch_sizes.sampled import PhaseSample, SampledPhase, SampleHere, scaled_phase, scaled_plan
+from concatc.batch_sizes.store import ScaledStore
 from concatc.collector import collector_paused
 from concatc.diagnostics import ConcatcError
 from concatc.ir.core import Module
 from concatc.ir.numbers import digest_of
-from concatc.known_sizes import AtHome
 from concatc.loops.bases import Interface
 from concatc.loops.declaration import plain_declaration
 from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
 from concatc.loops.scaled_plan import ScaledPlan
-from concatc.rescale import ScaledPhase
-from concatc.row_by_row import is_row_by_row
 from concatc.runtime.signature import signature_of
 from concatc.runtime.source import Dim, Phase
-from concatc.sampled import PhaseSample, SampledPhase, SampleHere, scaled_phase, scaled_plan
-from concatc.scaled_graph import ScaledGraph, Sizes
-from concatc.scaled_store import ScaledStore
 from concatc.stages import stage
 from concatc.targets.cache import Cache
 from concatc.targets.cpu.step import StepNumbers

@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from concatc.batch_sizes.data import data_of, from_data
+from concatc.batch_sizes.graph import ScaledGraph
+from concatc.batch_sizes.rescale import ScaledPhase
 from concatc.loops.bases import Interface
 from concatc.loops.polynomials import NotScalableError
-from concatc.rescale import ScaledPhase
-from concatc.scaled_data import data_of, from_data
-from concatc.scaled_graph import ScaledGraph
 from concatc.targets.cache import DATA, Cache, digest
 from concatc.targets.cpu.step import StepNumbers
 from concatc.version import source_digest

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from concatc.known_sizes import KnownSizes
+from concatc.batch_sizes.graph import ScaledGraph
+from concatc.batch_sizes.known_sizes import KnownSizes
+from concatc.batch_sizes.rescale import ScaledPhase
+from concatc.batch_sizes.weights import ScaledWeights
 from concatc.loops.polynomials import Polynomials
 from concatc.loops.scaled_layout import Layout
 from concatc.loops.scaled_slots import ScaledSlots
-from concatc.rescale import ScaledPhase
-from concatc.scaled_graph import ScaledGraph
-from concatc.scaled_weights import ScaledWeights
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers
 

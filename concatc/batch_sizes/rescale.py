@@ -17,9 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, cast
 
+from concatc.batch_sizes.graph import ScaledGraph, Sizes
+from concatc.batch_sizes.in_portions import in_portions
+from concatc.batch_sizes.known_sizes import KnownSizes, index_checks_at, signature_at
+from concatc.batch_sizes.weights import ScaledWeights
 from concatc.diagnostics import ConcatcError, Diagnostic
-from concatc.in_portions import in_portions
-from concatc.known_sizes import KnownSizes, index_checks_at, signature_at
 from concatc.loops.bases import Interface
 from concatc.loops.polynomials import Ints, NotScalableError
 from concatc.loops.scaled_layout import Addresses, Layout
@@ -27,8 +29,6 @@ from concatc.loops.scaled_slots import ScaledSlots
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.signature import Signature, signature_of
 from concatc.runtime.source import Dim, LoweredPhase, Phase, Source, Update
-from concatc.scaled_graph import ScaledGraph, Sizes
-from concatc.scaled_weights import ScaledWeights
 from concatc.targets import Executable, Target
 from concatc.targets.cpu.scaled_step import ScaledStep
 from concatc.targets.cpu.step import StepNumbers

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
+from concatc.batch_sizes.graph import ScaledGraph
+from concatc.batch_sizes.known_sizes import AtHome, known_sizes
+from concatc.batch_sizes.rescale import ScaledPhase
+from concatc.batch_sizes.weights import ScaledWeights, made_of_dims
 from concatc.ir.core import FuncOp, Module
 from concatc.ir.numbers import Numbered, digest_of, numbers_of
-from concatc.known_sizes import AtHome, known_sizes
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Plan
 from concatc.loops.polynomials import NotScalableError
@@ -17,9 +20,6 @@ from concatc.loops.scaled_plan import PlanSample, ScaledPlan
 from concatc.loss_weights import Terms
 from concatc.passes.arena import Lifetime, assign_offsets
 from concatc.passes.lower_to_loops import scratch_pieces
-from concatc.rescale import ScaledPhase
-from concatc.scaled_graph import ScaledGraph
-from concatc.scaled_weights import ScaledWeights, made_of_dims
 from concatc.targets.cpu.scaled_step import StepSample, scaled_step
 from concatc.targets.cpu.step_table import step_table
 
