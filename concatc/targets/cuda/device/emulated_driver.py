@@ -48,7 +48,7 @@ class EmulatedDriver:
 
     def __init__(self, total_bytes: int = TOTAL_BYTES) -> None:
         self._total = total_bytes
-        self._lock = threading.RLock()  # work of several streams is done one after the other
+        self._lock = threading.RLock()  # work of several streams is done one after the other, and memory taken
         self._blocks: dict[int, Array] = {}
         self._starts: list[int] = []
         self._next = FIRST_ADDRESS
@@ -72,25 +72,27 @@ class EmulatedDriver:
     # -- memory --------------------------------------------------------------------------------------------------------
     def memory_info(self) -> tuple[int, int]:
         """See :class:`Driver`."""
-        return self._total - sum(block.nbytes for block in self._blocks.values()), self._total
+        return self._total - sum(block.nbytes for block in list(self._blocks.values())), self._total
 
     def allocate(self, size_bytes: int) -> int:
         """See :class:`Driver`."""
         if not size_bytes:
             raise self._error("allocate", INVALID_VALUE, "INVALID_VALUE", "no bytes are asked for")
-        if size_bytes > self.memory_info()[0]:
-            raise self._error("allocate", OUT_OF_MEMORY, "OUT_OF_MEMORY", "out of memory")
-        address = self._next
-        self._next += -(-size_bytes // STEP) * STEP + STEP
-        self._blocks[address] = np.full(size_bytes, FRESH, np.uint8)
-        self._starts = sorted(self._blocks)
-        return address
+        with self._lock:
+            if size_bytes > self.memory_info()[0]:
+                raise self._error("allocate", OUT_OF_MEMORY, "OUT_OF_MEMORY", "out of memory")
+            address = self._next
+            self._next += -(-size_bytes // STEP) * STEP + STEP
+            self._blocks[address] = np.full(size_bytes, FRESH, np.uint8)
+            self._starts = sorted(self._blocks)
+            return address
 
     def free(self, address: int) -> None:
         """See :class:`Driver`; waits, as a device does."""
         self._finish()
-        del self._blocks[address]
-        self._starts = sorted(self._blocks)
+        with self._lock:
+            del self._blocks[address]
+            self._starts = sorted(self._blocks)
 
     def allocate_host(self, size_bytes: int) -> Array:
         """See :class:`Driver`."""
@@ -114,11 +116,10 @@ class EmulatedDriver:
         return block[address - start : address - start + size_bytes]
 
     def _block(self, address: int) -> tuple[int, Array] | None:
-        k = bisect_right(self._starts, address) - 1
-        if k < 0:
-            return None
-        start = self._starts[k]
-        return (start, self._blocks[start]) if address <= start + self._blocks[start].nbytes else None
+        starts = self._starts  # as it is now: other threads free theirs
+        k = bisect_right(starts, address) - 1
+        block = self._blocks.get(starts[k]) if k >= 0 else None
+        return (starts[k], block) if block is not None and address <= starts[k] + block.nbytes else None
 
     # -- streams -------------------------------------------------------------------------------------------------------
     def stream(self) -> int:
