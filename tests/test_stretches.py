@@ -15,7 +15,7 @@ from concatc.ir.core import FuncOp, Module
 from concatc.ir.parser import parse_module
 from concatc.ir.types import I1, INDEX, NUMPY_DTYPES, MemRefType
 from concatc.loops.cuts import Cut, Stretch, cutting_of
-from concatc.loops.leading_digit import leads
+from concatc.loops.leading_digit import leading_step
 from concatc.targets.cpu.chunks import Share, shared_part, shares_of
 from concatc.targets.cpu.step import Row, StepNumbers, StepTable
 from concatc.targets.cpu.step_table import step_table
@@ -227,20 +227,27 @@ def test_stretches_that_do_not_lie_one_behind_the_other_are_not_cut(before: str)
 
 
 def test_an_index_of_which_the_loop_is_the_leading_digit_belongs_to_its_iteration() -> None:
-    assert leading("%c0 to %c2", "%c5") == [True, False]
-    assert leading("%c1 to %c3", "%c5") == [True, False]
-    # Digits that reach into the next one, and loops without constant bounds.
-    assert leading("%c0 to %c3", "%c5") == [False, False]
-    assert leading("%c0 to %c2", "%c2") == [False, False]
-    assert leading("%c0 to %n", "%c5") == [False, False]
+    assert leading("%c0 to %c2", "%c5") == [5, None]
+    assert leading("%c0 to %c1", "%c3") == [3, None]
+    # Digits that reach into the next one or begin in it, and loops without constant bounds.
+    assert leading("%c0 to %c3", "%c5") == [None, None]
+    assert leading("%c1 to %c3", "%c5") == [None, None]
+    assert leading("%c0 to %c2", "%c2") == [None, None]
+    assert leading("%c0 to %n", "%c5") == [None, None]
 
 
-def leading(inner: str, step: str) -> list[bool]:
-    """Whether ``i * step + k + 2 * j`` belongs to an iteration of ``i``, of ``j``; ``k`` in 0 .. 3."""
-    (function,) = parse_module(DIGITS.format(inner=inner, step=step)).functions
+def test_an_index_that_is_moved_on_belongs_to_another_iteration() -> None:
+    assert leading("%c0 to %c1", "%c5", more="%c2") == [5, None]
+    assert leading("%c0 to %c1", "%c5", more="%c3") == [None, None]
+    assert leading("%c0 to %c2", "%c5", more="%c1") == [None, None]
+
+
+def leading(inner: str, step: str, more: str = "%c0") -> list[int | None]:
+    """The steps of ``i`` and ``j`` in ``i * step + k + 2 * j + more``; ``k`` in 0 .. 3."""
+    (function,) = parse_module(DIGITS.format(inner=inner, step=step, more=more)).functions
     loops = [op for op in function.walk() if op.name == "scf.for"]
     (store,) = (op for op in function.walk() if op.name == "memref.store")
-    return [leads(loop.regions[0].block.args[0], store.operands[2]) for loop in loops[:2]]
+    return [leading_step(loop.regions[0].block.args[0], store.operands[2]) for loop in loops[:2]]
 
 
 DIGITS = """
@@ -258,7 +265,8 @@ func.func private @k(%begin: index, %end: index, %n: index, %y: memref<?xf32>) a
         %a = arith.muli %i, {step} : index
         %b = arith.muli %c2, %j : index
         %ab = arith.addi %a, %b : index
-        %at = arith.addi %ab, %k : index
+        %abk = arith.addi %ab, %k : index
+        %at = arith.addi %abk, {more} : index
         memref.store %v, %y[%at] : memref<?xf32>
       }}
     }}

@@ -30,9 +30,13 @@ from typing import Any
 from concatc.ir.core import Block, FuncOp, Operation, Value
 from concatc.ir.types import MemRefType
 from concatc.loops.chunk_work import Term, distance, work_of
-from concatc.loops.leading_digit import leads
+from concatc.loops.leading_digit import leading_step
 from concatc.loops.slices import Sliced, Slicing, slices_of
 from concatc.loops.stretches import Extent, Loops, constant_of, loop_of, part_of, stretches_of
+
+# How many elements of an axis an iteration of a cut loop has; of a loop over parts, how many there are and the parts.
+Step = int | tuple[Value, int]
+Axes = frozenset[tuple[int, Step]]
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,12 @@ class Cut:
 @dataclass(frozen=True)
 class Cutting:
     """A cut, and what it rests on, by stretch: ``owned`` are the axes of each memory argument that say which chunk an
-    element belongs to (none where elements do not belong to chunks), ``stored`` are the results, ``moved`` the axis
-    along which memory arguments move from slice to slice.
+    element belongs to, with their steps (none where elements do not belong to chunks), ``stored`` are the results,
+    ``moved`` the axis along which memory arguments move from slice to slice.
     """
 
     cut: Cut
-    owned: tuple[Mapping[int, frozenset[int]], ...]
+    owned: tuple[Mapping[int, Axes], ...]
     stored: tuple[frozenset[int], ...]
     moved: tuple[Mapping[int, int], ...]
 
@@ -146,7 +150,7 @@ class Cutting:
     def agrees(self, first: int, second: int) -> bool:
         """Whether elements of two arguments in one place belong to one chunk, wherever the first is stored."""
         pairs = [
-            (owned.get(first, frozenset()), owned[second])
+            (owned.get(first, Axes()), owned[second])
             for owned, stored in zip(self.owned, self.stored, strict=True)
             if first in stored and second in owned
         ]
@@ -205,7 +209,7 @@ class _Access:
 
     stores: bool
     loop: Operation | None
-    axes: frozenset[int]
+    axes: Axes
     certain: bool
 
 
@@ -216,7 +220,7 @@ class _Found:
     kernel: FuncOp
     loops: Loops
     is_only: bool
-    owned: dict[int, frozenset[int]] = field(default_factory=dict)
+    owned: dict[int, Axes] = field(default_factory=dict)
     stored: list[int] = field(default_factory=list)
     private: list[int] = field(default_factory=list)
     alone: bool = False
@@ -257,10 +261,10 @@ class _Found:
         return Stretch(private, self.repeats, work, extent=self.loops.extent, alone=self.alone, slicing=slicing)
 
 
-def _owned(accesses: Sequence[_Access]) -> frozenset[int]:
+def _owned(accesses: Sequence[_Access]) -> Axes:
     """The axes along which every access stays in its chunk."""
     axes = [access.axes for access in accesses]
-    return frozenset.intersection(*axes) if axes else frozenset()
+    return frozenset.intersection(*axes) if axes else Axes()
 
 
 def _is_stored_first(accesses: Sequence[_Access]) -> bool:
@@ -299,7 +303,8 @@ class _Reader:
                 return False
             stores = op.name == "memref.store"
             memory, at = op.operands[stores], op.operands[stores + 1 :]
-            axes = frozenset(d for d, index in enumerate(at) if loop is not None and _is_of(index, loop))
+            steps = [_step_of(index, loop) if loop is not None else None for index in at]
+            axes = frozenset((d, step) for d, step in enumerate(steps) if step is not None)
             self.accesses.setdefault(memory, []).append(_Access(stores, loop, axes, certain))
             return memory in self.memory
         if any(isinstance(value.type, MemRefType) for value in op.operands):
@@ -313,25 +318,27 @@ class _Reader:
         return all(self.walk(block, inner, certain) for region in op.regions for block in region.blocks)
 
 
-def _is_of(index: Value, loop: Operation) -> bool:
-    """Whether an index takes values in one iteration of the loop that it takes in no other.
+def _step_of(index: Value, loop: Operation) -> Step | None:
+    """How many elements of an axis belong to an iteration of the loop, where the index stays among those of its own.
 
-    It is the loop's variable, or its leading digit is, or it runs over that one's block, ``i * 8 .. min(i * 8 + 8,
-    n)``, or part.
+    ``i`` has one, ``i * 8 + j`` with ``j`` below 8 has eight, as has what runs over the block ``i * 8 .. min(i * 8 + 8,
+    n)``; of parts ``(n, parts)`` says it.  Of two accesses with one step none touches what belongs to another iteration
+    of the other one.
     """
     variable = loop.regions[0].block.args[0]
-    if leads(variable, index):
-        return True
+    step = leading_step(variable, index)
+    if step is not None:
+        return step
     inner = loop_of(index)
     if inner is None or index is not inner.regions[0].block.args[0]:
-        return False
+        return None
     lower, upper = inner.operands[:2]
     part = part_of(lower, upper)
     if part is not None:
-        return part[0] is variable
+        return part[1:] if part[0] is variable else None
     block = _product_with(variable, lower)
     ends = upper.op.operands if upper.op is not None and upper.op.name == "arith.minsi" else (upper,)
-    return block is not None and any(distance(lower, end) in range(1, block + 1) for end in ends)
+    return block if block is not None and any(distance(lower, end) in range(1, block + 1) for end in ends) else None
 
 
 def _product_with(variable: Value, value: Value) -> int | None:

@@ -9,38 +9,39 @@ from concatc.ir.core import Value
 from concatc.loops.stretches import constant_of, loop_of
 
 
-def leads(variable: Value, index: Value) -> bool:
-    """Whether ``index`` is ``variable * step`` plus a number below ``step`` that other loops make."""
+def leading_step(variable: Value, index: Value) -> int | None:
+    """``step``, where ``index`` is ``variable * step`` plus a number in ``0 .. step`` that other loops make."""
     factors = _factors_of(index)
     step = factors.pop(variable, 0) if factors is not None else 0
     if factors is None or step < 1:
-        return False
+        return None
     least = greatest = 0
     for term, factor in factors.items():
-        ends = _ends_of(term)
+        ends = _ends_of(term) if term is not None else (1, 1)
         if ends is None:
-            return False
+            return None
         low, high = sorted(factor * end for end in ends)
         least, greatest = least + low, greatest + high
-    return greatest - least < step
+    return step if least >= 0 and greatest < step else None
 
 
-def _factors_of(value: Value) -> dict[Value, int] | None:
-    """The terms of a sum of loop variables with constant factors, but for constants; None for another value."""
+def _factors_of(value: Value) -> dict[Value | None, int] | None:
+    """The terms of a sum of loop variables with constant factors, and a constant (of None); None for another value."""
     op = value.op
     if op is None:
         return {value: 1}
-    if constant_of(value) is not None:
-        return {}
+    number = constant_of(value)
+    if number is not None:
+        return {None: number}
     if op.name == "arith.muli":
-        for number, other in (op.operands, op.operands[::-1]):
-            by, inner = constant_of(number), _factors_of(other)
+        for literal, other in (op.operands, op.operands[::-1]):
+            by, inner = constant_of(literal), _factors_of(other)
             if by is not None and inner is not None:
                 return {term: factor * by for term, factor in inner.items()}
         return None
     if op.name != "arith.addi":
         return None
-    total: dict[Value, int] = {}
+    total: dict[Value | None, int] = {}
     for operand in op.operands:
         inner = _factors_of(operand)
         if inner is None:
