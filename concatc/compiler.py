@@ -27,7 +27,7 @@ from concatc.passes.derive_backward import DeriveBackward
 from concatc.passes.freeze import freeze
 from concatc.runtime.source import Dim, Phase, Source, Update
 from concatc.stages import stage
-from concatc.targets import Aside, Executable, Target
+from concatc.targets import Aside, Beside, Executable, Target
 
 
 def target_of(options: Options) -> Target:
@@ -115,8 +115,8 @@ class Compilation:
         if key not in self._executables:
             with collector_paused():  # between passes, too: it would visit all that they made
                 lowered = self._phase_with(phase, update)
-                build = self.target.build
-                code = build(lowered, lambda: self.scaled(phase), lambda ask: self._ask(phase, ask))
+                beside = Beside(lambda ask: self._ask(phase, ask), lambda: self.scaled(phase))
+                code = self.target.build(lowered, beside)
                 self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: lowered.interface)
         return self._executables[key]
 

@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-from concatc.ir.types import TensorType
-from concatc.loops.plan import Launch
 from concatc.op import Op
 from concatc.ops.conv import Conv
 from concatc.ops.conv_input_grad import ConvInputGrad
@@ -15,12 +13,8 @@ from concatc.ops.conv_transpose import ConvTranspose
 from concatc.ops.conv_weight_grad import ConvWeightGrad
 from concatc.ops.linear import Linear, LinearWeightGrad
 from concatc.ops.matmul import Matmul
-from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.native import Host, assembly, object_code
-from concatc.targets.cpu.nest import nests_in, recognize
-from concatc.targets.cpu.tile import choose_tiles
-from tests.kernel_plans import Bump, op_kernel, plan_of
+from tests.contraction_code import contraction_of
 
 NEON = Host(
     "neoverse-n1", "", vector_bytes=16, registers=32, fma=True, masked=False, triple="aarch64-unknown-linux-gnu"
@@ -43,18 +37,9 @@ CASES: dict[str, tuple[Op, list[tuple[int, ...]]]] = {
 
 def _ir(name: str) -> str:
     op, shapes = CASES[name]
-    types = [TensorType(s, "f32") for s in shapes]
-    bump, kernel = Bump(), op_kernel("k", op, types)
-    reads = tuple(bump.window(t) for t in types)
-    writes = tuple(bump.window(v.tensor) for v in kernel.ret.operands)
-    loops = lower_to_loops(plan_of([Launch("k", reads, writes, (False,))], [kernel], bump.used))
-    (function,) = [f for f in loops.functions[1:] if f.declared is None]
-    items = recognize(function)
-    assert items is not None
-    tiles = choose_tiles(nests_in(items), NEON)
-    assert tiles is not None
-    assert all(tile.lanes <= 4 for tile in tiles.values()), "a vector holds 4 f32"
-    return contraction_ir(function, items, tiles, NEON, "k")
+    text, tiles = contraction_of(op, shapes, NEON)
+    assert all(tile.lanes <= 4 for tile in tiles), "a vector holds 4 f32"
+    return text
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,18 +21,9 @@ from concatc.targets.cuda import target
 from concatc.targets.cuda.device.driver import DriverError, Parameters
 from concatc.targets.cuda.device.emulated_driver import EmulatedDriver
 from tests import test_cuda_nets
+from tests.cuda_nets import JOINED
 from tests.on_device import run_on_device
 
-NET = """
-net joined(n = 6) {
-    input x: f32[n, 9]
-    input label: i32[n]
-    h = linear(x, 12) |> relu
-    logits = linear(concat(x, h, axis=1), 5)
-    loss softmax_loss(logits, label)
-    output logits
-}
-"""
 NORMED = """
 net normed(n = 6) {
     input x: f32[n, 9]
@@ -96,7 +87,7 @@ def pair(text: str, **options: Any) -> tuple[concatc.CompiledModule, concatc.Com
     return nets
 
 
-@pytest.mark.parametrize("text", [NET, NORMED], ids=["joined", "normed"])
+@pytest.mark.parametrize("text", [JOINED, NORMED], ids=["joined", "normed"])
 @pytest.mark.parametrize("make", [lambda: concatc.SGD(lr=0.2, momentum=0.9), lambda: concatc.Adam(lr=0.01)])
 def test_training_follows_the_reference(driver: CountingDriver, text: str, make: Any) -> None:
     """Steps made again, in which seeds of dropout and scalars of the optimizer change."""
@@ -114,7 +105,7 @@ def test_training_follows_the_reference(driver: CountingDriver, text: str, make:
 
 
 def test_a_step_is_one_graph_with_its_copies(driver: CountingDriver) -> None:
-    net, optimizer = concatc.compile_source(NET, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
+    net, optimizer = concatc.compile_source(JOINED, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
     for _ in range(2):
         net.train_step(data(), optimizer=optimizer)
     driver.asked.clear()
@@ -132,7 +123,7 @@ def test_a_step_is_one_graph_with_its_copies(driver: CountingDriver) -> None:
 
 
 def test_forward_backward_and_step_are_a_graph_each(driver: CountingDriver) -> None:
-    net, optimizer = concatc.compile_source(NET, target="cuda"), concatc.SGD(lr=0.1)
+    net, optimizer = concatc.compile_source(JOINED, target="cuda"), concatc.SGD(lr=0.1)
     for _ in range(3):  # the second forward is recorded with its copies
         driver.asked.clear()
         net.forward(data())
@@ -143,7 +134,7 @@ def test_forward_backward_and_step_are_a_graph_each(driver: CountingDriver) -> N
 
 
 def test_gradients_that_are_changed_are_those_of_the_update(driver: CountingDriver) -> None:
-    ours, wanted = pair(NET)
+    ours, wanted = pair(JOINED)
     for net in (ours, wanted):
         net.forward(data())
         gradients = net.backward()
@@ -156,7 +147,7 @@ def test_gradients_that_are_changed_are_those_of_the_update(driver: CountingDriv
 
 def test_views_are_live(driver: CountingDriver) -> None:
     """A view that is held shows what steps make, and what is written to it counts."""
-    ours, wanted = pair(NET)
+    ours, wanted = pair(JOINED)
     held = [net.params["h.weight"] for net in (ours, wanted)]
     part = held[0][:2]  # holds the view that it is of
     for net in (ours, wanted):
@@ -188,7 +179,7 @@ def test_a_parameter_that_changes_before_backward_is_noticed(driver: CountingDri
 
 
 def test_other_batch_sizes_share_memory(driver: CountingDriver) -> None:
-    ours, wanted = pair(NET)
+    ours, wanted = pair(JOINED)
     for net in (ours, wanted):
         for n in (6, 3, 6, 11):
             net.train_step(data(n), optimizer=concatc.SGD(lr=0.3))
@@ -198,11 +189,11 @@ def test_other_batch_sizes_share_memory(driver: CountingDriver) -> None:
 
 
 def test_weights_and_slots_are_saved_and_loaded(driver: CountingDriver, tmp_path: Path) -> None:
-    net, optimizer = concatc.compile_source(NET, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
+    net, optimizer = concatc.compile_source(JOINED, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
     for _ in range(2):
         net.train_step(data(), optimizer=optimizer)
     net.save(tmp_path / "w.safetensors", optimizer=optimizer)
-    other, again = concatc.compile_source(NET, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
+    other, again = concatc.compile_source(JOINED, target="cuda"), concatc.SGD(lr=0.1, momentum=0.9)
     other.load(tmp_path / "w.safetensors", optimizer=again)
     losses = [n.train_step(data(), optimizer=o) for n, o in ((net, optimizer), (other, again))]
     assert losses[0] == losses[1]
@@ -210,7 +201,7 @@ def test_weights_and_slots_are_saved_and_loaded(driver: CountingDriver, tmp_path
 
 
 def test_inputs_that_are_not_plain_labels_out_of_range_and_bound_arrays(driver: CountingDriver) -> None:
-    ours, wanted = pair(NET)
+    ours, wanted = pair(JOINED)
     batch = data()
     ours.train_step(batch)
     strided = {"x": np.asfortranarray(batch["x"]), "label": batch["label"]}
@@ -224,7 +215,7 @@ def test_inputs_that_are_not_plain_labels_out_of_range_and_bound_arrays(driver: 
 
 def test_kept_blobs_and_gradients_of_inputs_and_outputs(driver: CountingDriver) -> None:
     options = {"keep": ["h"], "input_grads": True, "output_grads": ["logits"]}
-    ours, wanted = pair(NET, **options)
+    ours, wanted = pair(JOINED, **options)
     given = {"logits": np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)}
     gradients = []
     for net in (ours, wanted):
@@ -237,7 +228,7 @@ def test_kept_blobs_and_gradients_of_inputs_and_outputs(driver: CountingDriver) 
 
 
 def test_memory_is_given_back(driver: CountingDriver) -> None:
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     weight = net.params["h.weight"]
     net.train_step(data(), optimizer=concatc.SGD(lr=0.1))
     before = driver.memory_info()[0]
@@ -252,7 +243,7 @@ def test_memory_is_given_back(driver: CountingDriver) -> None:
 
 def test_parameters_may_be_read_while_a_step_is_recorded(driver: CountingDriver) -> None:
     """From another thread: what reads them waits, or its copy would become a part of the step."""
-    net, begin = concatc.compile_source(NET, target="cuda"), driver.begin_capture
+    net, begin = concatc.compile_source(JOINED, target="cuda"), driver.begin_capture
     begun: list[threading.Thread] = []
 
     def begin_and_read(stream: int) -> None:
@@ -277,7 +268,7 @@ def test_what_is_asked_of_a_device_can_be_asked_here(form: str, monkeypatch: pyt
 
 
 def test_threads_train_nets_of_their_own(driver: CountingDriver) -> None:
-    nets = [concatc.compile_source(NET, target="cuda") for _ in range(2)]
+    nets = [concatc.compile_source(JOINED, target="cuda") for _ in range(2)]
     losses: list[list[float]] = [[], []]
 
     def train(k: int) -> None:
@@ -312,7 +303,7 @@ class OnDevice:
 
 def test_arrays_of_a_device_are_inputs(driver: CountingDriver) -> None:
     """They are copied on the device; labels come here, where they are compared with what they may be."""
-    ours, wanted = pair(NET)
+    ours, wanted = pair(JOINED)
     for step in range(2):
         batch = data(seed=step)
         given = {name: OnDevice(driver, array) for name, array in batch.items()}
@@ -329,7 +320,7 @@ def test_arrays_of_a_device_are_inputs(driver: CountingDriver) -> None:
 
 def test_work_on_an_array_is_waited_for(driver: CountingDriver) -> None:
     """What another library has put on its stream is done before the array is read."""
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     batch, stream = data(), driver.stream()
     x = OnDevice(driver, np.zeros((6, 9), np.float32), version=3, stream=stream)
     driver.upload(x.address, batch["x"].reshape(-1).view(np.uint8), stream)
@@ -338,7 +329,7 @@ def test_work_on_an_array_is_waited_for(driver: CountingDriver) -> None:
 
 
 def test_arrays_of_a_device_that_cannot_be_read_are_refused(driver: CountingDriver) -> None:
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     batch = data()
     wrong = {
         "lie in order": OnDevice(driver, batch["x"], strides=(4, 24)),
@@ -356,7 +347,7 @@ def test_arrays_of_a_device_that_cannot_be_read_are_refused(driver: CountingDriv
 # -- errors ------------------------------------------------------------------------------------------------------------
 def test_out_of_memory_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "chosen_driver", lambda: EmulatedDriver(total_bytes=2048))
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     with pytest.raises(
         concatc.UsageError, match=r"no memory on the emulator for .* of inputs, outputs and arena"
     ) as said:
@@ -384,13 +375,13 @@ class FaultyDriver(EmulatedDriver):
 
 def test_a_fault_is_told_with_its_kernel_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "chosen_driver", FaultyDriver)
-    net = concatc.compile_source(NET, target="cuda", filename="joined.cnet")
+    net = concatc.compile_source(JOINED, target="cuda", filename="joined.cnet")
     with pytest.raises(
         concatc.ConcatcError, match=r"CUDA_ERROR_ILLEGAL_ADDRESS .*\nhelp: CONCATC_CUDA_SYNC=1 says which"
     ):
         net.train_step(data())
     monkeypatch.setenv("CONCATC_CUDA_SYNC", "1")
-    other = concatc.compile_source(NET, target="cuda", filename="joined.cnet")
+    other = concatc.compile_source(JOINED, target="cuda", filename="joined.cnet")
     with pytest.raises(concatc.ConcatcError) as said:
         other.train_step(data())
     message = str(said.value)
@@ -399,7 +390,7 @@ def test_a_fault_is_told_with_its_kernel_and_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_launches_one_by_one_give_the_same(driver: CountingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     loss = net.train_step(data())["loss"]
     monkeypatch.setenv("CONCATC_CUDA_SYNC", "1")
     assert net.train_step(data())["loss"] == loss
@@ -411,6 +402,6 @@ def test_code_for_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
             raise DriverError("cuModuleLoadData", 209, "CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available")
 
     monkeypatch.setattr(target, "chosen_driver", Older)
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     with pytest.raises(concatc.ConcatcError, match="has no code for the emulator, which is sm_00: CUDA_ERROR_NO"):
         net.eval(x=data()["x"])

@@ -14,23 +14,14 @@ from concatc.cli.main import exit_code
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.device import cuda_driver
 from concatc.targets.cuda.ptx import faults_in_report, faults_of
+from tests.cuda_nets import JOINED
 
 ROOT = Path(__file__).parent.parent
-NET = """
-net joined(n = 6) {
-    input x: f32[n, 9]
-    input label: i32[n]
-    h = linear(x, 12) |> relu
-    logits = linear(concat(x, h, axis=1), 5)
-    loss softmax_loss(logits, label)
-    output logits
-}
-"""
 
 
 def trained(target: str) -> tuple[list[float], dict[str, np.ndarray], np.ndarray]:
     """Losses of three steps with momentum, the gradients behind them, and what is predicted."""
-    net = concatc.compile_source(NET, target=target)
+    net = concatc.compile_source(JOINED, target=target)
     net.init(seed=3)
     rng = np.random.default_rng(0)
     x, label = rng.normal(size=(6, 9)).astype(np.float32), rng.integers(0, 5, 6).astype(np.int32)
@@ -55,18 +46,18 @@ def test_a_net_trains_on_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_batch_sizes_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCATC_CUDA_EMULATOR", "1")
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     x = np.ones((4, 9), np.float32)
     assert net.with_dims(n=4).eval(x=x)["logits"].shape == (4, 5)
 
 
 def test_an_edited_plan_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCATC_CUDA_EMULATOR", "1")
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     plan = net.ir("plan")
     assert plan.count('cnet.relu"') == 1
     edited = concatc.compile_source(plan.replace('cnet.relu"', 'cnet.tanh"'), filename="edited.mlir", target="cuda")
-    other = concatc.compile_source(NET.replace("relu", "tanh"), target="cuda")
+    other = concatc.compile_source(JOINED.replace("relu", "tanh"), target="cuda")
     rng = np.random.default_rng(0)
     data = {"x": rng.normal(size=(6, 9)).astype(np.float32), "label": np.zeros(6, np.int32)}
     losses = []
@@ -80,7 +71,7 @@ def test_without_a_device_a_net_is_compiled_and_does_not_run(monkeypatch: pytest
     monkeypatch.delenv("CONCATC_CUDA_EMULATOR", raising=False)
     monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     cuda_driver.cuda_driver.cache_clear()
-    net = concatc.compile_source(NET, target="cuda")
+    net = concatc.compile_source(JOINED, target="cuda")
     assert "def k0_linear" in net.kernels
     with pytest.raises(concatc.UsageError, match=r"no NVIDIA driver .*\nhelp: CONCATC_CUDA_EMULATOR=1"):
         net.eval(x=np.ones((6, 9), np.float32))
@@ -89,7 +80,7 @@ def test_without_a_device_a_net_is_compiled_and_does_not_run(monkeypatch: pytest
 @pytest.fixture
 def net_file(tmp_path: Path) -> str:
     path = tmp_path / "joined.cnet"
-    path.write_text(NET)
+    path.write_text(JOINED)
     return str(path)
 
 

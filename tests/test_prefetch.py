@@ -6,19 +6,14 @@ import re
 
 import pytest
 
-from concatc.ir.types import TensorType
-from concatc.loops.plan import Launch
 from concatc.op import Op
 from concatc.ops.conv import Conv
 from concatc.ops.conv_input_grad import ConvInputGrad
 from concatc.ops.matmul import Matmul
-from concatc.passes.lower_to_loops import lower_to_loops
-from concatc.targets.cpu.contraction import contraction_ir
 from concatc.targets.cpu.native import Host
-from concatc.targets.cpu.nest import nests_in, recognize
 from concatc.targets.cpu.stage import Stage
-from concatc.targets.cpu.tile import Tile, choose_tiles
-from tests.kernel_plans import Bump, op_kernel, plan_of
+from concatc.targets.cpu.tile import Tile
+from tests.contraction_code import contraction_of
 
 AVX512 = Host("x86-64-v4", "", vector_bytes=64, registers=32, fma=True, masked=True)
 AVX2 = Host("x86-64-v3", "", vector_bytes=32, registers=16, fma=True, masked=True)
@@ -27,18 +22,8 @@ FORWARD, GRADIENT = Conv(pad=(1, 1)), ConvInputGrad(image=(32, 32), pad=(1, 1))
 
 
 def _made(op: Op, *shapes: tuple[int, ...], host: Host = AVX512) -> tuple[str, Tile]:
-    types = [TensorType(s, "f32") for s in shapes]
-    bump, kernel = Bump(), op_kernel("k", op, types)
-    reads = tuple(bump.window(t) for t in types)
-    writes = tuple(bump.window(v.tensor) for v in kernel.ret.operands)
-    loops = lower_to_loops(plan_of([Launch("k", reads, writes, (False,))], [kernel], bump.used))
-    (function,) = [f for f in loops.functions[1:] if f.declared is None]
-    items = recognize(function)
-    assert items is not None
-    stages = nests_in(items)
-    tiles = choose_tiles(stages, host)
-    assert tiles is not None
-    return contraction_ir(function, items, tiles, host, "k"), tiles[stages[-1]]
+    text, tiles = contraction_of(op, shapes, host)
+    return text, tiles[-1]
 
 
 def _inner_loop(text: str) -> str:

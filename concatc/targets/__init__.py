@@ -141,6 +141,19 @@ class Executable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is done while a net is compiled: ``first`` before levels are made, where other processes can do something
+    else, ``meanwhile`` once, while other processes compile if there are any.
+    """
+
+    first: Callable[[Aside], object] = lambda ask: None
+    meanwhile: Callable[[], object] = lambda: None
+
+
+NOTHING = Beside()
+
+
 class Target(Protocol):
     """A code generator plus runtime."""
 
@@ -159,17 +172,8 @@ class Target(Protocol):
         """Whether it runs the plan and needs an arena; the reference runs the joint graph and needs none."""
         ...
 
-    def build(
-        self,
-        lowered: Lowered,
-        meanwhile: Callable[[], object] = lambda: None,
-        first: Callable[[Aside], object] = lambda ask: None,
-    ) -> Executable:
-        """Generate, compile and load the code of a net.
-
-        ``first`` is called before levels are made, where other processes can do something else; ``meanwhile`` is called
-        once, while other processes compile if there are any.
-        """
+    def build(self, lowered: Lowered, beside: Beside = NOTHING) -> Executable:
+        """Generate, compile and load the code of a net, and do what is to be done ``beside``."""
         ...
 
     def memory(self) -> Memory:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from concatc.targets import Aside, Executable, Lowered, Peaks
+from concatc.targets import NOTHING, Beside, Executable, Lowered, Peaks
 from concatc.targets.memory import HOST, HostMemory
 
 
@@ -17,16 +16,11 @@ class LazyCpuTarget:
     runs_plan: bool = True
     serves_sizes: bool = True
 
-    def build(
-        self,
-        lowered: Lowered,
-        meanwhile: Callable[[], object] = lambda: None,
-        first: Callable[[Aside], object] = lambda ask: None,
-    ) -> Executable:
+    def build(self, lowered: Lowered, beside: Beside = NOTHING) -> Executable:
         """Compile a net from its loops."""
         from concatc.targets.cpu.target import CpuTarget
 
-        return CpuTarget().build(lowered, meanwhile, first)
+        return CpuTarget().build(lowered, beside)
 
     def memory(self) -> HostMemory:
         """See :class:`concatc.targets.Target`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from concatc.collector import collect_paused
 from concatc.stages import stage
 from concatc.targets.cache import Cache
 from concatc.targets.cpu.native import object_code
@@ -26,7 +25,6 @@ def objects_of(units: Sequence[Unit], cache: Cache, meanwhile: Callable[[], obje
             # Time goes with what is written out, which goes with the loops; Numba's kernels are many.
             cost = float("inf") if recipe["kind"] == "numba" else len(recipe.get("loops", ""))
             made[k] = workers.submit({**recipe, "key": units[k].key}, cost)
-        collect_paused()
     meanwhile()
     for k in cold:
         with stage("LLVM"):

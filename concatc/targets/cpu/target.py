@@ -16,7 +16,7 @@ from concatc.collector import collector_paused
 from concatc.diagnostics import UsageError
 from concatc.ir.core import Module
 from concatc.stages import stage
-from concatc.targets import Aside, Lowered, Peaks
+from concatc.targets import NOTHING, Beside, Lowered, Peaks
 from concatc.targets.cache import Cache, default_directory
 from concatc.targets.cpu.executable import CodeNames, CpuExecutable, LoadedCode
 from concatc.targets.cpu.native import Host, assembly, host, optimize
@@ -74,18 +74,13 @@ class CpuTarget:
     runs_plan: bool = True
     serves_sizes: bool = True
 
-    def build(
-        self,
-        lowered: Lowered,
-        meanwhile: Callable[[], object] = lambda: None,
-        first: Callable[[Aside], object] = lambda ask: None,
-    ) -> CpuExecutable:
+    def build(self, lowered: Lowered, beside: Beside = NOTHING) -> CpuExecutable:
         """Compile what the cache does not hold, and load it; see :class:`concatc.targets.Target`."""
         with Workers(self.host or host()) as workers:
             if "numba" not in sys.modules:
                 workers.begin()  # the first net of a process
-                first(workers.aside)
-            return self.build_loops(lowered.loops, meanwhile, workers)
+                beside.first(workers.aside)
+            return self.build_loops(lowered.loops, beside.meanwhile, workers)
 
     def build_loops(
         self, loops: Module, meanwhile: Callable[[], object] = lambda: None, workers: Workers | None = None

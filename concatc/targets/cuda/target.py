@@ -7,7 +7,7 @@ It runs on the first NVIDIA device, or on the emulator of the source (``CONCATC_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.loops.memory import Array
 from concatc.passes.choose_algorithms import Precision
 from concatc.stages import stage
-from concatc.targets import Aside, Lowered, Peaks
+from concatc.targets import NOTHING, Beside, Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.device.call import DeviceCall
@@ -46,13 +46,9 @@ class CudaTarget:
     runs_plan: bool = True
     serves_sizes: bool = False
 
-    def build(
-        self,
-        lowered: Lowered,
-        meanwhile: Callable[[], object] = lambda: None,
-        first: Callable[[Aside], object] = lambda ask: None,
-    ) -> CudaExecutable:
+    def build(self, lowered: Lowered, beside: Beside = NOTHING) -> CudaExecutable:
         """Generate the source and the launches; what is compiled of them is compiled when it is asked for."""
+        beside.meanwhile()
         with stage("emit"):
             return CudaExecutable(gpu_module(lowered.plan, self.precision), self.arches)
 

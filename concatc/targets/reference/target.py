@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from concatc.loops.bases import argument_key, result_keys
 from concatc.loops.memory import Array, view
 from concatc.loops.plan import Plan
 from concatc.passes.graph import OUTPUT_GRAD
-from concatc.targets import Aside, Lowered, Peaks
+from concatc.targets import NOTHING, Beside, Lowered, Peaks
 from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.memory import HOST, HostMemory
 from concatc.targets.reference.interpreter import run_function
@@ -32,14 +32,9 @@ class ReferenceTarget:
     runs_plan: bool = False
     serves_sizes: bool = False
 
-    def build(
-        self,
-        lowered: Lowered,
-        meanwhile: Callable[[], object] = lambda: None,
-        first: Callable[[Aside], object] = lambda ask: None,
-    ) -> ReferenceExecutable:
+    def build(self, lowered: Lowered, beside: Beside = NOTHING) -> ReferenceExecutable:
         """Nothing is compiled."""
-        meanwhile()
+        beside.meanwhile()
         return ReferenceExecutable(lowered)
 
     def memory(self) -> HostMemory:
