@@ -52,7 +52,11 @@ class Failed(Exception):
 
 
 class Process:
-    """A process that answers lines of JSON.  ``first`` is what it said when it was ready."""
+    """A process that answers lines of JSON.  ``first`` is what it said when it was ready.
+
+    It stands still while it is not asked: threads that wait for work by spinning, as ONNX Runtime's do, would have a
+    core that is another system's while that is timed.
+    """
 
     def __init__(
         self, command: Sequence[str], env: Mapping[str, str], ready_s: float, answer_s: float, cwd: Path = ROOT
@@ -86,6 +90,7 @@ class Process:
     def ask(self, told: Any) -> dict[str, Any]:
         """The answer to one line.  Raises Failed where there is none."""
         assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
         try:
             self._process.stdin.write(f"{json.dumps(told)}\n")
             self._process.stdin.flush()
@@ -95,8 +100,7 @@ class Process:
 
     def close(self) -> None:
         """End the process and what it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._log.close()
 
@@ -108,7 +112,13 @@ class Process:
         if not line:
             raise Failed(self._last_words())
         answer: dict[str, Any] = json.loads(line)
+        self._signal(signal.SIGSTOP)
         return answer
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the process and what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,22 @@ def test_a_process_answers_line_by_line() -> None:
     code = "import sys\nprint('{}', flush=True)\nfor line in sys.stdin: print(line.strip(), flush=True)"
     with python(code) as process:
         assert process.first == {}
+        assert process.ask({"phase": "train"}) == {"phase": "train"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how a process is from /proc")
+def test_a_process_stands_still_until_it_is_asked() -> None:
+    code = """
+import os, sys, threading
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+print(os.getpid(), flush=True)
+for line in sys.stdin: print(line.strip(), flush=True)"""
+    with python(code) as process:
+        status = Path(f"/proc/{process.first}/status")
+        while "State:\tT (stopped)" not in status.read_text():
+            time.sleep(0.001)
         assert process.ask({"phase": "train"}) == {"phase": "train"}
 
 
