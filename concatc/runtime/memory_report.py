@@ -69,11 +69,13 @@ class MemoryReport:
     """Bytes of every phase; prints as a table with a picture of the arena.
 
     ``optimizer_bytes`` is what the optimizers hold that the net was trained with: slots, and the numbers of a step.
+    ``spare_bytes`` is memory of results that users let go of, kept for the next ones.
     """
 
     net: str
     phases: dict[Phase, PhaseMemory]
     optimizer_bytes: int = 0
+    spare_bytes: int = 0
 
     @staticmethod
     def of(
@@ -81,11 +83,12 @@ class MemoryReport:
         lowered: Mapping[Phase, LoweredPhase],
         thread_bytes: Mapping[Phase, int] | None = None,
         optimizer_bytes: int = 0,
+        spare_bytes: int = 0,
     ) -> MemoryReport:
         """Read the report off the plans."""
         taken = thread_bytes or {}
         phases = {phase: PhaseMemory(levels.plan, taken.get(phase, 0)) for phase, levels in lowered.items()}
-        return MemoryReport(net, phases, optimizer_bytes)
+        return MemoryReport(net, phases, optimizer_bytes, spare_bytes)
 
     @property
     def shared_bytes(self) -> int:
@@ -111,6 +114,8 @@ class MemoryReport:
                 lines.append(f"  optimizers: {bytes_text(self.optimizer_bytes)} besides, kept for each parameter")
             lines += [f"  {line}" for line in remark_lines(memory.remarks)]
             lines += [f"  {line}" for line in picture(memory.report)] if pictures else []
+        if self.spare_bytes:
+            lines.append(f"results: {bytes_text(self.spare_bytes)} besides, of results that nobody holds any more")
         return "\n".join(lines)
 
     def data(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from concatc.collector import collector_paused
 from concatc.diagnostics import Diagnostic, UsageError
-from concatc.ir.comments import bytes_text
 from concatc.ir.types import TensorType
 from concatc.loops.memory import Array
 from concatc.runtime import checkpoint
@@ -22,6 +21,7 @@ from concatc.runtime.calls import SEEDS, Calls
 from concatc.runtime.dims import take_dims
 from concatc.runtime.elsewhere import Elsewhere
 from concatc.runtime.generations import Generations
+from concatc.runtime.handed_out import HandedOut
 from concatc.runtime.index_check import IndexCheck
 from concatc.runtime.inputs import take
 from concatc.runtime.instance import Instance
@@ -76,6 +76,7 @@ class CompiledModule(Elsewhere):
         self._bound: dict[str, Any] = {}
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerState] = weakref.WeakKeyDictionary()
         self._generations = Generations()
+        self._handed_out = HandedOut()
         weights = source.phase("train").signature.loss_weights
         self.loss_weights = LossWeights(weights, self._lock, self._generations.loss_weights_changed)
         self._calls = Calls(source, self._plans, self._generations, self._optimizers, self.loss_weights)
@@ -276,7 +277,7 @@ class CompiledModule(Elsewhere):
                 self._ready()
                 self._calls.forward("infer", "eval", arrays)
             instance = self._calls.current["infer"]
-            return {name: _handed_out(name, view, copy) for name, view in instance.group("output").items()}
+            return self._copies(instance.group("output")) if copy else dict(instance.group("output"))
 
     def train_step(
         self, inputs: Mapping[str, Any] | None = None, /, *, optimizer: Optimizer | None = None, **arrays: Any
@@ -338,6 +339,7 @@ class CompiledModule(Elsewhere):
             lowered,
             {phase: pool.thread_bytes for phase, pool in self._plans.pools.items()},
             sum(state.base.nbytes for state in list(self._optimizers.values())),
+            self._handed_out.spare_bytes,
         )
 
     @_one_at_a_time
@@ -446,7 +448,10 @@ class CompiledModule(Elsewhere):
 
     def _results(self, instance: Instance, copy: bool) -> dict[str, Array]:
         results = {**instance.group("total"), **instance.group("loss"), **instance.group("output")}
-        return {name: _handed_out(name, view, copy) for name, view in results.items()}
+        return self._copies(results) if copy else results
+
+    def _copies(self, results: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: self._handed_out.copy(name, view) for name, view in results.items()}
 
     def _gradients(self, instance: Instance) -> dict[str, Array]:
         inputs = {name: instance.read("input_grad", name) for name in instance.names("input_grad")}
@@ -487,16 +492,6 @@ class CompiledModule(Elsewhere):
     @_one_at_a_time
     def _handing_out(self, kind: str, what: str, name: str) -> None:
         self._generations.watch.add(what, self._store.views(kind)[name], lambda: self._store.fetch(kind, name))
-
-
-def _handed_out(name: str, view: Array, copy: bool) -> Array:
-    if not copy:
-        return view
-    try:
-        return np.array(view) if view.ndim else view[()]
-    except MemoryError:
-        message = f"no memory for a copy of `{name}`, {bytes_text(view.nbytes)}"
-        raise UsageError(Diagnostic(message, help="copy=False gives views instead")) from None
 
 
 def _by_name(inputs: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
