@@ -11,7 +11,7 @@ import json
 import keyword
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from concatc.diagnostics import Diagnostic, UsageError
 from concatc.files import beside, make_folder_of
 from concatc.ir.levels import LEVELS
 from concatc.ir.printer import MACHINE
+from concatc.lowering import Lowering
 from concatc.manifest import (
     FORMAT,
     INIT,
@@ -29,6 +30,8 @@ from concatc.manifest import (
     NET,
     SIZES,
     STEP,
+    TARGETS,
+    UPDATE,
     Manifest,
     level_file,
     read_files,
@@ -64,8 +67,9 @@ def write_module(compilation: Compilation, directory: Path) -> None:
     Raises :class:`UsageError` where ``directory`` is something else than a written module or holds more than one, and
     for targets that have no object code.
     """
-    if compilation.options.target != "cpu":
-        raise UsageError(f"the target `{compilation.options.target}` has no object code to write")
+    target = compilation.options.target
+    if target not in TARGETS:
+        raise UsageError(f"the target `{target}` has no object code to write")
     _check_replaceable(directory)
     if not directory.name.isidentifier() or keyword.iskeyword(directory.name):
         name = re.sub(r"\W", "_", directory.name)
@@ -73,12 +77,18 @@ def write_module(compilation: Compilation, directory: Path) -> None:
         raise UsageError(Diagnostic(f"`{directory.name}` is no name that Python can import", help=hint))
     phases = compilation.phases
     files = {INIT: LOADER.format(name=compilation.name, version=__version__).encode()}
+    machine = {"name": "", "features": ""}
+    if target == "cuda":
+        arches, parts = _cuda_files(compilation, phases)
+    else:
+        arches, parts = [], {phase: _cpu_files(compilation, phase) for phase in phases}
+        machine = {"name": host().name, "features": host().features}
     objects: dict[str, int] = {}
-    for phase in phases:
-        written = _phase_files(compilation, phase)
-        objects[phase] = sum(name.endswith(".o") for name in written)
-        files.update(written)
-    machine = host()
+    for part, made in parts.items():
+        code = sum(name.endswith((".o", ".cubin")) for name in made)
+        objects[part] = code // len(arches) if arches else code
+        names = dict.fromkeys((*run_files(part, objects[part], arches), *read_files(part)))
+        files.update((name, made[name.removeprefix(f"{part}/")]) for name in names)
     manifest = Manifest(
         FORMAT,
         concatc=__version__,
@@ -86,25 +96,48 @@ def write_module(compilation: Compilation, directory: Path) -> None:
         source=compilation.filename,
         dims=dict(compilation.dims),
         dtype=compilation.options.dtype,
+        target=target,
         objects=objects,
-        cpu={"name": machine.name, "features": machine.features},
+        cpu=machine,
+        arches=arches,
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
     files[MANIFEST] = manifest.text()
     _write_directory(directory, files)
 
 
-def _phase_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
+def _cpu_files(compilation: Compilation, phase: Phase) -> dict[str, bytes]:
+    """The files of a phase by their names in its folder."""
     lowering = compilation.phase(phase)
     code, generated = CpuTarget().compile_loops(lowering.loops)
-    made = {level_file(level): lowering.dump(level, MACHINE).encode() for level in LEVELS}
+    made = _common_files(lowering, _sizes(compilation, phase))
     made[KERNELS] = generated.text("kernels").encode()
-    made[NET] = (json.dumps(data_of(lowering), indent=1) + "\n").encode()
-    made[SIZES] = (json.dumps(_sizes(compilation, phase)) + "\n").encode()
     made[STEP] = "".join(table_text(step_table(lowering.loops), code.symbols, code.grains)).encode()
     made.update((f"code{k}.o", data) for k, data in enumerate(code.objects))
-    names = (*run_files(phase, len(code.objects)), *read_files(phase))
-    return {name: made[name.removeprefix(f"{phase}/")] for name in names}
+    return made
+
+
+def _cuda_files(compilation: Compilation, phases: Sequence[Phase]) -> tuple[list[str], dict[str, dict[str, bytes]]]:
+    """The architectures, and the files of each phase and of optimizers."""
+    from concatc.targets.cuda.target import CudaTarget
+    from concatc.written_cuda import phase_code, update_code
+
+    target = compilation.target
+    assert isinstance(target, CudaTarget), "the target of these options"
+    parts: dict[str, dict[str, bytes]] = {}
+    for phase in phases:
+        lowering = compilation.phase(phase)
+        common = _common_files(lowering, {"reason": "device kernels are made for the sizes of a net"})
+        parts[phase] = {**common, **phase_code(lowering, compilation.options, target.arches)}
+    update = update_code(compilation.phase("train"), target.arches)
+    return list(target.arches), {**parts, **({UPDATE: update} if update else {})}
+
+
+def _common_files(lowering: Lowering, sizes: Mapping[str, Any]) -> dict[str, bytes]:
+    made = {level_file(level): lowering.dump(level, MACHINE).encode() for level in LEVELS}
+    made[NET] = (json.dumps(data_of(lowering), indent=1) + "\n").encode()
+    made[SIZES] = (json.dumps(sizes) + "\n").encode()
+    return made
 
 
 def _sizes(compilation: Compilation, phase: Phase) -> dict[str, Any]:

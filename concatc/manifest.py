@@ -1,17 +1,23 @@
 """The manifest of a written module: what it holds, for whom, and the hash of every file.
 
 DIR/__init__.py      import DIR; net = DIR.load()
-DIR/manifest.json    version, dims, the CPU that it is for, a hash of every file
+DIR/manifest.json    version, dims, the CPU or the devices that it is for, a hash of every file
 DIR/train/           to run:   net.json (`runtime/runnable.py`), step.jsonl (`targets/cpu/step_text.py`), code0.o, ..
                      for other batch sizes: sizes.json (`batch_sizes/data.py`)
                      to read:  graph.mlir, split.mlir, joint.mlir, .., loops.mlir, kernels.py
 DIR/infer/           the same for inference
+
+Of the target `cuda` step.jsonl is of `targets/cuda/launch_text.py`, kernels.py is what the emulator runs, and code is a
+file a kernel and architecture: code0.sm_80.cubin, ..  Optimizers' kernels (`written_cuda.py`) are in
+
+DIR/update/          updates.json, code0.sm_80.cubin, ..
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,16 +27,23 @@ from concatc.files import reason
 from concatc.ir.levels import LEVELS
 from concatc.runtime.source import PHASES, Dim
 
-FORMAT = 7  # another one where rows of tables, records of calls, symbols of code or other sizes change
+FORMAT = 8  # another one where rows of tables, records of calls, symbols of code or other sizes change
 MANIFEST, INIT = "manifest.json", "__init__.py"
 NET, STEP, SIZES, KERNELS = "net.json", "step.jsonl", "sizes.json", "kernels.py"
+UPDATE, UPDATES = "update", "updates.json"  # of the target cuda
+TARGETS = ("cpu", "cuda")
 MAX_MANIFEST_BYTES = 1 << 20
+_ARCH = re.compile(r"sm_\d{2,3}a?")
 WRITE_AGAIN = "remove it and write it again: `concatc compile NET -o DIR`"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``objects`` is the number of object files of each phase, ``files`` the sha256 of each file, in hex."""
+    """``objects`` is the number of object files of each phase, ``files`` the sha256 of each file, in hex.
+
+    Of the target ``cuda`` ``objects`` are kernels, those of optimizers as ``update``, each of which is there for all
+    ``arches``; then nothing is for a CPU.
+    """
 
     format: int
     concatc: str
@@ -38,8 +51,10 @@ class Manifest:
     source: str
     dims: dict[str, Dim]
     dtype: str
+    target: str
     objects: dict[str, int]
     cpu: dict[str, str]
+    arches: list[str]
     files: dict[str, str]
 
     def text(self) -> bytes:
@@ -57,11 +72,15 @@ def _is_dims(value: Any) -> bool:
 
 def _is_objects(value: Any) -> bool:
     counts = isinstance(value, dict) and all(type(n) is int and 0 <= n < 1 << 20 for n in value.values())
-    return counts and "train" in value and set(value) <= set(PHASES)
+    return counts and "train" in value and set(value) <= {*PHASES, UPDATE}
 
 
 def _is_cpu(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"name", "features"} and all(map(_is_text, value.values()))
+
+
+def _is_arches(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value)) and all(map(_ARCH.fullmatch, value))
 
 
 def _is_files(value: Any) -> bool:
@@ -79,20 +98,33 @@ SHAPE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "source": (_is_text, "a file name"),
     "dims": (_is_dims, "a value a dim"),
     "dtype": (lambda value: value in ("f32", "f64"), "f32 or f64"),
+    "target": (lambda value: value in TARGETS, "cpu or cuda"),
     "objects": (_is_objects, "a number a phase"),
     "cpu": (_is_cpu, "the name and the features of a CPU"),
+    "arches": (_is_arches, "a list of architectures"),
     "files": (_is_files, "a hash for each file inside the module"),
 }
 
 
-def run_files(phase: str, objects: int) -> list[str]:
-    """The files that a phase with so many object files needs to run."""
-    return [f"{phase}/{name}" for name in (NET, STEP, *(f"code{k}.o" for k in range(objects)))]
+def run_files(phase: str, objects: int, arches: Sequence[str] = ()) -> list[str]:
+    """The files that a phase with so many object files, or kernels for architectures, needs to run."""
+    if phase == UPDATE:
+        data = [UPDATES]
+    else:
+        data = [NET, STEP, KERNELS] if arches else [NET, STEP]
+    return [f"{phase}/{name}" for name in (*data, *object_files(objects, arches))]
+
+
+def object_files(objects: int, arches: Sequence[str] = ()) -> list[str]:
+    """The files of object code, of device code where there are architectures."""
+    if not arches:
+        return [f"code{k}.o" for k in range(objects)]
+    return [f"code{k}.{arch}.cubin" for arch in arches for k in range(objects)]
 
 
 def read_files(phase: str) -> list[str]:
     """The files of a phase that running it at its dims does not read."""
-    return [f"{phase}/{name}" for name in (SIZES, *map(level_file, LEVELS), KERNELS)]
+    return [] if phase == UPDATE else [f"{phase}/{name}" for name in (SIZES, *map(level_file, LEVELS), KERNELS)]
 
 
 def level_file(level: str) -> str:
@@ -122,6 +154,8 @@ def read_manifest(directory: Path) -> Manifest:
         for key, (is_well_formed, what) in SHAPE.items()
         if key not in data or not is_well_formed(data[key])
     ]
+    if not wrong and (data["target"] == "cuda") != bool(data["arches"]):
+        wrong = ["`arches` are those of the target cuda"]
     if wrong:
         raise UsageError(Diagnostic(f"{path} is damaged: {', '.join(wrong)}", help=WRITE_AGAIN))
     return Manifest(FORMAT, **{key: data[key] for key in SHAPE})

@@ -10,25 +10,21 @@ somebody changed together with its hash runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from concatc.batch_sizes.in_portions import in_portions
-from concatc.diagnostics import ConcatcError, Diagnostic, UsageError
+from concatc.diagnostics import Diagnostic, UsageError
 from concatc.loops.bases import Interface
 from concatc.loops.plan import Base
 from concatc.manifest import (
     INIT,
-    KERNELS,
     MANIFEST,
     NET,
     SIZES,
-    STEP,
     WRITE_AGAIN,
     Manifest,
     level_file,
@@ -41,21 +37,18 @@ from concatc.runtime.phases import ByLevel, OfRunnable
 from concatc.runtime.runnable import DataError, Runnable, from_data
 from concatc.runtime.source import PHASES, Dim, Phase, Source, Update
 from concatc.runtime.store import SHARED_BASES
-from concatc.targets.cpu.executable import CpuExecutable, LoadedCode
-from concatc.targets.cpu.lazy_target import LazyCpuTarget
-from concatc.targets.cpu.native import host
-from concatc.targets.cpu.step_text import TableError, read_table
+from concatc.targets import Executable, Target
 from concatc.version import __version__
+from concatc.written_files import WrittenFiles
 
 if TYPE_CHECKING:
-    from concatc.batch_sizes.rescale import ScaledPhase
+    from concatc.batch_sizes.rescale import ScaledPhase, TableExecutable
     from concatc.ir.core import Module
     from concatc.loops.plan import Plan
     from concatc.loops.scaled_plan import ScaledPlan
+    from concatc.written_cpu import WrittenCpu
+    from concatc.written_cuda import WrittenCuda
 
-CHUNK_BYTES = 1 << 14
-MAX_LINE_BYTES = 1 << 24
-MAX_FILE_BYTES = 1 << 30
 NOT_OF_THIS_NET = "it is not of this net"
 
 
@@ -76,9 +69,11 @@ def open_module(directory: Path) -> WrittenModule:
                 f"{directory} was written by concatc {manifest.concatc}, this is {__version__}", help=WRITE_AGAIN
             )
         )
-    _check_machine(directory, manifest)
+    kind = _code_of(manifest)
+    kind.check(directory, manifest)
     files = WrittenFiles(directory, manifest.files)
-    to_run = [INIT, *(name for phase, count in manifest.objects.items() for name in run_files(phase, count))]
+    arches = manifest.arches
+    to_run = [INIT, *(name for phase, count in manifest.objects.items() for name in run_files(phase, count, arches))]
     to_read = [name for phase in manifest.objects for name in read_files(phase)]
     absent = [name for name in (*to_run, *to_read) if name not in manifest.files]
     if absent:
@@ -87,94 +82,52 @@ def open_module(directory: Path) -> WrittenModule:
         )
     files.check(to_run)
     files.check_there(to_read)
-    return WrittenModule(manifest, files)
+    return WrittenModule(manifest, files, kind(manifest, files))
 
 
-def _check_machine(directory: Path, manifest: Manifest) -> None:
-    needed = {f for f in manifest.cpu["features"].split(",") if f.startswith("+")}
-    missing = sorted(f.removeprefix("+") for f in needed - set(host().features.split(",")))
-    if missing:
-        raise UsageError(
-            Diagnostic(
-                f"{directory} was compiled for {manifest.cpu['name']}; this CPU lacks {', '.join(missing)}",
-                help="compile the net on this machine",
-            )
-        )
+class WrittenCode(Protocol):
+    """What is a target's of a written module."""
+
+    @property
+    def target(self) -> Target:
+        """What runs it."""
+        ...
+
+    def loaded(self, phase: Phase, written: WrittenPhase) -> Executable:
+        """The code of a phase, as it was written."""
+        ...
+
+    def with_update(self, code: Any, written: WrittenPhase, update: Update) -> Executable:
+        """Code that :meth:`loaded` gave, and an optimizer's update behind it."""
+        ...
+
+    def text(self, phase: Phase, written: WrittenPhase, what: str) -> str:
+        """The generated code of a phase as text."""
+        ...
 
 
-@dataclass(frozen=True)
-class WrittenFiles:
-    """The files of a written module, each compared with its hash when it is read; none is held."""
+def _code_of(manifest: Manifest) -> type[WrittenCpu] | type[WrittenCuda]:
+    """What is imported is what the module needs."""
+    if manifest.target == "cuda":
+        from concatc.written_cuda import WrittenCuda
 
-    directory: Path
-    digests: Mapping[str, str]
+        return WrittenCuda
+    from concatc.written_cpu import WrittenCpu
 
-    def check(self, names: list[str]) -> None:
-        """Compare files with their hashes; raises :class:`UsageError` for the first that is another."""
-        for name in names:
-            for _ in self._chunks(name):
-                pass
-
-    def check_there(self, names: list[str]) -> None:
-        """Raises :class:`UsageError` for the first file that is not there; opens none."""
-        for name in names:
-            try:
-                (self.directory / name).stat()
-            except OSError as error:
-                raise self._incomplete(name, error) from None
-
-    def read(self, name: str) -> bytes:
-        """A file.  Raises :class:`UsageError` where it is not there or not as it was written."""
-        return b"".join(self._chunks(name))
-
-    def text(self, name: str) -> str:
-        """A file that holds text."""
-        return self.read(name).decode()
-
-    def lines(self, name: str) -> Iterator[bytes]:
-        """A file by lines; whether it is as it was written is known behind the last one."""
-        rest = b""
-        for chunk in self._chunks(name):
-            *whole, rest = (rest + chunk).split(b"\n")
-            if len(rest) > MAX_LINE_BYTES:
-                raise self.damaged(name, "a line is too long")
-            yield from whole
-        if rest:
-            yield rest
-
-    def damaged(self, name: str, why: str) -> UsageError:
-        """The error for a file that holds something wrong."""
-        return UsageError(Diagnostic(f"{self.directory / name} is damaged: {why}", help=WRITE_AGAIN))
-
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        path, hasher = self.directory / name, hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                if path.stat().st_size > MAX_FILE_BYTES:
-                    raise self.damaged(name, "it is too large to be a part of a module")
-                while chunk := file.read(CHUNK_BYTES):
-                    hasher.update(chunk)
-                    yield chunk
-        except OSError as error:
-            raise self._incomplete(name, error) from None
-        if hasher.hexdigest() != self.digests[name]:
-            raise UsageError(Diagnostic(f"{path} was changed or damaged after it was written", help=WRITE_AGAIN))
-
-    def _incomplete(self, name: str, error: OSError) -> UsageError:
-        return UsageError(Diagnostic(f"{self.directory} is incomplete: {name}: {error.strerror}", help=WRITE_AGAIN))
+    return WrittenCpu
 
 
 class WrittenModule:
     """The source behind a loaded module: data and object code from files, levels too where somebody asks for them."""
 
-    def __init__(self, manifest: Manifest, files: WrittenFiles) -> None:
+    def __init__(self, manifest: Manifest, files: WrittenFiles, code: WrittenCode) -> None:
         self.name = manifest.net
         self.dims: dict[str, Dim] = dict(manifest.dims)
         self.phases: tuple[Phase, ...] = tuple(phase for phase in PHASES if phase in manifest.objects)
-        self.target = LazyCpuTarget()
-        self._objects = manifest.objects
+        self.target = code.target
+        self._code = code
         self._files = files
-        self._executables: dict[tuple[Phase, tuple[object, ...] | None], CpuExecutable] = {}
+        self._executables: dict[tuple[Phase, tuple[object, ...] | None], Executable] = {}
         self._phases: dict[Phase, WrittenPhase] = {}
         self._scaled: dict[Phase, ScaledPhase | None] = {}
         self._reasons: dict[Phase, str] = {}
@@ -194,15 +147,19 @@ class WrittenModule:
         if phase not in self.phases:
             raise UsageError(f"the module was written without the phase `{phase}`")
         if phase not in self._phases:
-            self._phases[phase] = WrittenPhase(self._files, phase, None if phase == "train" else self.phase("train"))
+            train = None if phase == "train" else self.phase("train")
+            self._phases[phase] = WrittenPhase(self._files, self._code, phase, train)
         return self._phases[phase]
 
-    def executable(self, phase: Phase, update: Update | None) -> CpuExecutable:
-        """The code of a phase, as it was written; an optimizer's update is compiled, and runs behind it."""
+    def executable(self, phase: Phase, update: Update | None) -> Executable:
+        """The code of a phase, as it was written; an optimizer's update runs behind it."""
         key = (phase, update.key if update is not None else None)
         if key not in self._executables:
-            code = self._loaded(phase) if update is None else self._with_update(phase, update)
             home = self.phase(phase)
+            if update is None:
+                code = self._code.loaded(phase, home)
+            else:
+                code = self._code.with_update(self.executable(phase, None), home, update)
             self._executables[key] = in_portions(code, phase, lambda: self.scaled(phase), lambda: home.interface)
         return self._executables[key]
 
@@ -253,7 +210,7 @@ class WrittenModule:
             if "reason" in data:
                 self._reasons[phase] = str(data["reason"])
                 return None
-            table = self.executable(phase, None).table
+            table = cast("TableExecutable", self.executable(phase, None)).table
             scaled = from_data(data, lambda: self._graph(phase), table)
             if not scaled.is_at_home(written.interface, table, written.signature.loss_weights):
                 raise ValueError
@@ -268,30 +225,6 @@ class WrittenModule:
             raise self._files.damaged(f"{phase}/{SIZES}", NOT_OF_THIS_NET)
         return graph
 
-    def _loaded(self, phase: Phase) -> CpuExecutable:
-        written, step = self.phase(phase), f"{phase}/{STEP}"
-        try:
-            table, symbols = read_table(self._files.lines(step))
-        except TableError as error:
-            raise self._files.damaged(step, str(error)) from None
-        if table.bases != [(name, base.size_bytes) for name, base in written.bases.items()]:
-            raise self._files.damaged(step, f"its bases are not those of {NET}")
-        objects = (self._files.read(name) for name in run_files(phase, self._objects[phase]) if name.endswith(".o"))
-        try:
-            code = LoadedCode.of(objects, symbols)
-        except ConcatcError as error:
-            raise self._files.damaged(step, str(error)) from None
-        return CpuExecutable(table, code, written.generated)
-
-    def _with_update(self, phase: Phase, update: Update) -> CpuExecutable:
-        from concatc.passes.lower_to_loops import lower_to_loops
-        from concatc.targets.cpu.target import CpuTarget
-
-        code = self.executable(phase, None)
-        plan = update.plan()
-        loops = lower_to_loops(replace(plan, bases={**self.phase(phase).bases, **plan.bases}))
-        return code.followed_by(CpuTarget().build_loops(loops))
-
 
 def _is_batch(size: Dim) -> bool:
     return type(size) is int and size >= 1
@@ -300,8 +233,9 @@ def _is_batch(size: Dim) -> bool:
 class WrittenPhase(ByLevel, OfRunnable):
     """One phase of a written module.  What is run is there at once; levels are read when they are asked for."""
 
-    def __init__(self, files: WrittenFiles, phase: Phase, train: WrittenPhase | None) -> None:
+    def __init__(self, files: WrittenFiles, code: WrittenCode, phase: Phase, train: WrittenPhase | None) -> None:
         self.name = phase
+        self._code = code
         self.update: Plan | None = None
         self._files = files
         self._levels: dict[str, Module] = {}
@@ -346,12 +280,8 @@ class WrittenPhase(ByLevel, OfRunnable):
         return level_text(self, level, READING, blob)
 
     def generated(self, what: str) -> str:
-        """``kernels`` as they were written; ``llvm`` and ``asm`` are generated from the loops."""
-        from concatc.targets.cpu.target import CpuTarget
-
-        if what == "kernels":
-            return self._files.text(f"{self.name}/{KERNELS}")
-        return CpuTarget().compile_loops(self.loops)[1].text(what)
+        """``kernels`` as they were written; other texts are generated from a level."""
+        return self._code.text(self.name, self, what)
 
     def _read(self, train: WrittenPhase | None) -> Runnable:
         file = f"{self.name}/{NET}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from concatc import load
+from concatc.artifact import write_module
 from concatc.compiler import Options, compile_net
 from concatc.diagnostics import UsageError
 from concatc.options import Precision
@@ -15,7 +18,8 @@ from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.device.code import device_code
 from concatc.targets.cuda.kernels import gpu_module
 from concatc.targets.cuda.launches import GpuModule
-from concatc.targets.cuda.ptx import cubin_of, faults_in_report, faults_of, ptx_of
+from concatc.targets.cuda.ptx import cubin_of, faults_in_report, faults_of, ptx_of, sass_of
+from concatc.targets.cuda.target import CudaTarget
 from tests.example_nets import CASES, Case
 from tests.test_cuda_kernels import module_of
 
@@ -92,6 +96,22 @@ def test_device_code_is_kept_and_made_without_ptxas_too(tmp_path: Path, monkeypa
     monkeypatch.setattr(ptx, "ptxas", missing)
     texts = device_code(module, Arch(8, 0))
     assert all(b".entry" in text and text.endswith(b"\0") for text in texts.values())
+
+
+def test_a_written_module_holds_device_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ptxas, for each kernel and architecture, and what disassembles it finds the kernel."""
+    monkeypatch.setenv("CONCATC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("CONCATC_CUDA_EMULATOR", "1")
+    text = "net f(n = 6) { input x: f32[n, 9]; y = relu(x); output y }"
+    compilation = compile_net(text, "f.cnet", Options(target="cuda"))
+    compilation.target = CudaTarget(("sm_80", "sm_90"))
+    write_module(compilation, tmp_path / "module")
+    kernels = list(gpu_module(compilation.phase("infer").plan).signatures)
+    for k, kernel in enumerate(kernels):
+        for arch in ("sm_80", "sm_90"):
+            code = (tmp_path / "module" / "infer" / f"code{k}.{arch}.cubin").read_bytes()
+            assert f".text.{kernel}" in sass_of(code) and f".target\t{arch}" in sass_of(code)
+    assert load(tmp_path / "module").eval(x=np.ones((6, 9), np.float32))["y"].all()
 
 
 def test_one_source_makes_the_same_ptx_each_time() -> None:

@@ -1,9 +1,4 @@
-"""Optimizers: what they are to a user, and the plan of their update.
-
-An update runs over contiguous ranges of parameters that share their multipliers of learning rate and decay, in place:
-
-    launch update0_sgd  reads  params+0 [40960], grads+0 [40960], optimizer+64 [40960], optimizer+0 [8]
-                        writes optimizer+64 [40960], params+0 [40960]
+"""Optimizers: what they are to a user, and what a net trained by one holds; `update_plan.py` has their launches.
 
 Learning rate, momentum and decay are run-time scalars in the base ``optimizer``, in front of the slots (velocity,
 moments), which are laid out as the parameters are.
@@ -16,54 +11,18 @@ import numbers
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from concatc.diagnostics import UsageError
-from concatc.ir.core import FuncOp, Operation, Value
-from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES, TensorType
+from concatc.ir.core import Value
+from concatc.ir.types import ELEMENT_BYTES, NUMPY_DTYPES
 from concatc.loops.memory import Array, view
-from concatc.loops.plan import ALIGN_BYTES, Base, Launch, Plan, Window
+from concatc.loops.plan import Plan
 from concatc.runtime.store import Store
+from concatc.runtime.update_plan import UpdateLayout
 
 if TYPE_CHECKING:
     from concatc.op import Builder
-
-HYPER = 8  # scalars a range, one aligned line of float64
-
-
-@dataclass(frozen=True)
-class Range:
-    """Neighbouring parameters with equal multipliers: ``numel`` elements from ``offset_bytes`` on."""
-
-    offset_bytes: int
-    numel: int
-    dtype: str
-    lr: float
-    decay: float
-
-
-def ranges_of(store: Store) -> tuple[Range, ...]:
-    """The parameters that have a gradient and learn, in runs of equal multipliers.
-
-    The bytes that align a parameter lie inside its run: they are 0 in parameters and gradients, and stay 0.
-    """
-    runs: list[Range] = []
-    for name, parameter in store.signature.params.items():
-        if name not in store.grads or parameter.lr == 0.0 or not parameter.type.is_float:
-            continue
-        at = store.window("param", name)
-        step = ELEMENT_BYTES[at.dtype]
-        numel = parameter.type.numel
-        last = runs[-1] if runs else None
-        if last is not None and (last.dtype, last.lr, last.decay) == (at.dtype, parameter.lr, parameter.decay):
-            gap = at.offset_bytes - (last.offset_bytes + step * last.numel)
-            if gap < ALIGN_BYTES:
-                numel += (at.offset_bytes - last.offset_bytes) // step
-                runs[-1] = Range(last.offset_bytes, numel, at.dtype, parameter.lr, parameter.decay)
-                continue
-        runs.append(Range(at.offset_bytes, numel, at.dtype, parameter.lr, parameter.decay))
-    return tuple(runs)
 
 
 class Scalar:
@@ -221,6 +180,11 @@ class Adam(Optimizer):
         return [rate, beta1, beta2, self.eps, self.weight_decay * decay, root]
 
 
+def kinds() -> tuple[Optimizer, ...]:
+    """An optimizer of each kind of code that is here."""
+    return SGD(), SGD(momentum=0.9), SGD(momentum=0.9, nesterov=True), Adam()
+
+
 class OptimizerState:
     """The update of one net by one optimizer: its plan, and its memory (scalars, slots, number of steps)."""
 
@@ -229,20 +193,16 @@ class OptimizerState:
         self._own = weakref.ref(optimizer)
         self._is_steady = "is_steady" in vars(type(optimizer)) and optimizer.is_steady  # a subclass may have a schedule
         self.calls: weakref.WeakKeyDictionary[object, Any] = weakref.WeakKeyDictionary()  # of an instance, native
-        self._ranges = ranges_of(store)
-        if not self._ranges:
+        self._layout = layout = UpdateLayout.of(optimizer, store.signature, store.interface)
+        if not layout.ranges:
             raise UsageError("the net has no parameter to train")
         self.steps = 0
         self._written = -1  # at how many changes of the optimizer
-        self.key = (*optimizer.code_key, self._ranges)
-        params_bytes = store.bases["params"].nbytes
-        first_slot = len(self._ranges) * HYPER * ELEMENT_BYTES["f64"]
-        self._slot_starts = {s: first_slot + k * params_bytes for k, s in enumerate(optimizer.live_slots)}
-        needed = {"slots": first_slot + len(self._slot_starts) * params_bytes}
+        self.key = (*optimizer.code_key, layout.ranges)
         self.memory = store.memory
-        self.base = self.memory.allocate_all(needed, "the optimizer's state")["slots"]
-        self._hyper = [view(self.base, self._hyper_window(k)) for k in range(len(self._ranges))]
-        self.slots = {slot: self._slot_views(store, start) for slot, start in self._slot_starts.items()}
+        self.base = self.memory.allocate_all({"slots": layout.size_bytes}, "the optimizer's state")["slots"]
+        self._hyper = [view(self.base, layout.hyper_window(k)) for k in range(len(layout.ranges))]
+        self.slots = {slot: self._slot_views(store, start) for slot, start in layout.slot_starts.items()}
 
     def reset(self) -> None:
         """As before the first step."""
@@ -269,47 +229,15 @@ class OptimizerState:
         optimizer = self._optimizer
         if self._is_steady and self._written == optimizer.changes:
             return
-        for k, (r, scalars) in enumerate(zip(self._ranges, self._hyper, strict=True)):
-            self.memory.before_write(self.base, self._hyper_window(k))
+        for k, (r, scalars) in enumerate(zip(self._layout.ranges, self._hyper, strict=True)):
+            self.memory.before_write(self.base, self._layout.hyper_window(k))
             values = optimizer.hyper(self.steps + 1, r.lr, r.decay)
             scalars[: len(values)] = values
         self._written = optimizer.changes
 
     def plan(self) -> Plan:
         """The launches of the update, one a range, over the bases params, grads and optimizer."""
-        plan = Plan("update", {"optimizer": Base("optimizer", self.base.nbytes)})
-        for k, r in enumerate(self._ranges):
-            name = f"update{k}_{self._optimizer.code_key[0]}"
-            flat = TensorType((r.numel,), r.dtype)
-            params, grads = (Window.dense(base, r.offset_bytes, flat) for base in ("params", "grads"))
-            slots = [Window.dense("optimizer", s + r.offset_bytes, flat) for s in self._slot_starts.values()]
-            plan.kernels[name] = self._kernel(name, flat)
-            plan.launches.append(
-                Launch(
-                    name,
-                    reads=(params, grads, *slots, self._hyper_window(k)),
-                    writes=(*slots, params),
-                    add=(False,) * (len(slots) + 1),
-                    phase="update",
-                )
-            )
-        return plan
-
-    def _kernel(self, name: str, flat: TensorType) -> FuncOp:
-        from concatc.op import Builder  # a net that is loaded and not trained needs no ops
-
-        slots = self._optimizer.live_slots
-        types = [flat, flat, *(flat for _ in slots), TensorType((HYPER,), flat.dtype)]
-        func = FuncOp(name, types, ["p", "g", *slots, "hyper"])
-        p, g, *held, hyper = func.args
-        new_slots, new_params = self._optimizer.emit(Builder(func.body), p, g, held, hyper)
-        func.body.append(Operation("func.return", [*new_slots, new_params]))
-        func.result_attrs = [{} for _ in range(len(new_slots) + 1)]
-        return func
-
-    def _hyper_window(self, k: int) -> Window:
-        offset = k * HYPER * ELEMENT_BYTES["f64"]
-        return Window.dense("optimizer", offset, TensorType((HYPER,), self._ranges[k].dtype))
+        return self._layout.plan(self._optimizer)
 
     def _slot_views(self, store: Store, start: int) -> Mapping[str, Array]:
         views = {}

@@ -26,5 +26,11 @@ class Arch:
             raise UsageError(f"no architecture `{name}`; they are called sm_80, sm_90, ..")
         return Arch(int(match[1]), int(match[2]), match[3])
 
+    def runs_on(self, device: Arch) -> bool:
+        """Whether code for this architecture runs on a device of that one."""
+        if self.suffix:
+            return (self.major, self.minor) == (device.major, device.minor)
+        return self.major == device.major and self.minor <= device.minor
+
     def __str__(self) -> str:
         return f"sm_{self.major}{self.minor}{self.suffix}"

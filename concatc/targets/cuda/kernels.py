@@ -27,7 +27,7 @@ from concatc.passes.choose_algorithms import Precision
 from concatc.targets.cuda.cuda_source import HEADER, CudaPrinter
 from concatc.targets.cuda.device_writer import DeviceWriter
 from concatc.targets.cuda.groups import Group, device_groups
-from concatc.targets.cuda.launches import SCRATCH, Argument, GpuLaunch, GpuModule, Pointer
+from concatc.targets.cuda.launches import MOST_BLOCKS, SCRATCH, Argument, GpuLaunch, GpuModule, Pointer
 from concatc.targets.cuda.mma_tiles import FastTilesWriter, HighTilesWriter
 from concatc.targets.cuda.rows import RowsWriter
 from concatc.targets.cuda.scatter import ClearWriter, ScatterWriter
@@ -43,8 +43,6 @@ WRITERS: dict[str, type[DeviceWriter]] = {
 }
 # Products of f32 that may run on tensor cores.
 TENSOR_CORES: dict[Precision, type[DeviceWriter]] = {"high": HighTilesWriter, "fast": FastTilesWriter}
-# A grid-stride loop needs no more blocks than a device holds at once; this is several times as many.
-MOST_BLOCKS = 4096
 ALIGNED = 16  # bytes that one access moves at most
 MOST_POINTS = (1 << 31) - MOST_BLOCKS * 256  # what counts in 32 bits, and one step beyond
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 # The base that holds what kernels of one launch of the plan hand to each other; it is not one of the plan's.
 SCRATCH = "scratch"
+# A grid-stride loop needs no more blocks than a device holds at once; this is several times as many.
+MOST_BLOCKS = 4096
+MOST_THREADS = 1024  # of a block, on any device
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,20 @@ class GpuModule:
     launches: tuple[GpuLaunch, ...]
     bases: dict[str, int]
     signatures: dict[str, tuple[str, ...]]
+
+    def followed_by(self, other: GpuModule) -> GpuModule:
+        """This module, then another one on the same bases and maybe more; their kernels have other names."""
+        assert not self.signatures.keys() & other.signatures.keys(), "kernels of one name"
+        bases = {**self.bases, **other.bases}
+        scratch = max(module.bases.get(SCRATCH, 0) for module in (self, other))
+        if scratch:
+            bases[SCRATCH] = scratch
+        return GpuModule(
+            f"{self.source}\n{other.source}",
+            (*self.launches, *other.launches),
+            bases,
+            {**self.signatures, **other.signatures},
+        )
 
     def launch_list(self) -> str:
         """The launches as text, a line each."""

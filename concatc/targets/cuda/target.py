@@ -22,8 +22,9 @@ from concatc.targets.call import CallSpec, NativeCall
 from concatc.targets.cuda.arch import Arch
 from concatc.targets.cuda.device.call import DeviceCall
 from concatc.targets.cuda.device.choice import chosen_driver
+from concatc.targets.cuda.device.driver import Driver
 from concatc.targets.cuda.device.memory import DeviceMemory, Mirror
-from concatc.targets.cuda.device.step import DeviceStep
+from concatc.targets.cuda.device.step import DeviceStep, Images
 from concatc.targets.cuda.kernels import gpu_module
 from concatc.targets.cuda.launches import GpuModule
 
@@ -72,6 +73,7 @@ class CudaExecutable:
 
     module: GpuModule
     arches: tuple[str, ...]
+    images: Images | None = None  # where the code is not the driver's to make
     _step: DeviceStep | None = None
 
     def thread_bytes(self, threads: int) -> int:
@@ -90,11 +92,15 @@ class CudaExecutable:
         taken = self._on(bases).timed(bases, STEP if phase == "step" else (phase,))
         return np.array([0, *(ms * 1e6 for ms in taken)]).astype(np.int64)
 
+    def code(self, driver: Driver) -> Mapping[str, bytes]:
+        """What a driver loads, by kernel."""
+        return driver.images(self.module) if self.images is None else self.images(driver)
+
     def _on(self, bases: Mapping[str, Array]) -> DeviceStep:
         """The launches on the device that these bases lie on."""
         memory = _memory_of(bases)
         if self._step is None or self._step.memory is not memory:
-            self._step = DeviceStep(self.module, memory)
+            self._step = DeviceStep(self.module, memory, self.code)
         return self._step
 
     @property

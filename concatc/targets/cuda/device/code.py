@@ -30,9 +30,9 @@ COMPILERS = ("numba-cuda", "nvidia-nvvm", "nvidia-cuda-nvcc", "numba", "llvmlite
 def device_code(module: GpuModule, arch: Arch) -> dict[str, bytes]:
     """A cubin a kernel, or PTX; raises :class:`UsageError` where the extra ``cuda`` is needed and missing."""
     cache = Cache(default_directory())
-    blocks = {launch.kernel: launch.block for launch in module.launches}
+    blocks = ptx.largest_blocks(module.launches)
     said = (module.source, repr(module.signatures), repr(blocks), str(arch), _generator())
-    key = digest("device code", *said, *map(_version, COMPILERS))
+    key = digest("device code", *said, *map(_version, COMPILERS), "cubin" if _has_ptxas() else "ptx")
     held = cache.load(key)
     if held is not None:
         return {name: b64decode(code) for name, code in json.loads(held).items()}
@@ -42,15 +42,32 @@ def device_code(module: GpuModule, arch: Arch) -> dict[str, bytes]:
     return made
 
 
+def cubins_of(module: GpuModule, arch: Arch) -> dict[str, bytes]:
+    """A cubin a kernel, in the order of the signatures: code that needs no compiler any more.
+
+    Raises :class:`UsageError` where the extra ``cuda`` or ptxas is missing.
+    """
+    ptx.require_compiler()
+    ptx.ptxas()
+    made = device_code(module, arch)
+    return {kernel: made[kernel] for kernel in module.signatures}
+
+
 def _compiled(module: GpuModule, arch: Arch) -> dict[str, bytes]:
     texts = ptx.ptx_of(module, arch)
-    try:
-        ptx.ptxas()
-    except UsageError:
+    if not _has_ptxas():
         return {name: text.encode() + b"\0" for name, text in texts.items()}
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # each waits for a process
         cubins = pool.map(lambda text: ptx.cubin_of(text, arch)[0], texts.values())
         return dict(zip(texts, cubins, strict=True))
+
+
+def _has_ptxas() -> bool:
+    try:
+        ptx.ptxas()
+    except UsageError:
+        return False
+    return True
 
 
 @functools.cache

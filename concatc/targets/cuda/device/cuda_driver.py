@@ -18,6 +18,7 @@ import numpy as np
 from concatc.diagnostics import Diagnostic, UsageError
 from concatc.loops.memory import Array
 from concatc.targets.cuda.arch import Arch
+from concatc.targets.cuda.carried import Carried
 from concatc.targets.cuda.device.code import device_code
 from concatc.targets.cuda.device.driver import DriverError, Parameters
 from concatc.targets.cuda.launches import GpuModule
@@ -134,8 +135,10 @@ class CudaDriver:
         self._calls(name, ctypes.byref(found), *arguments)
         return int(found.value or 0)
 
-    def images(self, module: GpuModule) -> dict[str, bytes]:
+    def images(self, module: GpuModule, carried: Carried | None = None) -> dict[str, bytes]:
         """See :class:`Driver`."""
+        if carried is not None:
+            return carried.images(module.signatures, self.device, self.arch)
         return device_code(module, self.arch)
 
     @contextmanager

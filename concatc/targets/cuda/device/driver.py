@@ -18,6 +18,7 @@ import numpy as np
 from concatc.diagnostics import ConcatcError, Diagnostic
 from concatc.loops.memory import Array
 from concatc.targets.cuda.arch import Arch
+from concatc.targets.cuda.carried import Carried
 from concatc.targets.cuda.launches import GpuModule
 
 OUT_OF_MEMORY = 2
@@ -73,8 +74,8 @@ class Driver(Protocol):
         """Its architecture."""
         ...
 
-    def images(self, module: GpuModule) -> dict[str, bytes]:
-        """What :meth:`load` takes, by kernel."""
+    def images(self, module: GpuModule, carried: Carried | None = None) -> dict[str, bytes]:
+        """What :meth:`load` takes, by kernel: code that is there, if any, or what is made of the module."""
         ...
 
     def entered(self) -> AbstractContextManager[None]:

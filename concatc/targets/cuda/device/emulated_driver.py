@@ -21,6 +21,7 @@ import numpy as np
 
 from concatc.loops.memory import Array
 from concatc.targets.cuda.arch import Arch
+from concatc.targets.cuda.carried import Carried
 from concatc.targets.cuda.device.driver import OUT_OF_MEMORY, DriverError, Parameters
 from concatc.targets.cuda.emulator.program import Program
 from concatc.targets.cuda.emulator.run import run_launch
@@ -60,7 +61,7 @@ class EmulatedDriver:
         self._graphs: dict[int, list[Work]] = {}
         self._marks: set[int] = set()
 
-    def images(self, module: GpuModule) -> dict[str, bytes]:
+    def images(self, module: GpuModule, carried: Carried | None = None) -> dict[str, bytes]:
         """The source; see :class:`Driver`."""
         return dict.fromkeys(module.signatures, json.dumps(module.source).encode())
 

@@ -28,6 +28,7 @@ from concatc.targets.cuda.launches import SCRATCH, GpuLaunch, GpuModule, Pointer
 
 MOST_GRAPHS = 8  # of one code; a net at another batch size, in grown memory, has others
 Phases = tuple[str, ...]
+Images = Callable[[Driver], Mapping[str, bytes]]  # code by kernel
 
 
 @dataclass(eq=False)
@@ -41,11 +42,14 @@ class Graph:
 class DeviceStep:
     """The launches of a module on the device of a memory, loaded when they first run."""
 
-    def __init__(self, module: GpuModule, memory: DeviceMemory) -> None:
+    def __init__(self, module: GpuModule, memory: DeviceMemory, images: Images | None = None) -> None:
         self._module = module
+        self._images = images or (lambda driver: driver.images(module))
         self.memory = memory
         self._functions: dict[str, int] = {}
-        self._scratch: Block = memory.block(module.bases.get(SCRATCH, 0))
+        scratch = {SCRATCH: module.bases.get(SCRATCH, 0)}
+        memory.check_free(scratch, "what kernels of one launch hand to each other")
+        self._scratch: Block = memory.block(scratch[SCRATCH])
         self._graphs: dict[tuple[Phases, tuple[int, ...]], Graph] = {}
 
     def run(self, bases: Mapping[str, Array], phases: Phases) -> None:
@@ -151,7 +155,7 @@ class DeviceStep:
 
     def _function(self, driver: Driver, kernel: str) -> int:
         if not self._functions:
-            images = driver.images(self._module)
+            images = self._images(driver)
             self._functions = {name: load(driver, image, name) for name, image in images.items()}
             weakref.finalize(self, driver.unload, list(self._functions.values()))
         return self._functions[kernel]
