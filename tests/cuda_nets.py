@@ -12,3 +12,14 @@ net joined(n = 6) {
     output logits
 }
 """
+
+# Kernels of so many elements that accesses are of 16 bytes and sums run in parts.
+MANY = """
+net many(n = 256, size = 32) {
+    input image: f32[n, 3, size, size]
+    input label: i32[n]
+    h = conv(image, 24, kernel=3, pad=1) |> batch_norm |> relu |> conv(12, kernel=1) @narrow
+    top = h |> relu |> global_avg_pool |> flatten
+    loss softmax_loss(linear(top, 10), label)
+}
+"""

@@ -10,7 +10,7 @@ import numpy as np
 
 from concatc.loops.memory import allocate
 from concatc.loops.plan import Plan
-from concatc.targets.cuda import groups, kernels, products
+from concatc.targets.cuda import groups, kernels, products, split_sums
 from concatc.targets.cuda.emulator.run import emulate
 from concatc.targets.cuda.launches import SCRATCH, GpuModule
 from concatc.targets.reference.plan_interpreter import POISON, BaseMemory
@@ -32,9 +32,11 @@ def run_emulated(plan: Plan, values: Mapping[str, np.ndarray], phase: str = "ste
 
 
 @contextmanager
-def tiles_for_all() -> Iterator[None]:
-    """Sums run by tiles and rows by blocks, however small they are, and blocks take one after the other."""
+def tiles_for_all(parts: int = 3) -> Iterator[None]:
+    """Sums run by tiles and rows by blocks, however small they are, in some parts; blocks take one after the other."""
     with (
+        patch.multiple(split_sums, LEAST_OF_PRODUCTS=1, LEAST_PRODUCT=1, MOST_PARTS=parts),
+        patch.multiple(split_sums, LEAST_OF_ROWS=1, LEAST_ROW=1),
         patch.multiple(products, LEAST_ROWS=1, LEAST_TERMS=1),
         patch.multiple(groups, LONG_SUM=2, LONG_ROW=2),
         patch.multiple(kernels, MOST_BLOCKS=3),

@@ -78,7 +78,7 @@ def run(kind: str, change: Callable[[str], str]) -> Callable[[Plan, np.ndarray],
     """Runs device kernels whose source was changed, on one block."""
 
     def run_changed(plan: Plan, arena: np.ndarray) -> None:
-        with tiles_for_all(), patch.multiple(kernels, MOST_BLOCKS=1):
+        with tiles_for_all(parts=1), patch.multiple(kernels, MOST_BLOCKS=1):
             module = kernels.gpu_module(plan, "exact" if kind == "tiles" else "high")
         module = replace(module, source=change(module.source))
         emulate(module, with_scratch(module, {"arena": arena}))

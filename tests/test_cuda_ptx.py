@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from concatc.targets.cuda.kernels import gpu_module
 from concatc.targets.cuda.launches import GpuModule
 from concatc.targets.cuda.ptx import cubin_of, faults_in_report, faults_of, ptx_of, sass_of
 from concatc.targets.cuda.target import CudaTarget
+from tests.cuda_nets import MANY
 from tests.example_nets import CASES, Case
-from tests.test_cuda_kernels import module_of
+from tests.test_cuda_kernels import module_of, modules_of
 
 pytest.importorskip("numba_cuda", reason="NVIDIA's compiler is not installed (the extra `cuda`)")
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
@@ -39,6 +41,15 @@ def faults(module: GpuModule, arch: Arch, wide: bool = False) -> dict[str, list[
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_no_kernel_spills_divides_in_64_bits_or_computes_in_f64(case: Case) -> None:
     assert faults(module_of(case), Arch(9, 0)) == {}
+
+
+def test_sums_in_parts() -> None:
+    """Of a channel's mean, and of what adds the parts of a product."""
+    module = modules_of(MANY, "many.cnet", {})
+    few = ("channel_stats_running_average_running_average", "conv_weight_grad_2")
+    kept = {name: types for name, types in module.signatures.items() if name.endswith(few)}
+    assert len(kept) == 2
+    assert faults(replace(module, signatures=kept), Arch(9, 0)) == {}
 
 
 @pytest.mark.parametrize("name", ["two_tower", "siamese"])

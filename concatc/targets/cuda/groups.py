@@ -23,11 +23,14 @@ from concatc.loops.nests import arrange
 from concatc.loops.program import Buffer, Nest, Program, Statement, statements_in
 from concatc.loops.scratch import assign_scratch
 from concatc.targets.cuda.products import product_of
+from concatc.targets.cuda.split_sums import Split, leave_to_arguments
 
 Kind = Literal["points", "rows", "tiles", "clear", "scatter"]
 
 # A sum of so many terms is worth a block, a shorter one is left to a thread; so is a row of fewer elements.
 LONG_SUM, LONG_ROW = 64, 16
+# So many sums are left to threads, however long, where terms of neighbours lie side by side and those of one do not.
+MANY_SUMS = 4096
 
 
 @dataclass(eq=False)
@@ -49,13 +52,17 @@ class Group:
         return list(statements_in(self.body))
 
 
-def device_groups(program: Program, overwritten: Sequence[tuple[Buffer, Buffer]]) -> tuple[list[Group], list[Buffer]]:
+def device_groups(
+    program: Program, overwritten: Sequence[tuple[Buffer, Buffer]], splits: Sequence[Split] = ()
+) -> tuple[list[Group], list[Buffer]]:
     """The device kernels of a program, in order, and the values that lie in scratch memory between them.
 
-    ``overwritten`` are pairs of an argument and a result that lies in its memory.
+    ``overwritten`` are pairs of an argument and a result that lies in its memory, ``splits`` the sums that were parted.
     """
     items: list[Nest | Statement] = []
-    for item in arrange(program, overwritten).root.items:
+    arrangement = arrange(program, overwritten)
+    leave_to_arguments(splits)
+    for item in arrangement.root.items:
         if isinstance(item, Nest):
             # What is overwritten was checked with its loops as they are.
             items += [item] if overwritten else _parted(item)
@@ -126,10 +133,11 @@ def _groups_of(item: Nest | Statement) -> list[Group]:
     if item.axis is None:
         return [Group("rows", [], item)]
     chain = chain_of(item)
-    return [Group(_kind_of(chain[-1]), chain, chain[-1])]
+    return [Group(_kind_of(chain), chain, chain[-1])]
 
 
-def _kind_of(body: Nest) -> Kind:
+def _kind_of(chain: Sequence[Nest]) -> Kind:
+    body = chain[-1]
     statements = [s for s in body.items if isinstance(s, Statement)]
     if len(statements) < len(body.items):
         widest = max(_numel([s.piece.parallel[len(_path_to(body, s)) :] for s in statements_in(body)]), default=1)
@@ -137,8 +145,17 @@ def _kind_of(body: Nest) -> Kind:
     folds = [s for s in statements if s.kind == "fold"]
     if len(folds) == 1 and statements[0] is folds[0] and product_of(folds[0]) is not None:
         return "tiles"
-    longest = max((math.prod(a.extent for a in s.piece.reduce) for s in folds), default=1)
+    points = math.prod(nest.axis.extent for nest in chain if nest.axis is not None)
+    by_rows = [s for s in folds if points < MANY_SUMS or not _has_terms_apart(s)]
+    longest = max((math.prod(a.extent for a in s.piece.reduce) for s in by_rows), default=1)
     return "rows" if longest >= LONG_SUM else "points"
+
+
+def _has_terms_apart(fold: Statement) -> bool:
+    """Whether what is folded lies side by side along an axis of the result, and along none of the sum."""
+    last = [place[-1] for _, place in Accesses().of(fold) if place]
+    axes = [axis for place in last for axis in ((place,) if isinstance(place, Axis) else getattr(place, "axes", ()))]
+    return bool(axes) and not any(axis.kind == "reduce" for axis in axes)
 
 
 def _path_to(body: Nest, statement: Statement) -> list[Nest]:

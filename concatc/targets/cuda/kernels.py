@@ -31,6 +31,7 @@ from concatc.targets.cuda.launches import MOST_BLOCKS, SCRATCH, Argument, GpuLau
 from concatc.targets.cuda.mma_tiles import FastTilesWriter, HighTilesWriter
 from concatc.targets.cuda.rows import RowsWriter
 from concatc.targets.cuda.scatter import ClearWriter, ScatterWriter
+from concatc.targets.cuda.split_sums import split_sums
 from concatc.targets.cuda.tile_sides import SidesWriter
 from concatc.targets.cuda.tiles import TilesWriter
 
@@ -123,7 +124,7 @@ class _Generator:
         kernel = self.plan.kernels[launch.kernel]
         program = program_of(kernel, lowered)
         joined, overwritten = lay_out(program, windows)
-        groups, scratch = device_groups(program, overwritten)
+        groups, scratch = device_groups(program, overwritten, split_sums(program))
         seen = _seen_in_results(groups, scratch, launch.add)
         for buffer in seen:
             buffer.scratch = None

@@ -27,7 +27,8 @@ from concatc.ir.core import Value
 from concatc.ir.types import ScalarType
 from concatc.loops.scalars import arith_op
 from concatc.targets.cuda.device_builder import VectorType
-from concatc.targets.cuda.tile_sides import TILE, Side
+from concatc.targets.cuda.products import TILE
+from concatc.targets.cuda.tile_sides import Side
 from concatc.targets.cuda.tiles import TilesWriter
 
 WARP = 32

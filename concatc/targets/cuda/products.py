@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concatc.ir.types import FLOATS
-from concatc.loops.expr import Arith, Axis, Expr, Load, axes_of, nodes
+from concatc.loops.expr import Arith, Axis, Expr, Load, Size, axes_of, nodes
 from concatc.loops.packing import is_contraction
 from concatc.loops.program import Statement
 
+TILE = 64  # rows and columns of a tile
 # Fewer rows, columns or terms leave a tile empty: a thread an element is then better.
 LEAST_ROWS, LEAST_TERMS = 4, 8
 
@@ -61,6 +62,14 @@ def product_of(statement: Statement) -> Product | None:
 def runs_along(factor: Expr, axis: Axis) -> bool:
     """Whether the last index of what a factor loads depends on the axis: neighbours are likely neighbours in memory."""
     return any(load.at and axis in axes_of(load.at[-1]) for load in nodes(factor) if isinstance(load, Load))
+
+
+def is_along(index: Expr, axis: Axis, together: int) -> bool:
+    """Whether an index is an axis, or that axis from a multiple of some elements on (`split_sums.py`)."""
+    match index:
+        case Arith("add", (Arith("mul", (Axis(), Size(length))), term)):
+            return term == axis and length % together == 0
+    return index == axis
 
 
 def _numel(axes: Sequence[Axis]) -> int:

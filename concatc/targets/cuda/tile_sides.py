@@ -25,9 +25,8 @@ from concatc.loops.program import Buffer, Nest, Statement
 from concatc.loops.scalars import arith_op
 from concatc.targets.cuda.device_builder import DeviceBuilder
 from concatc.targets.cuda.device_writer import DeviceWriter
-from concatc.targets.cuda.products import Product, product_of, runs_along
+from concatc.targets.cuda.products import TILE, Product, is_along, product_of, runs_along
 
-TILE = 64  # rows and columns
 STAGES = 2  # one is read while the other is filled
 # Terms of a stage, and how many are left free behind those of a row; all stages and the tile fit in 48 KiB.
 TERMS = {"f32": 16, "f64": 4}
@@ -128,8 +127,8 @@ class SidesWriter(DeviceWriter):
         assert isinstance(factor, Load)
         *outer, last = factor.at
         others = [*outer, *(e for e in (factor.where, guard) if e is not None)]
-        is_along = last == axis and not any(axis in axes_of(e) for e in others)
-        return FOUR if is_along and self.statement.buffer(factor.ref) in self.aligned else 1
+        only_there = is_along(last, axis, FOUR) and not any(axis in axes_of(e) for e in others)
+        return FOUR if only_there and self.statement.buffer(factor.ref) in self.aligned else 1
 
     def _fetch(self, side: Side, batch: dict[Axis, Value], first: tuple[Value, Value], stage: Value) -> None:
         """Bring a side's elements from row and term ``first`` on into a stage; 0 beyond the ends."""

@@ -22,7 +22,8 @@ from concatc.ir.types import ScalarType
 from concatc.loops.expr import Axis
 from concatc.loops.kernel_loops import Frame
 from concatc.loops.scalars import arith_op
-from concatc.targets.cuda.tile_sides import STAGES, TILE, SidesWriter
+from concatc.targets.cuda.products import TILE
+from concatc.targets.cuda.tile_sides import STAGES, SidesWriter
 
 SIDE = 16  # threads along each side of the tile
 EACH = TILE // SIDE
