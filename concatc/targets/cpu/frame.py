@@ -32,7 +32,7 @@ class Frame:
         axis: NestAxis,
         lower: Any,
         upper: Any,
-        step: int,
+        step: Any,
         carried: list[Any],
         body: Callable[[list[Any]], list[Any]],
     ) -> list[Any]:
@@ -54,7 +54,7 @@ class Frame:
         following = body(phis)
         self.scopes.pop()
         after = b.block
-        increased = b.add(index, I64(step), flags=("nsw",))
+        increased = b.add(index, I64(step) if isinstance(step, int) else step, flags=("nsw",))
         index.add_incoming(increased, after)
         for phi, value in zip(phis, following, strict=True):
             phi.add_incoming(value, after)

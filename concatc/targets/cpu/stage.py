@@ -21,23 +21,29 @@ from typing import Any
 
 from concatc.ir.core import Operation, Value
 from concatc.ir.types import ELEMENT_BYTES, MemRefType
-from concatc.loops.python_source import known_strides
-from concatc.targets.cpu.abi import Memory
+from concatc.targets.cpu.ahead import Ahead
 from concatc.targets.cpu.guards import is_zero, jumps
 from concatc.targets.cpu.lane_sums import lane_sums, neighbours_of, sum_rows
 from concatc.targets.cpu.lanes import BIT, I32, I64, LaneBuilder
 from concatc.targets.cpu.nest import NestAxis, enclosing_if
-from concatc.targets.cpu.prefetch import LINE, next_rows, read_behind, waits_for_memory
-from concatc.targets.cpu.tile_values import Offsets, TileValues
+from concatc.targets.cpu.sum_blocks import SHORT, TERMS, Block, SumBlocks, sum_blocks_of
+from concatc.targets.cpu.tile_values import Offsets
 from concatc.targets.cpu.transpose import interleave, transpose
 
 
-class Stage(TileValues):
+class Stage(Ahead):
     """Emits a nest inside of the loops of the frame that are open."""
+
+    blocks: SumBlocks | None = None
+    stores_partial = False  # what is stored are sums, to which the next block adds
 
     def emit(self) -> None:
         """Emit the loops of the stage."""
-        self._parallel(self.nest.parallel)
+        self.blocks = sum_blocks_of(self.nest, self.tile)
+        if self.blocks is None:
+            self._parallel(self.nest.parallel)
+        else:
+            self._in_blocks(self.blocks)
 
     # -- loops -----------------------------------------------------------------------------------------------------
     def _parallel(self, axes: Sequence[NestAxis]) -> None:
@@ -56,6 +62,26 @@ class Stage(TileValues):
                 self._take(rest or self.tile)
                 lower = whole
             self._loop_over(axis, lower, upper, axes[1:])
+
+    def _in_blocks(self, blocks: SumBlocks) -> None:
+        """The loops, once for each block of the sum."""
+        b, axis = self.b, blocks.axis
+        lower, upper = self.bound(axis.lower), self.bound(axis.upper)
+        whole = b.icmp_signed("<=", upper, I64(SHORT))
+        if blocks.flag is not None:
+            whole = b.or_(whole, self.bound(blocks.flag))
+        step = b.select(whole, upper, I64(TERMS))
+
+        def block(_: list[Any]) -> list[Any]:
+            start = self.base[axis]
+            end = b.add(start, step)
+            is_last = b.icmp_signed(">=", end, upper)
+            is_begun = b.icmp_signed(">", start, lower)
+            self.block = Block(start, b.select(is_last, upper, end), is_begun, is_last, b.select(whole, I64(0), step))
+            self._parallel(self.nest.parallel)
+            return []
+
+        self.frame.loop(axis, lower, upper, step, [], block)
 
     def _loop_over(self, axis: NestAxis, lower: Any, upper: Any, inner: Sequence[NestAxis]) -> None:
         self.frame.loop(axis, lower, upper, self._step_of(axis), [], lambda _: self._inner(inner))
@@ -95,8 +121,45 @@ class Stage(TileValues):
         if self.nest.term is not None:
             totals = [self.lane.zero(self.nest.dtype)] * len(offsets)
             self._prefetch_behind()
+            if self.blocks is not None and self.block is not None:
+                self._sum_of_block(self.blocks, self.block, offsets, totals)
+                return
             totals = self._reduce(self.nest.term, self.nest.reduce, offsets, totals)
         self._epilogue(offsets, totals)
+
+    def _sum_of_block(self, blocks: SumBlocks, block: Block, offsets: list[Offsets], totals: list[Any]) -> None:
+        """Add a block of terms to what the blocks before have stored; what a sum becomes is stored in the last one."""
+        assert self.nest.term is not None
+        b, before = self.b, self.b.block
+        with self._only_here(), b.if_then(block.is_begun):
+            old, inside = [self._partial(blocks.store, at) for at in offsets], b.block
+        begun = []
+        for zero, partial in zip(totals, old, strict=True):
+            begun.append(b.phi(partial.type))
+            begun[-1].add_incoming(zero, before)
+            begun[-1].add_incoming(partial, inside)
+        totals = self._reduce(self.nest.term, self.nest.reduce, offsets, begun)
+        with b.if_else(block.is_last) as (last, others):
+            with last, self._only_here():
+                self._epilogue(offsets, totals)
+            with others, self._only_here():
+                self.stores_partial = True
+                self._store_sums(offsets, totals)
+                self.stores_partial = False
+
+    def _partial(self, store: Operation, offsets: Offsets) -> Any:
+        """The sums that lie where the result will."""
+        _, memory, *at = store.operands
+        assert isinstance(memory.type, MemRefType)
+        pointer, _ = self._address(memory, at, offsets)
+        return self.lane.load(pointer, memory.type.dtype, self._tail_mask(offsets))
+
+    @contextmanager
+    def _only_here(self) -> Iterator[None]:
+        """Keep what is computed behind a jump from what stands behind it."""
+        self.scopes.append({})
+        yield
+        self.scopes.pop()
 
     def _reduce(self, term: Value, axes: Sequence[NestAxis], offsets: list[Offsets], totals: list[Any]) -> list[Any]:
         if not axes:
@@ -110,6 +173,7 @@ class Stage(TileValues):
         def body(carried: list[Any]) -> list[Any]:
             if all(a in self.tile.taps for a in axes[1:]):
                 self._prefetch_rows()
+                self._prefetch_block(axis)
                 return self._reduce(term, axes[1:], offsets, carried)
             with self._unless_nothing(axis, carried) as totals:
                 self._hoist()
@@ -118,6 +182,8 @@ class Stage(TileValues):
 
         with self._axis(axis):
             lower, upper = self.bound(axis.lower), self.upper[axis]
+            if self.block is not None:
+                lower, upper = self.block.start, self.block.end
             if axis is not self.tile.vector:
                 return self.frame.loop(axis, lower, upper, 1, totals, body)
             lanes = self.tile.lanes
@@ -129,17 +195,6 @@ class Stage(TileValues):
             totals = self.frame.loop(axis, whole, upper, lanes, totals, body)
             self.in_tail = False
             return totals
-
-    def _taps_upwards(self, axis: NestAxis) -> Sequence[int]:
-        """The iterations of an axis that is written out, in the order in which vectors that they read lie in memory.
-
-        A processor fetches ahead what lies behind the last reads, not what lies in front of them; so the gradient of
-        an image, which reads ``g[i + 1 - a]``, begins with its last tap.
-        """
-        taps, nest = range(self._count(axis)), self.nest
-        read = [load for load in nest.loads() if self.tile.vector in nest.axes_of(load.result)]
-        steps = [nest.step(index, axis) for load in read for index in load.operands[1:]]
-        return taps[::-1] if any(step is not None and step < 0 for step in steps) else taps
 
     @contextmanager
     def _unless_nothing(self, axis: NestAxis, carried: list[Any]) -> Iterator[list[Any]]:
@@ -181,38 +236,6 @@ class Stage(TileValues):
         return self._is_nothing(value, offsets) or (
             outer is not None and self.nest.known(outer.operands[0], self._written_out(offsets)) == 0
         )
-
-    # -- ahead -----------------------------------------------------------------------------------------------------
-    def _prefetch_behind(self) -> None:
-        """Ask for what stands behind the sum reads."""
-        if waits_for_memory(self.nest, self.tile):
-            for load in read_behind(self.nest, self.tile):
-                self._prefetch(load, {})
-
-    def _prefetch_rows(self) -> None:
-        """Ask for the rows that the next tile reads first."""
-        if not waits_for_memory(self.nest, self.tile):
-            return
-        last = {tap: self._taps_upwards(tap)[-1] for tap in self.tile.taps}
-        for load, steps in next_rows(self.nest, self.tile):
-            memory = load.operands[0]
-            assert isinstance(memory.type, MemRefType)
-            where: Memory = self.frame.arguments[memory]
-            ahead: Any = I64(0)
-            for step, known, stride in zip(steps, known_strides(memory.type), where.strides, strict=True):
-                if step:
-                    ahead = self.b.add(ahead, self.b.mul(I64(step), stride if known is None else I64(known)))
-            self._prefetch(load, last, ahead)
-
-    def _prefetch(self, load: Operation, taps: Offsets, ahead: Any = None) -> None:
-        """Ask for the vectors of a load, one of each line of memory, or for those ``ahead`` elements behind them."""
-        memory, *index = load.operands
-        axes, vector = self.nest.axes_of(load.result), self.tile.vector
-        dtype = str(load.result.type)
-        for at in self._combinations([a for a in self.nest.parallel if a in self.unrolled and a in axes]):
-            if vector is None or at.get(vector, 0) * self.tile.lanes * ELEMENT_BYTES[dtype] % LINE == 0:
-                pointer, _ = self._address(memory, index, {**at, **taps})
-                self.lane.prefetch(pointer, dtype, ahead)
 
     # -- one step, and the end -------------------------------------------------------------------------------------
     def _step(self, term: Value, offsets: Offsets, total: Any) -> Any:
@@ -316,6 +339,8 @@ class Stage(TileValues):
         value, memory, *at = op.operands
         assert isinstance(memory.type, MemRefType)
         dtype = memory.type.dtype
+        if self.stores_partial and self.nest.total is not None:
+            value = self.nest.total
         stored = self._value(value, offsets)
         pointer, spread = self._address(memory, at, offsets)
         if self.tile.vector is None or self.tile.vector.reduce:
