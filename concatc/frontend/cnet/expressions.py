@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from concatc.frontend.cnet.values import (
     describe,
     is_blob,
 )
+from concatc.frontend.cnet.walk import expressions_of, walk
 from concatc.ir.core import Value
 from concatc.loss_weights import Terms, is_quotient
 from concatc.op import ShapeError, load_all_ops_once
@@ -120,6 +122,17 @@ class Expressions:
         known = [name for scope in frame.scopes for name in scope.names]
         help = habits.name_help(head, [*known, "train"])
         raise self.run.fail(frame, f"there is no name `{head}`", expr.loc, help=help)
+
+    def report_unknown(self, frame: Frame, statement: ast.Statement) -> None:
+        """Names in a statement that failed at another place, which nothing of the net has."""
+        for expr in (inner for outer in expressions_of(statement) for inner in walk(outer)):
+            if isinstance(expr, ast.Reference) and self._is_nowhere(frame, expr.parts[0]):
+                with contextlib.suppress(Poisoned):
+                    self._reference(frame, expr)
+
+    def _is_nowhere(self, frame: Frame, name: str) -> bool:
+        known = name in RESERVED or name in FUNCTIONS or name in frame.unit.blocks or self._is_op(name)
+        return not known and name not in frame.names.bound and frame.lookup(name) is None
 
     @staticmethod
     def _is_op(name: str) -> bool:

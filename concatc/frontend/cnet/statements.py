@@ -112,6 +112,7 @@ class Statements:
             finally:
                 self.run.depth -= 1
         except Poisoned:
+            self.expressions.report_unknown(frame, statement)
             self._poison(frame, statement)
 
     def _poison(self, frame: Frame, statement: ast.Statement) -> None:
