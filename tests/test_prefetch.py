@@ -9,6 +9,7 @@ import pytest
 from concatc.op import Op
 from concatc.ops.conv import Conv
 from concatc.ops.conv_input_grad import ConvInputGrad
+from concatc.ops.conv_weight_grad import ConvWeightGrad
 from concatc.ops.matmul import Matmul
 from concatc.targets.cpu.native import Host
 from concatc.targets.cpu.stage import Stage
@@ -68,6 +69,14 @@ def test_what_stands_behind_a_sum_is_asked_for_in_front_of_it() -> None:
     for rows in tile.rows.values():
         sums *= rows
     assert len(re.findall(r"call void @\"?llvm\.prefetch", before)) == sums
+
+
+def test_what_transposes_an_image_asks_for_what_lies_further_on() -> None:
+    text, _ = _made(ConvWeightGrad(kernel=(3, 3), pad=(1, 1)), IMAGES, IMAGES)
+    asks = [block for block in re.split(r"\n(?=\S+:)", text) if 'call void @"llvm.prefetch' in block]
+    # A square of 16 channels and 16 columns.
+    assert [block.count('call void @"llvm.prefetch') for block in asks] == [16]
+    assert "llvm.fma" not in asks[0]
 
 
 def test_products_ask_for_nothing() -> None:

@@ -11,7 +11,14 @@ from concatc.loops.python_source import known_strides
 from concatc.targets.cpu.abi import Memory
 from concatc.targets.cpu.lanes import I64
 from concatc.targets.cpu.nest import NestAxis
-from concatc.targets.cpu.prefetch import LINE, next_rows, read_behind, waits_for_memory
+from concatc.targets.cpu.prefetch import (
+    FURTHER_ON,
+    LINE,
+    next_rows,
+    read_behind,
+    rows_of_image,
+    waits_for_memory,
+)
 from concatc.targets.cpu.sum_blocks import Block
 from concatc.targets.cpu.tile_values import Offsets, TileValues
 
@@ -45,6 +52,11 @@ class Ahead(TileValues):
         last = {tap: self._taps_upwards(tap)[-1] for tap in self.tile.taps}
         for load, steps in next_rows(self.nest, self.tile):
             self._prefetch(load, last, self._elements(load.operands[0], steps))
+
+    def _prefetch_further_on(self) -> None:
+        """Ask for what is transposed of an image a little later."""
+        for load in rows_of_image(self.nest, self.tile):
+            self._prefetch(load, {}, I64(FURTHER_ON))
 
     def _prefetch_block(self, axis: NestAxis) -> None:
         """Ask for the terms that the next tile reads of this block, and for what vectors read of the next block."""

@@ -1,4 +1,4 @@
-"""What a tile of a sliding window asks for ahead: the processor fetches it while it multiplies.
+"""What a tile asks for ahead: the processor fetches it while it multiplies.
 
     before    for channels: total += image[n, k, i + a, j ..] * w[c, k, a, b]
               y[n, c, i, j ..] = f(total, z[n, c, i, j ..])
@@ -12,6 +12,14 @@
 Such a tile reads one or two vectors of each of many channels, an image's size from each other: the processor follows no
 such stream by itself, and waits for memory once a channel.  A prefetch computes nothing and never fails, whatever its
 address; so results are the same, and nobody need know where an image ends.
+
+What transposes an image reads as many channels at a time as a vector has lanes:
+
+    before    for images n:
+                p[u, v, c] = image[n, c, u, v ..]
+    after     for images n:
+                prefetch image[n, c, u, v + 128 ..]              of all channels of a square
+                p[u, v, c] = image[n, c, u, v ..]
 """
 
 from __future__ import annotations
@@ -21,6 +29,7 @@ from concatc.targets.cpu.nest import Nest
 from concatc.targets.cpu.tile import Tile
 
 LINE = 64  # bytes that come together
+FURTHER_ON = 128  # elements of a row: what comes while memory answers
 
 
 def waits_for_memory(nest: Nest, tile: Tile) -> bool:
@@ -54,6 +63,15 @@ def next_rows(nest: Nest, tile: Tile) -> list[tuple[Operation, list[int]]]:
         if all(step is not None for step in steps):
             found.append((load, [int((step or 0) * tile.row(rows)) for step in steps]))
     return found
+
+
+def rows_of_image(nest: Nest, tile: Tile) -> list[Operation]:
+    """The loads of a map that transposes images, one after the other, where these lie in memory."""
+    if tile.across is None or not nest.outer:
+        return []
+    image = nest.outer[-1]
+    loads = [load for load in nest.loads() if "cnet.scratch" not in load.operands[0].attrs]
+    return [load for load in loads if any(image in nest.axes_of(index) for index in load.operands[1:])]
 
 
 def _is_row(nest: Nest, tile: Tile, load: Operation) -> bool:

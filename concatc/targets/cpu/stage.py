@@ -117,6 +117,7 @@ class Stage(Ahead):
 
     def _all_of_it(self, offsets: list[Offsets]) -> None:
         self._hoist()
+        self._prefetch_further_on()
         totals: list[Any] = [None] * len(offsets)
         if self.nest.term is not None:
             totals = [self.lane.zero(self.nest.dtype)] * len(offsets)
